@@ -1,0 +1,100 @@
+// State of one source of events: a listener, a watched descriptor, or a connection with its
+// outgoing queue and its half-received frame.
+//
+// Rules: `outbox` and what belongs to it are guarded by `send_mutex`; the receiving half belongs
+// to the polling thread; received descriptors have their own lock because any thread takes them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "raii.h"
+
+namespace spoke {
+
+using Piece = std::span<const char>;
+
+constexpr size_t kInlinePayload = 64 * 1024;    // a larger payload gets a buffer of its own
+constexpr uint64_t kFirstFrameLimit = 64 * 1024;  // meta and payload, until the peer is trusted
+
+enum class SourceKind { kWake, kListener, kWatch, kConnection };
+
+struct Source {
+    Source(SourceKind source_kind, UniqueFd own) : kind(source_kind), fd(std::move(own)) {}
+    virtual ~Source() {
+        if (kind == SourceKind::kWatch) fd.release();  // the caller's
+    }
+    Source(const Source&) = delete;
+    Source& operator=(const Source&) = delete;
+
+    const SourceKind kind;
+    UniqueFd fd;
+    int id = 0;
+    bool local = false;  // a unix socket: descriptors travel, and the peer's user is known
+};
+
+// Bytes that the socket did not take yet.
+struct Chunk {
+    RawBuffer data;
+    size_t begin = 0;
+    size_t end = 0;
+    UniqueFd fd;  // travels with the first byte
+};
+
+class Outbox {
+  public:
+    // Writes what the socket takes and queues the rest.  False: the peer is gone.
+    bool send(int socket, std::span<const Piece> pieces, int fd);
+    // Writes queued bytes.  False: the peer is gone.
+    bool flush(int socket);
+    size_t bytes() const noexcept { return bytes_; }
+    void clear();
+
+  private:
+    void queue(std::span<const Piece> pieces, size_t skip, int fd);
+
+    std::deque<Chunk> chunks_;
+    size_t bytes_ = 0;
+};
+
+// A frame too large for the batch, while it is being received.
+struct LargeFrame {
+    RawBuffer meta;
+    size_t meta_size = 0;
+    std::unique_ptr<RawBuffer> payload;
+    size_t payload_size = 0;
+    size_t received = 0;  // of meta and payload together
+
+    bool separate() const noexcept { return payload_size > kInlinePayload; }
+    // Bytes that go into the batch when the frame is complete.
+    size_t in_batch() const noexcept { return meta_size + (separate() ? 0 : payload_size); }
+    size_t missing() const noexcept { return meta_size + payload_size - received; }
+    // Where the next bytes go: at most two places.
+    size_t places(std::span<char> (&result)[2]) const noexcept;
+};
+
+struct Connection : Source {
+    Connection(UniqueFd own, bool is_local) : Source(SourceKind::kConnection, std::move(own)) { local = is_local; }
+
+    std::atomic<uint64_t> limit{kFirstFrameLimit};
+    std::atomic<bool> dropped{false};  // by us: no more events
+
+    std::mutex send_mutex;
+    Outbox outbox;
+    bool armed = false;   // the poller waits for room
+    bool broken = false;  // writing failed; the poller will see the end
+
+    std::vector<char> partial;  // the beginning of a small frame
+    std::unique_ptr<LargeFrame> large;
+
+    std::mutex fds_mutex;
+    std::deque<UniqueFd> fds;
+};
+
+}  // namespace spoke

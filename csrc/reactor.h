@@ -1,0 +1,124 @@
+// Sockets of one process: framing, gathering writes, one epoll.
+//
+// A frame is u32 meta_bytes | u32 payload_bytes | meta | payload, little endian.
+//
+// Rules: `poll` runs in one thread at a time (others wait for it); everything else may be called
+// from any thread.  Ids are never reused.  A connection ends in exactly one CLOSED event, after the
+// last complete frame that arrived, unless we closed it ourselves.  A connection's bytes are read
+// by the poller only; its outgoing queue has its own lock; the table of sources has another, and
+// no system call that can wait is made under it.  What is received goes from the kernel into the
+// batch (small frames) or into the frame's own buffer (large ones): no copy in between.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "raii.h"
+
+struct epoll_event;
+struct iovec;
+
+namespace spoke {
+
+using Piece = std::span<const char>;
+
+enum class EventKind : int { kFrame = 0, kClosed = 1, kAccepted = 2, kReadable = 3, kWoken = 4 };
+
+// What happened.  meta and payload lie in Batch::bytes, except a payload above kInlinePayload.
+struct Event {
+    Event(EventKind event_kind, int event_id) : kind(event_kind), id(event_id) {}
+
+    EventKind kind;
+    int id;  // the source, for kAccepted the new connection
+    size_t meta_offset = 0, meta_size = 0;
+    size_t payload_offset = 0, payload_size = 0;
+    std::unique_ptr<RawBuffer> large;
+    int listener = 0;
+};
+
+struct Batch {
+    RawBuffer bytes;
+    size_t used = 0;
+    std::vector<Event> events;
+
+    void clear();
+    // Room for `size` bytes behind those used.
+    char* tail(size_t size);
+    void add_text(Event event, const std::string& text);
+};
+
+struct Source;
+struct Connection;
+
+class Reactor {
+  public:
+    Reactor();
+    ~Reactor();
+    Reactor(const Reactor&) = delete;
+    Reactor& operator=(const Reactor&) = delete;
+
+    int listen_unix(const std::string& name);
+    std::pair<int, int> listen_tcp(const std::string& host, int port);
+    int connect_unix(const std::string& name);
+    int connect_tcp(const std::string& host, int port, double timeout_s);
+    int adopt(UniqueFd fd);
+    int watch(int fd);
+    void unwatch(int id) { remove(id); }
+    void close(int id) { remove(id); }
+    void close_all();
+
+    // Bytes still queued, -1 when the connection is gone.  With `wait` false and the connection
+    // busy with another thread's send: nothing, and nothing was sent.
+    std::optional<int64_t> send(int id, Piece meta, std::span<const Piece> payload, int fd, bool wait);
+    // Fills the batch; returns false when a signal interrupted the wait.
+    bool poll(Batch& batch, int64_t timeout_us, int64_t spin_us);
+    int take_fd(int id);
+    void wake();
+    void set_limit(int id, uint64_t bytes);
+    int64_t queued(int id);
+    std::optional<uid_t> peer_uid(int id);
+
+  private:
+    int add(std::shared_ptr<Source> source, uint32_t events);
+    std::shared_ptr<Source> find(int id);
+    std::shared_ptr<Connection> connection(int id);
+    std::shared_ptr<Source> take(int id);
+    void remove(int id);
+    void drop(Source& source, bool flush);
+    bool in_our_process() const;
+
+    int wait(::epoll_event* events, int64_t timeout_us, int64_t spin_us);
+    void dispatch(const ::epoll_event& event, Batch& batch);
+    void accept_all(Source& listener, Batch& batch);
+    void receive(Connection& conn, Batch& batch);
+    void receive_large(Connection& conn, Batch& batch);
+    void parse(Connection& conn, Batch& batch, size_t begin, size_t size);
+    bool begin_large(Connection& conn, uint32_t meta, uint32_t payload, Batch& batch);
+    void continue_large(Connection& conn, Batch& batch, size_t size);
+    void finish_large(Connection& conn, Batch& batch);
+    ssize_t read_some(Connection& conn, ::iovec* pieces, size_t count, Batch& batch);
+    void end(Connection& conn, const std::string& reason, Batch& batch);
+    void arm(Connection& conn, bool writable);
+    void fail(Connection& conn);
+
+    const pid_t owner_pid_;
+    UniqueFd epoll_;
+    UniqueFd wake_;
+    UniqueFd spare_;  // given up for a moment to refuse a connection when no descriptor is left
+    std::mutex poll_mutex_;
+    std::vector<int> recheck_;  // connections whose next frame waits for a higher limit
+    std::mutex table_mutex_;
+    std::unordered_map<int, std::shared_ptr<Source>> table_;
+    int next_id_ = 1;
+};
+
+}  // namespace spoke

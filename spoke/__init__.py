@@ -1,0 +1,127 @@
+"""Spoke: tasks, actors, objects and placement groups with Ray's interface over a lean core.
+
+``import spoke as ray`` and go on as with Ray.  Importing this module is cheap: the engine, and with it
+everything that is not a fact, is imported by the first call that needs it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from spoke.api import (
+    available_resources,
+    cancel,
+    cluster_resources,
+    get,
+    get_actor,
+    get_gpu_ids,
+    init,
+    is_initialized,
+    kill,
+    method,
+    nodes,
+    put,
+    remote,
+    shutdown,
+    timeline,
+    wait,
+)
+from spoke.ids import (
+    ActorClassID,
+    ActorID,
+    FunctionID,
+    JobID,
+    NodeID,
+    ObjectID,
+    PlacementGroupID,
+    TaskID,
+    UniqueID,
+    WorkerID,
+)
+from spoke.runtime_context import get_runtime_context
+
+if TYPE_CHECKING:
+    from spoke.objectref import ObjectRef
+    from spoke.streams import DynamicObjectRefGenerator, ObjectRefGenerator
+
+__version__ = "0.1.0"
+RAY_VERSION = "2.60.0"  # whose interface this is
+
+SCRIPT_MODE = 0  # a driver
+WORKER_MODE = 1  # a worker
+
+__all__ = [
+    "SCRIPT_MODE",
+    "WORKER_MODE",
+    "ActorClassID",
+    "ActorID",
+    "DynamicObjectRefGenerator",
+    "FunctionID",
+    "JobID",
+    "NodeID",
+    "ObjectID",
+    "ObjectRef",
+    "ObjectRefGenerator",
+    "PlacementGroupID",
+    "TaskID",
+    "UniqueID",
+    "WorkerID",
+    "__version__",
+    "available_resources",
+    "cancel",
+    "cluster_resources",
+    "get",
+    "get_actor",
+    "get_gpu_ids",
+    "get_runtime_context",
+    "init",
+    "is_initialized",
+    "kill",
+    "method",
+    "nodes",
+    "put",
+    "remote",
+    "shutdown",
+    "timeline",
+    "wait",
+]
+
+# Names that are imported when first looked up, and where they are.
+_LAZY = {
+    "DynamicObjectRefGenerator": "streams",
+    "ObjectRef": "objectref",
+    "ObjectRefGenerator": "streams",
+    "empty": "tensors",
+    "from_numpy": "tensors",
+}
+_MODULES = frozenset({
+    "actor", "cloudpickle", "cluster_utils", "dag", "exceptions", "experimental", "internal", "job_config",
+    "job_submission", "remote_function", "runtime_context", "runtime_env", "types", "util",
+})  # fmt: skip
+_NOT_CARRIED = frozenset({
+    "ClientBuilder", "Language", "air", "autoscaler", "client", "cpp_function", "data", "java_actor_class",
+    "java_function", "rllib", "serve", "train", "tune", "widgets", "workflow",
+})  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name, name if name in _MODULES else None)
+    if module is not None:
+        import importlib
+
+        path = f"{__name__}.{module}"
+        try:
+            found = importlib.import_module(path)
+        except ModuleNotFoundError as error:
+            if error.name != path:
+                raise
+        else:
+            value = globals()[name] = found if name == module else getattr(found, name)
+            return value
+    if name in _NOT_CARRIED:
+        raise AttributeError(f"module 'spoke' has no attribute {name!r}: Spoke does not carry this part of Ray")
+    raise AttributeError(f"module 'spoke' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_LAZY, *_MODULES})

@@ -1,0 +1,192 @@
+"""The native layer: sockets and frames, shared memory, allocation, processes.
+
+No object here keeps a reference to a Python object.  What can wait or copies much runs without
+the GIL.  Failures of the system are `OSError` with errno and a text that names what failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+from typing_extensions import Buffer
+
+class NativeBuffer:
+    """Payload of a received frame above 64 KiB: read-only memory of its own, by the buffer protocol."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    @property
+    def address(self) -> int: ...
+
+class Reactor:
+    """Sockets of one process: cuts frames, queues what a socket does not take, waits in one epoll.
+
+    A frame is ``u32 meta_bytes | u32 payload_bytes | meta | payload``, little endian.  `poll` runs in
+    one thread at a time (a second caller waits for the first); all else may be called from any thread.
+    Ids are never reused.  In a forked child only closing is allowed, and it changes nothing here.
+    """
+
+    def __init__(self) -> None: ...
+    def listen_unix(self, name: bytes) -> int:
+        """Listen on a unix socket (a name that begins with NUL is abstract); the listener's id."""
+
+    def listen_tcp(self, host: str, port: int) -> tuple[int, int]:
+        """Listen on TCP; the listener's id and the port bound (0 lets the kernel choose)."""
+
+    def connect_unix(self, name: bytes) -> int:
+        """Connect, waiting at most 10 s for room in the listener's backlog; the connection's id."""
+
+    def connect_tcp(self, host: str, port: int, timeout_s: float) -> int:
+        """Connect (TimeoutError after ``timeout_s``); the connection's id."""
+
+    def adopt(self, fd: int) -> int:
+        """Take over a connected stream socket, which is closed with its connection; its id."""
+
+    def watch(self, fd: int) -> int:
+        """Report while ``fd`` is readable.  It stays the caller's: `unwatch` before closing it."""
+
+    def unwatch(self, id: int) -> None: ...
+    def close(self, conn: int) -> None:
+        """Close after one attempt to write what is queued; unknown ids are ignored, no CLOSED follows."""
+
+    def close_all(self) -> None: ...
+    def send(
+        self,
+        conn: int,
+        meta: bytes,
+        payload: Buffer | Sequence[Buffer] | None = None,
+        fd: int = -1,
+    ) -> int:
+        """Send one frame: write what the socket takes now, copy and queue the rest for `poll`.
+
+        Returns the bytes still queued (0: all written), or -1 when the connection is gone; its CLOSED
+        event follows or was delivered.  A descriptor ``fd >= 0`` travels along (unix sockets only).
+
+        Raises:
+            OSError: EMSGSIZE for a part of 4 GiB or more, EOPNOTSUPP for a descriptor over TCP.
+        """
+
+    def poll(self, timeout_us: int, spin_us: int = 0) -> list[tuple[int, int, bytes, Any]]:
+        """Events ``(kind, id, meta, payload)``, waiting up to ``timeout_us`` (-1: for ever) for the first.
+
+        kind 0 FRAME (payload is `bytes` up to 64 KiB, else `NativeBuffer`), 1 CLOSED (meta is the
+        reason), 2 ACCEPTED (id is the new connection, payload the listener's id), 3 READABLE (a watched
+        descriptor), 4 WOKEN.  For ``spin_us`` it asks without sleeping first.  May return nothing early,
+        after a signal whose handler raised no exception.
+        """
+
+    def take_fd(self, conn: int) -> int:
+        """Next descriptor received on a connection, in order of sending (close-on-exec), or -1."""
+
+    def wake(self) -> None:
+        """Make a `poll`, running or next, return with WOKEN."""
+
+    def set_limit(self, conn: int, max_frame_bytes: int) -> None:
+        """Largest meta plus payload accepted (default 65536); a larger frame closes the connection.
+
+        A larger frame right behind a smaller one is judged at the next `poll`, so that the smaller one
+        can still raise the limit.
+        """
+
+    def queued(self, conn: int) -> int:
+        """Bytes not yet written, -1 when the connection is gone."""
+
+    def peer_uid(self, conn: int) -> int | None:
+        """User of the process at the other end of a unix socket; None for TCP."""
+
+class PrivateView:
+    """A copy-on-write mapping of a part of a segment: writing changes nothing that others see."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class SegmentView:
+    """Bytes of a segment by the buffer protocol; keeps the mapping alive."""
+
+    def __len__(self) -> int: ...
+    def private(self) -> PrivateView:
+        """The same bytes mapped copy-on-write, for consumers without a notion of read-only memory."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    @property
+    def address(self) -> int: ...
+
+class Segment:
+    """Shared memory (memfd, its size sealed) mapped into this process."""
+
+    @staticmethod
+    def create(name: str, size: int) -> Segment:
+        """New shared memory of ``size`` bytes.  OSError ENOMEM when it cannot be mapped."""
+
+    @staticmethod
+    def map(fd: int, size: int, writable: bool) -> Segment:
+        """Map memory that another process made; keeps its own duplicate of ``fd``."""
+
+    @property
+    def fd(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def address(self) -> int: ...
+    def view(self, offset: int, length: int, writable: bool = False) -> SegmentView:
+        """A part as a buffer.  ValueError outside the segment."""
+
+    def write(self, offset: int, buffers: Buffer | Sequence[Buffer]) -> int:
+        """Copy buffers one after the other to ``offset``; the bytes copied.  ValueError outside."""
+
+    def populate(self, offset: int, length: int) -> None:
+        """Give a range its pages ahead of use.  OSError ENOMEM when there are none."""
+
+class Arena:
+    """Allocator of offsets over ``size`` bytes that it never touches.  Thread-safe.
+
+    Sizes are rounded up to 64 bytes.  Memory used before is preferred to memory never used.
+    """
+
+    def __init__(self, size: int) -> None: ...
+    def alloc(self, n: int, alignment: int = 64) -> int:
+        """Offset of ``n`` free bytes, -1 when no hole is large enough."""
+
+    def free(self, offset: int) -> None:
+        """ValueError when no live block begins at ``offset``."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def used(self) -> int: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def largest_free(self) -> int: ...
+
+def spawn(
+    argv: list[str],
+    env: dict[str, str],
+    cwd: str | PathLike[str] | None,
+    fds: list[tuple[int, int]],
+    death_signal: int,
+    new_process_group: bool,
+) -> tuple[int, int]:
+    """Start a program; ``(pid, pidfd)``, the descriptor is the caller's.
+
+    ``env`` is the whole environment.  ``fds`` are (ours, number in the child); 0, 1 and 2 default to
+    /dev/null, all others are closed.  Signals are reset.  ``death_signal`` is sent to the child when
+    this process ends (not when the calling thread does); 0 is none.
+
+    Raises:
+        OSError: with the errno of the step that failed in the child, such as FileNotFoundError.
+    """
+
+def reap(pidfd: int) -> tuple[int | None, int] | None:
+    """``(exit code, 0)`` or ``(None, signal)`` of a child that ended, None while it runs."""
+
+def set_title(title: str) -> None:
+    """Name shown by ps and top; cut to 15 bytes (thread name) and to the room of the command line."""
+
+def buffer_address(buffer: Buffer) -> int:
+    """Address of the first byte of a contiguous buffer."""
+
+def memcpy_rate(bytes: int) -> float:
+    """Best of five copies of ``bytes`` between resident buffers, in bytes per second."""

@@ -1,0 +1,35 @@
+"""Names of `ray.actor`."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from spoke.api import method as method
+from spoke.errors import AsyncioActorExit
+from spoke.handles import ActorClass as ActorClass
+from spoke.handles import ActorHandle as ActorHandle
+from spoke.handles import ActorMethod as ActorMethod
+
+
+def exit_actor() -> NoReturn:
+    """End the actor that this is called in, after answering the call with ActorDiedError; no restart.
+
+    Raises:
+        TypeError: not called in an actor.
+        SystemExit: always, in a thread of the actor; AsyncioActorExit in a coroutine.
+    """
+    from spoke import current
+
+    client = current.client
+    facts = client.runtime_context if client is not None else {}
+    facts = facts() if callable(facts) else facts
+    if not facts.get("actor_id"):
+        raise TypeError("exit_actor can only be called in an actor.")
+    if facts.get("in_coroutine"):
+        raise AsyncioActorExit("exit_actor() was called")
+    exiting = SystemExit(0)
+    exiting.graceful = True  # type: ignore[attr-defined]  # tells the worker that this is no failure
+    raise exiting
+
+
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor", "method"]

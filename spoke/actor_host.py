@@ -1,0 +1,241 @@
+"""The actor of a worker: its instance, and where its methods run.
+
+- plain: on the main thread, in order;
+- threaded (`max_concurrency` > 1 or concurrency groups): a pool of threads per group;
+- async (any coroutine method): one event loop thread, at most `max_concurrency` methods at a time.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from spoke.incoming import open_args
+from spoke.running import running
+from spoke.submit import DYNAMIC
+
+if TYPE_CHECKING:
+    from spoke.execution import Executor, Job
+
+ASYNC_CONCURRENCY: Final = 1000
+
+
+class ActorHost:
+    """Hosts the one actor of this process.  spec keys used: class_name, max_concurrency, is_async,
+    concurrency_groups (name -> limit), method_groups (method -> group)."""
+
+    def __init__(self, executor: Executor, actor_id: bytes, incarnation: int, spec: dict[str, Any]) -> None:
+        self.executor = executor
+        self.actor_id = actor_id
+        self.incarnation = incarnation
+        self.spec = spec
+        self.class_name: str = spec.get("class_name") or "actor"
+        self.instance: Any = None
+        self.owner: Any = None  # address of the process that counts the handles
+        self.is_async = bool(spec.get("is_async"))
+        limit = spec.get("max_concurrency")
+        self.limit: int = limit or (ASYNC_CONCURRENCY if self.is_async else 1)
+        self.groups: dict[str, int] = spec.get("concurrency_groups") or {}
+        self.method_groups: dict[str, str] = spec.get("method_groups") or {}
+        self._waiting: list[Job] | None = []  # until the constructor returned
+        self._pools: dict[str, queue.SimpleQueue[Any]] = {}
+        self._loop: Any = None
+        self._semaphores: dict[str, Any] = {}
+        self._tasks: dict[bytes, Any] = {}
+        self._methods: dict[str, Any] = {}
+
+    @property
+    def threaded(self) -> bool:
+        return not self.is_async and (self.limit > 1 or bool(self.groups))
+
+    # -- start
+
+    def construct(self, cls: Any, args: Any, kwargs: Any) -> None:
+        """Make the instance on the main thread (in the loop for an async ``__init__``)."""
+        if self.is_async:
+            self._start_loop()
+        instance = cls.__new__(cls, *args, **kwargs) if cls.__new__ is not object.__new__ else cls.__new__(cls)
+        self.instance = instance
+        outcome = instance.__init__(*args, **kwargs)
+        if outcome is not None and hasattr(outcome, "__await__"):
+            import asyncio
+
+            asyncio.run_coroutine_threadsafe(outcome, self._loop).result()
+
+    def ready(self) -> None:
+        """The constructor returned: start what waited for it; lock held."""
+        waiting, self._waiting = self._waiting or [], None
+        for job in waiting:
+            self._place(job)
+
+    def accept(self, job: Job) -> None:
+        """A call arrived; lock held."""
+        message = job.message
+        if message[2] != self.actor_id or message[3] != self.incarnation:
+            self.executor.outcome.system(
+                job, "ActorUnavailableError", "The call was meant for an earlier incarnation of the actor."
+            )
+        elif self._waiting is not None:
+            self._waiting.append(job)
+        else:
+            self._place(job)
+
+    def _place(self, job: Job) -> None:
+        if self.is_async and job.message[4] != "__ray_terminate__":
+            self._loop.call_soon_threadsafe(self._spawn_task, job)
+        elif self.threaded:
+            self._pool(self._group(job)).put(job)
+        else:
+            self.executor.queue.append(job)
+            self.executor.wake()
+
+    def _group(self, job: Job) -> str:
+        group = job.options.get("concurrency_group") or self.method_groups.get(job.message[4], "")
+        return str(group) if group in self.groups else ""
+
+    def method(self, name: str) -> Any:
+        """The bound method, or what stands behind one of Ray's special names."""
+        found = self._methods.get(name)
+        if found is None:
+            if name == "__ray_call__":
+                found = self._call_function
+            elif name == "__ray_terminate__":
+                found = self._terminate
+            elif name == "__ray_ready__":
+                found = _ready
+            else:
+                found = getattr(self.instance, name)
+            self._methods[name] = found
+        return found
+
+    def _call_function(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(self.instance, *args, **kwargs)
+
+    def _terminate(self) -> None:
+        error = SystemExit(0)
+        error.graceful = True  # type: ignore[attr-defined]
+        raise error
+
+    # -- plain and threaded
+
+    def run_here(self, job: Job) -> None:
+        try:
+            method = self.method(job.message[4])
+        except AttributeError as error:
+            method = partial(_raise, error)
+        self.executor.execute(job, method)
+
+    def _pool(self, group: str) -> queue.SimpleQueue[Any]:
+        pool = self._pools.get(group)
+        if pool is None:
+            pool = self._pools[group] = queue.SimpleQueue()
+            for index in range(self.groups.get(group, self.limit)):
+                name = f"spoke-{group or 'calls'}-{index}"
+                threading.Thread(target=self._run_pool, args=(pool,), name=name, daemon=True).start()
+        return pool
+
+    def _run_pool(self, pool: queue.SimpleQueue[Any]) -> None:
+        while True:
+            self.run_here(pool.get())
+
+    # -- async
+
+    def _start_loop(self) -> None:
+        import asyncio
+
+        loop = asyncio.new_event_loop()
+        self._loop = loop
+        threading.Thread(target=self._run_loop, args=(loop,), name="spoke-asyncio", daemon=True).start()
+
+    @staticmethod
+    def _run_loop(loop: Any) -> None:
+        import asyncio
+
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+
+    def _spawn_task(self, job: Job) -> None:
+        task = self._loop.create_task(self._run_async(job))
+        self._tasks[job.call_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(job.call_id, None))
+
+    def _semaphore(self, group: str) -> Any:
+        import asyncio
+
+        semaphore = self._semaphores.get(group)
+        if semaphore is None:
+            limit = self.groups.get(group, self.limit)
+            semaphore = self._semaphores[group] = asyncio.Semaphore(limit)
+        return semaphore
+
+    async def _run_async(self, job: Job) -> None:
+        import asyncio
+
+        executor = self.executor
+        outcome = executor.outcome
+        started = time.perf_counter_ns()
+        source = None
+        try:
+            async with self._semaphore(self._group(job)):
+                if job.cancelled:
+                    raise asyncio.CancelledError
+                running.enter(job)
+                message = job.message
+                args: Any = ()
+                kwargs: Any = {}
+                if message[6] is not None and (message[6][0] or message[6][1]):
+                    opened = open_args(executor.client, job.link.peer, message[1], message[6])
+                    args, kwargs, source = opened
+                result = self.method(message[4])(*args, **kwargs)
+                del args, kwargs
+                if hasattr(result, "__await__"):
+                    result = await result
+                if message[5] < 0:
+                    await self._stream(job, result, message[5], started, source)
+                else:
+                    outcome.returned(job, result, message[5], started, source)
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            outcome.cancelled(job)
+        except BaseException as error:
+            outcome.raised(job, error, started, source)
+        finally:
+            executor.jobs.pop(job.call_id, None)
+
+    async def _stream(self, job: Job, result: Any, num_returns: int, started: int, source: Any) -> None:
+        outcome = self.executor.outcome
+        if num_returns == DYNAMIC or not hasattr(result, "__aiter__"):
+            outcome.generator(job, result, num_returns, started, source)
+            return
+        import asyncio
+
+        index = 0
+        async for item in result:
+            index += 1
+            outcome.send_item(job, index, item)
+            if job.options.get("backpressure"):
+                await asyncio.get_running_loop().run_in_executor(None, outcome.keep_pace, job, index)
+        outcome.end_stream(job, index, started, source)
+
+    def cancel(self, job: Job) -> None:
+        """Cancel a call that is not in the main queue; lock held."""
+        if self.is_async:
+            self._loop.call_soon_threadsafe(self._cancel_task, job.call_id)
+        # A thread cannot be interrupted safely: a queued call is skipped when its turn comes.
+
+    def _cancel_task(self, call_id: bytes) -> None:
+        task = self._tasks.get(call_id)
+        if task is not None:
+            task.cancel()
+
+
+def _raise(error: BaseException, *args: Any, **kwargs: Any) -> Any:
+    raise error
+
+
+def _ready() -> bool:
+    return True
+
+

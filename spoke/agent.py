@@ -1,0 +1,307 @@
+"""The agent of one node: starts workers, watches them, reports their end, follows their output.
+
+It decides nothing: the hub says what to start and stop (SPAWN, STOP_WORKER), the agent does it and
+reports.  Rules:
+
+- `PROC-1`: every worker leads its own process group and dies with the daemon (death signal).
+- A worker's end is reported only after its group was killed and it was reaped, so that the hub never
+  gives away what a process still holds (GANG-3).
+- The group is killed before the leader is reaped: until then its process id cannot be another's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from _signal import SIGKILL, SIGTERM  # type: ignore[import-not-found]  # plain numbers: signal imports enum
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from spoke import _native, limits, logs, orphans, spawn
+from spoke.loop import Loop, Timer
+from spoke.machine import visible_devices
+from spoke.segment_service import SegmentService
+from spoke.segments import SegmentTable
+from spoke.wire import AGENT_UP, HEARTBEAT, LOG_LINES, SPAWN, STOP_WORKER, WORKER_EXIT
+
+Emit = Callable[[tuple[Any, ...]], None]  # sends one message to the hub
+
+KEPT_LOGS = 200  # files of dead workers that are kept in a directory of our own
+
+
+class NodeSettings:
+    """What an agent must know about its node; see `spoke.daemon.Settings` for where it comes from."""
+
+    __slots__ = ("environment", "gpu_visible", "heartbeat_s", "host", "hub_address", "keep_logs",
+                 "kill_grace_s", "labels", "log_dir", "node_id", "port", "resources", "session",
+                 "store_limit", "sys_path", "token")  # fmt: skip
+
+    def __init__(self, node_id: bytes, token: bytes, log_dir: str) -> None:
+        self.node_id = node_id
+        self.token = token
+        self.log_dir = log_dir
+        self.session = ""
+        self.host = "127.0.0.1"
+        self.port = 0  # TCP port of this daemon, 0: this node only
+        self.hub_address: list[Any] = [node_id, node_id, self.host, 0]
+        self.resources: dict[str, float] = {}
+        self.labels: dict[str, str] = {}
+        self.store_limit = 0
+        self.environment: dict[str, str] = {}
+        self.gpu_visible: str | None = None  # CUDA_VISIBLE_DEVICES of the daemon
+        self.sys_path: list[str] = []
+        self.keep_logs = False
+        self.heartbeat_s = 1.0
+        self.kill_grace_s = 2.0
+
+
+class Worker:
+    """One live worker process."""
+
+    __slots__ = ("kill_timer", "out", "pid", "pidfd", "source", "streams", "worker_id")
+
+    def __init__(self, worker_id: bytes, pid: int, pidfd: int, source: int, files: tuple[int, int]) -> None:
+        self.worker_id = worker_id
+        self.pid = pid
+        self.pidfd = pidfd
+        self.source = source
+        self.streams = [("stdout", files[0], logs.Follower(files[0])),
+                        ("stderr", files[1], logs.Follower(files[1]))]  # fmt: skip
+        self.kill_timer: Timer | None = None
+
+
+class Agent:
+    """See the module."""
+
+    def __init__(self, loop: Loop, settings: NodeSettings, emit: Emit) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._emit = emit
+        self._workers: dict[bytes, Worker] = {}
+        self._old_logs: deque[str] = deque()
+        self._sequence = 0
+        self._quiet_s = logs.BUSY_S
+        self._closing = False
+        self.segments = SegmentService(
+            SegmentTable(settings.store_limit, _native.Segment.create), loop.reactor
+        )
+
+    # -- talk with the hub
+
+    def start(self) -> None:
+        """Report to the hub; from now on it may ask for workers."""
+        mine = self._settings
+        self._emit((AGENT_UP, mine.node_id, mine.host, mine.port, mine.resources, mine.labels, os.getpid()))
+        self._loop.after_s(mine.heartbeat_s, self._heartbeat)
+        self._loop.after_s(logs.BUSY_S, self._follow)
+
+    def message(self, message: list[Any] | tuple[Any, ...]) -> None:
+        """A message of the hub."""
+        if message[0] == SPAWN:
+            self._spawn(*message[1:])
+        elif message[0] == STOP_WORKER:
+            self._stop_worker(message[1], message[2])
+
+    def _heartbeat(self) -> None:
+        if self._closing:
+            return
+        self._sequence += 1
+        self._emit((HEARTBEAT, self._sequence))
+        self._loop.after_s(self._settings.heartbeat_s, self._heartbeat)
+
+    # -- workers
+
+    def worker_pids(self) -> dict[int, bytes]:
+        """Process ids of the live workers and their worker ids."""
+        return {worker.pid: worker.worker_id for worker in self._workers.values()}
+
+    def _spawn(
+        self,
+        worker_id: bytes,
+        env: dict[str, Any],
+        cwd: str | None,
+        gpu_ids: list[int] | None,
+        log_dir: str | None,
+    ) -> None:
+        if worker_id in self._workers or self._closing:
+            return
+        if len(self._workers) >= limits.MAX_WORKERS_PER_NODE:
+            self._could_not_start(worker_id, f"{limits.MAX_WORKERS_PER_NODE} workers run on this node")
+            return
+        try:
+            out, err = self._open_logs(worker_id, log_dir)
+        except OSError as error:
+            self._could_not_start(worker_id, f"no log file: {error}")
+            return
+        config_fd = -1
+        try:
+            config_fd = spawn.config_file(self._worker_config(worker_id))
+            pid, pidfd = _native.spawn(
+                spawn.worker_argv(),
+                self._worker_environment(worker_id, env, gpu_ids),
+                cwd,
+                [(out, 1), (err, 2), (config_fd, spawn.CONFIG_FD)],
+                SIGKILL,
+                True,
+            )
+        except OSError as error:
+            os.close(out)
+            os.close(err)
+            self._could_not_start(worker_id, f"the worker process could not be started: {error}")
+            return
+        finally:
+            if config_fd >= 0:
+                os.close(config_fd)
+        source = self._loop.reactor.watch(pidfd)
+        worker = Worker(worker_id, pid, pidfd, source, (out, err))
+        self._workers[worker_id] = worker
+        self._loop.handle(source, lambda kind, meta, payload: self._exited(worker))
+
+    def _could_not_start(self, worker_id: bytes, reason: str) -> None:
+        self._emit((WORKER_EXIT, worker_id, 0, None, 0, reason))
+
+    def _worker_config(self, worker_id: bytes) -> dict[str, Any]:
+        mine = self._settings
+        return {
+            "worker_id": worker_id,
+            "node_id": mine.node_id,
+            "session": mine.session,
+            "token": mine.token,
+            "hub": mine.hub_address,
+            "agent": [mine.node_id, mine.node_id, mine.host, mine.port],
+            "host": mine.host,
+            "listen_tcp": mine.port != 0,
+            "sys_path": mine.sys_path,
+            "log_dir": mine.log_dir,
+        }
+
+    def _worker_environment(
+        self, worker_id: bytes, env: dict[str, Any], gpu_ids: list[int] | None
+    ) -> dict[str, str]:
+        full = dict(self._settings.environment)
+        for name in spawn.PRIVATE_VARIABLES:
+            full.pop(name, None)
+        if gpu_ids is not None:
+            names = visible_devices(self._settings.gpu_visible)
+            full["CUDA_VISIBLE_DEVICES"] = ",".join(
+                str(index) if names is None or index >= len(names) else names[index] for index in gpu_ids
+            )
+        for name, value in env.items():
+            if value is None:
+                full.pop(name, None)
+            else:
+                full[name] = str(value)
+        full[orphans.VARIABLE] = worker_id.hex()
+        return full
+
+    def _open_logs(self, worker_id: bytes, log_dir: str | None) -> tuple[int, int]:
+        base = os.path.join(log_dir or self._settings.log_dir, f"worker-{worker_id.hex()}")
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        out = os.open(base + ".out", flags, 0o600)
+        try:
+            return out, os.open(base + ".err", flags, 0o600)
+        except OSError:
+            os.close(out)
+            raise
+
+    def _stop_worker(self, worker_id: bytes, force: bool) -> None:
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            return
+        if force:
+            _signal_group(worker.pid, SIGKILL)
+        elif worker.kill_timer is None:
+            _signal_group(worker.pid, SIGTERM)
+            worker.kill_timer = self._loop.after_s(
+                self._settings.kill_grace_s, lambda: _signal_group(worker.pid, SIGKILL)
+            )
+
+    def _exited(self, worker: Worker) -> None:
+        """The pidfd is readable: the leader is dead, and a zombie until `reap`."""
+        _signal_group(worker.pid, SIGKILL)
+        status = _native.reap(worker.pidfd)
+        if status is None:
+            return
+        if worker.kill_timer is not None:
+            worker.kill_timer.cancel()
+        self._loop.reactor.unwatch(worker.source)
+        self._loop.forget(worker.source)
+        os.close(worker.pidfd)
+        del self._workers[worker.worker_id]
+        self._follow_worker(worker, final=True)
+        tail = logs.tail(worker.streams[1][1])
+        self._put_away_logs(worker)
+        self.segments.table.owner_died(worker.worker_id)
+        orphans.sweep(self.worker_pids())
+        code, number = status
+        self._emit((WORKER_EXIT, worker.worker_id, worker.pid, code, number, tail))
+
+    # -- logs
+
+    def _follow(self) -> None:
+        """Look at every worker's files; more often while something is written."""
+        if self._closing:
+            return
+        wrote = False
+        for worker in self._workers.values():
+            wrote = self._follow_worker(worker) or wrote
+        self._quiet_s = logs.BUSY_S if wrote else min(logs.IDLE_S, self._quiet_s * 1.5)
+        self._loop.after_s(self._quiet_s, self._follow)
+
+    def _follow_worker(self, worker: Worker, final: bool = False) -> bool:
+        wrote = False
+        for stream, _, follower in worker.streams:
+            for name, lines in follower.read(final):
+                wrote = True
+                self._emit((LOG_LINES, self._settings.node_id, worker.pid, name, stream, lines))
+        return wrote
+
+    def _put_away_logs(self, worker: Worker) -> None:
+        base = os.path.join(self._settings.log_dir, f"worker-{worker.worker_id.hex()}")
+        for (_, fd, _), suffix in zip(worker.streams, (".out", ".err"), strict=True):
+            empty = os.fstat(fd).st_size == 0
+            os.close(fd)
+            if empty:
+                _unlink(base + suffix)
+            elif not self._settings.keep_logs:
+                self._old_logs.append(base + suffix)
+        while len(self._old_logs) > KEPT_LOGS:
+            _unlink(self._old_logs.popleft())
+
+    # -- the end
+
+    def flush_logs(self) -> None:
+        """Send on what the workers have written so far."""
+        for worker in self._workers.values():
+            self._follow_worker(worker)
+
+    def close(self, deadline_s: float = 2.0) -> None:
+        """Kill and reap every worker and what it left behind, release the segments."""
+        self._closing = True
+        for worker in self._workers.values():
+            _signal_group(worker.pid, SIGKILL)
+        deadline = time.monotonic() + deadline_s
+        waiting = list(self._workers.values())
+        while waiting and time.monotonic() < deadline:
+            waiting = [worker for worker in waiting if _native.reap(worker.pidfd) is None]
+            if waiting:
+                time.sleep(0.002)
+        self._workers.clear()
+        while orphans.sweep({}, everything=True) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        self.segments.table.clear()
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):  # gone, or only zombies are left
+        pass
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

@@ -1,0 +1,103 @@
+"""What the commands share: failing in one line, finding the cluster, parsing values."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from spoke import config, records
+from spoke.errors import AuthenticationError, ProtocolError
+from spoke.link import parse_target
+from spoke.observer import Observer
+
+
+class Failed(click.ClickException):
+    """The command could not do it: one line, exit code 1."""
+
+    def show(self, file: Any = None) -> None:
+        """The line on standard error."""
+        click.echo(f"spoke: {' '.join(self.message.split())}", err=True)
+
+
+class Bytes(click.ParamType):
+    """A size such as 500m or 2GiB, in bytes."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See `config.parse_bytes`."""
+        try:
+            return config.parse_bytes(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class HostPort(click.ParamType):
+    """An address such as 10.0.0.1:6380."""
+
+    name = "host:port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See `link.parse_target`."""
+        if value == "auto":
+            return "auto"
+        try:
+            host, port = parse_target(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return f"{host}:{port}"
+
+
+def parse_resources(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> dict[str, float]:
+    """``'{"name": 2}'`` as a table of positive numbers."""
+    if value is None:
+        return {}
+    try:
+        table = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise click.BadParameter("not a JSON object of names and amounts")
+    for name, amount in table.items():
+        if isinstance(amount, bool) or not isinstance(amount, (int, float)) or amount < 0:
+            raise click.BadParameter(f"the amount of {name!r} is not a number of 0 or more")
+    return {name: float(amount) for name, amount in table.items()}
+
+
+def parse_labels(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    """``("k=v", "a=b,c=d")`` as a table."""
+    labels = {}
+    for value in values:
+        for entry in value.split(","):
+            name, equals, text = entry.partition("=")
+            if not name or not equals:
+                raise click.BadParameter(f"{entry!r} is not of the form key=value")
+            labels[name.strip()] = text.strip()
+    return labels
+
+
+def observe(address: str | None) -> tuple[Observer, str]:
+    """A link to the hub at `address` (default: SPOKE_ADDRESS, else this machine's), and that address.
+
+    Raises:
+        Failed: there is no cluster, or it does not let us in.
+    """
+    wanted = address or config.get("address") or "auto"
+    try:
+        if wanted == "auto":
+            record = records.find("auto")
+            if record is None:
+                raise Failed("no cluster runs on this machine; start one with: spoke start --head")
+            wanted = str(record["address"])
+        token = records.token_for(wanted)
+        if token is None:
+            raise Failed(f"no token for {wanted}: set SPOKE_TOKEN or SPOKE_TOKEN_FILE")
+        return Observer(parse_target(wanted), token), wanted
+    except (OSError, ValueError, AuthenticationError, ProtocolError) as error:
+        raise Failed(f"cannot reach a cluster at {wanted}: {error}") from None

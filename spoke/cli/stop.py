@@ -1,0 +1,65 @@
+"""``spoke stop``: end the daemons that this user started on this machine."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+import click
+
+from spoke import records
+from spoke.cli.common import Failed
+
+
+@click.command()
+@click.option("-f", "--force", is_flag=True, help="Kill at once instead of asking first.")
+@click.option("-g", "--grace-period", type=click.FloatRange(0), default=10.0, show_default=True,
+              help="Seconds from asking to killing.")
+def stop(force: bool, grace_period: float) -> None:
+    """End all of this user's daemons on this machine, with their workers."""
+    try:
+        found = records.live()
+    except OSError as error:
+        raise Failed(str(error)) from None
+    killed = sum(1 for record in found if not _end(record, force, grace_period))
+    if not found:
+        click.echo("nothing to stop")
+    else:
+        click.echo(f"stopped {len(found)} daemon(s)" + (f", {killed} by force" if killed else ""))
+
+
+def _end(record: records.Record, force: bool, grace_s: float) -> bool:
+    """End one daemon; True if it went by itself."""
+    try:
+        pidfd = os.pidfd_open(record["pid"])
+    except ProcessLookupError:
+        records.remove(record["path"])
+        return True
+    try:
+        if records.start_time(record["pid"]) != record["start_time"]:
+            return True  # another process has its id by now
+        if not force:
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            if _ended(pidfd, grace_s):
+                records.remove(record["path"])
+                return True
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        _ended(pidfd, 10.0)
+        records.remove(record["path"])
+        return False
+    except ProcessLookupError:
+        return True
+    finally:
+        os.close(pidfd)
+
+
+def _ended(pidfd: int, limit_s: float) -> bool:
+    deadline = time.monotonic() + limit_s
+    while True:
+        left = deadline - time.monotonic()
+        if select.select([pidfd], [], [], max(0.0, left))[0]:
+            return True
+        if left <= 0:
+            return False

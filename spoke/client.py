@@ -1,0 +1,553 @@
+"""The engine of a process that calls: a driver, or a worker on behalf of the code it runs.
+
+It owns the process's tables (calls, refs), its links and its blocks, and carries out what the pure
+tables ask for.  One lock guards the tables; it is held for microseconds and never while waiting.
+`__del__` and weak-reference callbacks may run at any instruction, so what they release goes through
+a queue that is drained by whoever can take the lock (`release`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from spoke import codec, objectref, wire
+from spoke._native import Reactor
+from spoke.core import Send
+from spoke.core.calls import Call, CallTable
+from spoke.core.channels import ActorChannel
+from spoke.core.obituary import describe_death
+from spoke.core.refs import PENDING, SYSTEM, VALUE, Entry, RefTable
+from spoke.errors import ProtocolError
+from spoke.futures import Futures
+from spoke.hubside import HubSide
+from spoke.lead import Lead, Waiter
+from spoke.links import ACCEPTED, CLOSED, FRAME, Link, Links
+from spoke.objectref import ObjectRef
+from spoke.replies import Replies
+from spoke.store import Store
+from spoke.submit import Submitter
+from spoke.values import Values
+from spoke.wire import decode, encode
+
+BLOCKED_AFTER_S: Final = 0.004  # a task that waits longer in get gives its CPU to others
+OWNER_DIED: Final = ("OwnerDiedError", "The process that owned the object has died.")
+OBJECT_FREED: Final = ("ObjectFreedError", "The object is no longer held by its owner.")
+
+
+def encode_error(name: str, text: str) -> list[Any]:
+    """Value of a SYSTEM error: the class's name in `spoke.errors` and the message."""
+    return [codec.dumps((name, text))[0]]
+
+
+class Client:
+    """One process's part in the cluster.
+
+    Args:
+        reactor: with the links to hub and agent already adopted by `links`.
+        process_id, node_id: of this process (28 bytes each).
+        address: this process's `wire.Address`.
+        hub, agent: links to the hub and to this node's agent (the same one in a head daemon).
+        info: job_id, namespace and what else the hub said in WELCOME.
+    """
+
+    def __init__(self, reactor: Reactor, links: Links, address: wire.Address, hub: Link, agent: Link) -> None:
+        self.reactor = reactor
+        self.links = links
+        self.address = address
+        self.process_id: bytes = address[0]
+        self.node_id: bytes = address[1]
+        self.lock = threading.Lock()
+        self.refs = RefTable()
+        self.calls = CallTable(encode_error)
+        self.calls.actors.on_death = self._dead_actor_value
+        self.lead = Lead(reactor, self._dispatch, self.calls.next_deadline, self._tick)
+        self.hub = HubSide(self, hub, agent)
+        self.store = Store(
+            self.node_id, self.process_id, 64 << 20, self.hub.new_segment, self.hub.map_segment
+        )
+        self.values = Values(self, self.store)
+        self.submitter = Submitter(self)
+        self.replies = Replies(self)
+        self.futures = Futures(self)
+        self.closed: str | None = None  # why nothing can be called any more
+        self.info: dict[str, Any] = {}
+        self.namespace = ""
+        self.job_env: dict[str, Any] = {}
+        self.captured_group: bytes | None = None  # group that new calls of the running code go to
+        self.is_worker = False
+        self.grants: dict[int, dict[str, Any]] = {}  # of a worker: by lease, what its caller told
+        self.facts: Callable[[], dict[str, Any]] = dict
+        self.on_closed: Callable[[], None] | None = None
+        self.on_welcome: Callable[[], None] | None = None
+        self.on_waiting: Any = None  # worker hook: (bool) -> None, the running task waits in get
+        self.on_hub_lost: Any = None
+        self._prefix = os.urandom(16)
+        self._counter = itertools.count(1)
+        self._dropped: deque[Entry] = deque()
+        self._abandoned: deque[ObjectRef[Any]] = deque()
+        self._lost_peers: list[bytes] = []
+        self.handlers: dict[int, Any] = {
+            wire.REPLY: self.replies.on_reply,
+            wire.STREAM_ITEM: self.replies.on_stream_item,
+            wire.GRANT: self._on_grant,
+            wire.LEASE_LOST: self._on_lease_lost,
+            wire.RECLAIM: lambda link, m, p: self.calls.tasks.reclaim(),
+            wire.RECALLED: lambda link, m, p: self.calls.tasks.recalled(m[1], m[2]),
+            wire.ACTOR_STATE: self._on_actor_state,
+            wire.FETCH: lambda link, m, p: self.refs.on_fetch(link.peer, m[1], encode_error(*OBJECT_FREED)),
+            wire.VALUE: lambda link, m, p: self.refs.on_value(link.peer, m[1], m[2], m[3]),
+            wire.BORROW: lambda link, m, p: self.refs.on_borrow(link.peer, m[1]),
+            wire.RELEASE: lambda link, m, p: self.refs.on_release(link.peer, m[1]),
+            wire.HELD: self._on_held,
+            wire.FREE_BLOCKS: lambda link, m, p: self.store.returned(link.peer, m[1]),
+            wire.NEED_FUNCTION: self.submitter.on_need_function,
+            wire.WELCOME: self._on_welcome,
+            wire.NODE_STATE: self._on_node_state,
+        }
+        self.handlers.update(self.hub.handlers)
+        objectref.install(
+            address, self.release, self.resolve_ref, self.futures.future, self.futures.asyncio_future
+        )
+
+    # -- the face's view of the engine
+
+    @property
+    def runtime_context(self) -> dict[str, Any]:
+        """The facts that `get_runtime_context()` shows."""
+        return self.facts()
+
+    def request(self, what: str, timeout: float | None = None, **args: Any) -> Any:
+        """Ask the hub; see `HubSide.request`."""
+        return self.hub.request(what, timeout, **args)
+
+    def kill(self, actor_id: bytes, no_restart: bool) -> None:
+        """End an actor at once; may be repeated."""
+        with self.lock:
+            self.hub.tell(wire.KILL_ACTOR, actor_id, no_restart, "it was killed by kill()")
+
+    def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
+        """Cancel the call that would resolve `ref`; ValueError for `force` on an actor's call."""
+        self.submitter.cancel(ref, force, recursive)
+
+    def abandon(self, completed: ObjectRef[Any]) -> None:
+        """The consumer of a stream is gone: cancel its call; safe at any instruction."""
+        self._abandoned.append(completed)
+        self.release_later()
+
+    def own_actor(self) -> tuple[ObjectRef[Any], bytes]:
+        """The counted reference and the class description of the actor that runs in this process."""
+        from spoke.running import running
+
+        host = running.actor
+        life = self.resolve_ref(host.actor_id + ACTOR_SUFFIX, host.owner)
+        return life, host.spec["meta"]
+
+    # -- ids
+
+    def new_call_id(self) -> bytes:
+        """24 bytes: this process's random prefix and a counter."""
+        return self._prefix + next(self._counter).to_bytes(8, "big")
+
+    # -- refs
+
+    def make_ref(self, entry: Entry) -> ObjectRef[Any]:
+        """A counted ref; call with the lock held."""
+        entry.local += 1
+        return ObjectRef(entry)
+
+    def release(self, entry: Entry) -> None:
+        """One use of `entry` less; safe at any instruction of any thread."""
+        self._dropped.append(entry)
+        self.release_later()
+
+    def release_later(self) -> None:
+        """Settle now if nobody holds the lock; whoever does looks again when he lets go."""
+        while (self._dropped or self._abandoned) and self.lock.acquire(False):
+            try:
+                self._settle()
+            finally:
+                self.lock.release()
+
+    def resolve_ref(self, object_id: bytes, owner: wire.Address) -> ObjectRef[Any]:
+        """The ref that was just unpickled; keeps its source until the owner knows of us."""
+        source = codec.context.source
+        with self.lock:
+            entry = self.refs.entries.get(object_id)
+            if entry is None:
+                if owner[0] == self.process_id:
+                    entry = self.refs.own(object_id)
+                    self.refs.resolve(entry, SYSTEM, encode_error(*OBJECT_FREED))
+                else:
+                    entry = self.refs.meet(object_id, owner, self._pin(source, object_id))
+            elif entry.unconfirmed and source is not None:
+                self.refs.meet(object_id, owner, self._pin(source, object_id))
+            ref = self.make_ref(entry)
+            self._settle()
+        return ref
+
+    def _pin(self, source: Any, object_id: bytes) -> Any:
+        """Keep what the ref came in until the owner's HELD; returns what to call then."""
+        if source is None:
+            return None
+        if isinstance(source, Entry):
+            source.local += 1
+            return lambda: self._dropped.append(source)
+        return source.pin(object_id)
+
+    def _on_held(self, link: Link, message: list[Any], payload: Any) -> None:
+        for held in message[1]:
+            if not self.replies.unpin(link.peer, held):
+                self.refs.on_held(link.peer, [held])
+
+    # -- running what the tables ask for
+
+    def _settle(self) -> None:
+        """Carry out all that the tables want; lock held."""
+        while True:
+            while self._dropped:
+                self.refs.drop(self._dropped.popleft())
+            while self._abandoned:
+                call = self._abandoned.popleft()._entry.call
+                if isinstance(call, Call):
+                    self.calls.cancel(call, False, True)
+            if self.refs.freed:
+                self._free(self.refs.freed.popleft())
+            elif self.calls.out:
+                out, self.calls.out = self.calls.out, []
+                for order in out:
+                    self._carry_out(order)
+            elif self.refs.out:
+                sends, self.refs.out = self.refs.out, []
+                for send in sends:
+                    assert isinstance(send, Send)
+                    self.tell(send.peer, *send.message)
+            elif self._lost_peers:
+                self._peer_lost(self._lost_peers.pop())
+            else:
+                return
+
+    def _carry_out(self, order: tuple[Any, ...]) -> None:
+        what = order[0]
+        if what == "send":
+            _, peer, address, call = order
+            link = self.links.by_peer.get(peer) or self._open(peer, address)
+            if link is not None:
+                self.submitter.send(link, call)
+        elif what == "hub":
+            self.hub.tell(*order[1])
+        elif what == "peer":
+            self.tell(order[1], *order[2])
+        else:
+            _, call, status, value = order
+            self.replies.resolve_all(call, status, value)
+
+    def tell(self, peer: bytes, *message: Any) -> None:
+        """One message to a peer, connecting where an address is known; lock held."""
+        link = self.links.by_peer.get(peer)
+        if link is None:
+            address = self.refs.addresses.get(peer)
+            if address is None:
+                return
+            link = self._open(peer, address)
+            if link is None:
+                return
+        self.links.send(link, encode(*message))
+
+    def _open(self, peer: bytes, address: wire.Address) -> Link | None:
+        try:
+            return self.links.open(peer, address)
+        except OSError:
+            self._lost_peers.append(peer)
+            return None
+
+    def _free(self, entry: Entry) -> None:
+        """An owned object is gone: give its blocks back to whoever allocated them."""
+        if len(entry.id) == 28 and entry.id.endswith(ACTOR_SUFFIX):
+            self.hub.tell(wire.KILL_ACTOR, entry.id[:16], True, "all handles to it went out of scope")
+            return
+        blocks: dict[bytes, list[Any]] = {}
+        for part in entry.value or ():
+            if type(part) is not bytes:
+                blocks.setdefault(part[1], []).append(part)
+        for allocator, descriptors in blocks.items():
+            self.free_blocks(allocator, descriptors)
+
+    def free_blocks(self, allocator: bytes, descriptors: list[Any]) -> None:
+        """Blocks that this process held a use of; lock held."""
+        if allocator == self.process_id:
+            self.store.release_described(descriptors)
+        elif allocator in self.links.by_peer:
+            self.tell(allocator, wire.FREE_BLOCKS, descriptors)
+        else:
+            for descriptor in descriptors:
+                self.hub.free_orphan(descriptor)
+
+    # -- events
+
+    def _dispatch(self, events: list[Any]) -> None:
+        handlers, by_conn = self.handlers, self.links.by_conn
+        with self.lock:
+            for kind, conn, meta, payload in events:
+                if kind == FRAME:
+                    link = by_conn.get(conn)
+                    if link is None or not link.ready:
+                        self.links.handshake_frame(conn, meta)
+                        continue
+                    try:
+                        message = decode(meta)
+                        handlers[message[0]](link, message, payload)
+                    except (ProtocolError, KeyError) as error:
+                        self._misbehaved(link, error)
+                elif kind == CLOSED:
+                    self._closed(conn)
+                elif kind == ACCEPTED:
+                    self.links.accepted(conn)
+            while self.links.broken:
+                self._closed(self.links.broken.pop())
+            self._settle()
+
+    def _misbehaved(self, link: Link, error: Exception) -> None:
+        """A trusted peer sent what this version does not know: cut the link, by name."""
+        self.reactor.close(link.conn)
+        self._closed(link.conn)
+
+    def _closed(self, conn: int) -> None:
+        link = self.links.closed(conn)
+        if link is None:
+            return
+        if link is self.hub.link or link is self.hub.agent:
+            self.fail_everything("the connection to the cluster was lost")
+            if self.on_hub_lost is not None:
+                self.on_hub_lost()
+        elif link.peer not in self.links.by_peer:
+            self._peer_lost(link.peer)
+
+    def _peer_lost(self, peer: bytes) -> None:
+        now = time.monotonic()
+        self.calls.on_peer_lost(now, peer)
+        self.refs.on_peer_lost(peer, encode_error(*OWNER_DIED))
+        self.store.peer_lost(peer)
+        self.replies.peer_lost(peer)
+
+    def fail_everything(self, reason: str) -> None:
+        """The cluster is gone: every waiting call ends now, by name (CALL-3); lock held."""
+        if self.closed is None:
+            self.closed = reason
+        self.calls.fail_all("RaySystemError", reason)
+        self.hub.fail_all(reason)
+        for peer in list(self.refs.borrowed_from):
+            self.refs.on_peer_lost(peer, encode_error("RaySystemError", reason))
+        self._settle()
+
+    def _tick(self, now: float) -> None:
+        with self.lock:
+            self.calls.tick(now)
+            self._settle()
+
+    def _on_welcome(self, link: Link, message: list[Any], payload: Any) -> None:
+        self.info.update(message[1])
+        if self.on_welcome is not None:
+            self.on_welcome()
+
+    def _on_node_state(self, link: Link, message: list[Any], payload: Any) -> None:
+        """A node is gone: so are its processes, even where TCP has not noticed yet."""
+        if message[2]:
+            return
+        for peer, address in list(self.refs.addresses.items()):
+            if address[1] == message[1]:
+                self._lost_peers.append(peer)
+
+    def _on_grant(self, link: Link, message: list[Any], payload: Any) -> None:
+        self.calls.tasks.granted(time.monotonic(), *message[1:])
+
+    def _on_lease_lost(self, link: Link, message: list[Any], payload: Any) -> None:
+        self.calls.tasks.lease_lost(*message[1:])
+
+    def _on_actor_state(self, link: Link, message: list[Any], payload: Any) -> None:
+        self.submitter.actor_moved(message[1], message[2])
+        self.calls.actors.on_state(*message[1:], payload)
+
+    def _dead_actor_value(self, channel: ActorChannel) -> tuple[int, list[Any]]:
+        """What every call to a dead actor resolves to."""
+        if channel.payload:
+            return SYSTEM, [bytes(channel.payload)]
+        error = "ActorUnschedulableError" if channel.info.get("unschedulable") else "ActorDiedError"
+        if error == "ActorUnschedulableError":
+            return SYSTEM, encode_error(error, str(channel.info.get("cause")))
+        return SYSTEM, encode_error(error, describe_death(channel.name, channel.info))
+
+    # -- waiting
+
+    def when_resolved(self, ref: ObjectRef[Any], waiter: Any) -> None:
+        """Call ``waiter.resolved(entry)`` once the object is known, at once if it is."""
+        entry = ref._entry
+        with self.lock:
+            if entry.status == PENDING:
+                self._await_entry(entry, waiter)
+                self._settle()
+                return
+        waiter.resolved(entry)
+
+    def _await_entry(self, entry: Entry, waiter: Any) -> None:
+        if entry.waiters is None:
+            entry.waiters = [waiter]
+        else:
+            entry.waiters.append(waiter)
+        if entry.owner is not None:
+            self.refs.fetch(entry)
+
+    def get(self, refs: list[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+        """Values of `refs` in order; waits at most `timeout` seconds in all.
+
+        Raises:
+            GetTimeoutError: not all are there in time.
+            RayTaskError, RayActorError, ...: the first failed object's error.
+        """
+        for ref in refs:
+            if ref._entry.status == PENDING:
+                self._wait_all(refs, timeout)
+                break
+        return [self.read(ref._entry) for ref in refs]
+
+    def read(self, entry: Entry) -> Any:
+        """The value of a resolved entry, or its error raised."""
+        if entry.status == VALUE:
+            return self.values.read(entry)
+        raise self.replies.error_of(entry)
+
+    def _wait_all(self, refs: list[ObjectRef[Any]], timeout: float | None) -> None:
+        waiter = Waiter(0)
+        with self.lock:
+            seen = set()
+            for ref in refs:
+                entry = ref._entry
+                if entry.status == PENDING and entry.id not in seen:
+                    seen.add(entry.id)
+                    waiter.remaining += 1
+                    self._await_entry(entry, waiter)
+            waiter.done = waiter.remaining == 0
+            if self.refs.out or self._dropped:
+                self._settle()
+        if not self.block_on(waiter, timeout):
+            from spoke.errors import GetTimeoutError
+
+            self._forget_waiter(refs, waiter)
+            late = sum(1 for ref in refs if ref._entry.status == PENDING)
+            raise GetTimeoutError(
+                f"Get timed out: {late} of {len(refs)} object(s) not ready within {timeout} s."
+            )
+
+    def block_on(self, waiter: Waiter, timeout: float | None) -> bool:
+        """Wait; where this thread runs a task, its CPU goes to others meanwhile."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        hook = self.on_waiting
+        if hook is None:
+            return self.lead.wait(waiter, deadline)
+        soon = time.monotonic() + BLOCKED_AFTER_S
+        if self.lead.wait(waiter, soon if deadline is None else min(soon, deadline)):
+            return True
+        if deadline is not None and deadline <= soon:
+            return False
+        blocked = hook(True)
+        try:
+            return self.lead.wait(waiter, deadline)
+        finally:
+            if blocked:
+                hook(False)
+
+    def _forget_waiter(self, refs: list[ObjectRef[Any]], waiter: Waiter) -> None:
+        with self.lock:
+            for ref in refs:
+                waiters = ref._entry.waiters
+                if waiters is not None and waiter in waiters:
+                    waiters.remove(waiter)
+
+    def wait(
+        self, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """The first `num_returns` resolved refs (in the order given) and the others."""
+        for index in range(min(num_returns, len(refs))):
+            if refs[index]._entry.status == PENDING:
+                return self._wait_some(refs, num_returns, timeout)
+        return refs[:num_returns], refs[num_returns:]
+
+    def _wait_some(
+        self, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        pending: list[ObjectRef[Any]] = []
+        waiter = Waiter(num_returns)
+        with self.lock:
+            for ref in refs:
+                if ref._entry.status == PENDING:
+                    pending.append(ref)
+                else:
+                    waiter.remaining -= 1
+                    if waiter.remaining == 0:
+                        break
+            if waiter.remaining > 0:
+                for ref in pending:
+                    self._await_entry(ref._entry, waiter)
+                self._settle()
+        if waiter.remaining > 0:
+            self.block_on(waiter, timeout)
+            self._forget_waiter(pending, waiter)
+        ready: list[ObjectRef[Any]] = []
+        rest: list[ObjectRef[Any]] = []
+        for ref in refs:
+            here = len(ready) < num_returns and ref._entry.status != PENDING
+            (ready if here else rest).append(ref)
+        return ready, rest
+
+    # -- objects
+
+    def put(self, value: Any) -> ObjectRef[Any]:
+        """Store a value; this process owns the object.
+
+        Raises:
+            TypeError: not serializable.
+            ObjectStoreFullError: no shared memory for it.
+        """
+        self.check_open()
+        parts, contains, _ = self.values.pack(value)
+        object_id = self.new_call_id() + b"\xff\xff\xff\x7f"
+        with self.lock:
+            entry = self.refs.own(object_id)
+            entry.status = VALUE
+            entry.value = parts
+            entry.contains = contains
+            ref = self.make_ref(entry)
+            if self._dropped:
+                self._settle()
+        return ref
+
+    def fetch_block(self, part: list[Any]) -> Any:
+        """Bytes of a block that lies on another node, over TCP from that node's agent."""
+        return self.hub.read_block(part)
+
+    def check_open(self) -> None:
+        if self.closed is not None:
+            from spoke.errors import RaySystemError
+
+            raise RaySystemError(self.closed)
+
+    def close(self) -> None:
+        """Leave the cluster: waiting calls end by name, links close, the I/O thread ends."""
+        with self.lock:
+            self.fail_everything("the driver called shutdown()")
+        objectref.install(None, None, None, None, None)
+        self.futures.stop()
+        self.lead.stop()
+        self.reactor.close_all()
+        if self.on_closed is not None:
+            self.on_closed()
+
+
+ACTOR_SUFFIX: Final = b"\xff" * 12
+
+

@@ -1,0 +1,247 @@
+"""Values to parts and back.
+
+A *value* is a list of parts: the pickled body first, then its out-of-band buffers (pickle protocol
+5).  A part is ``bytes`` (inline) or a buffer that lies in shared memory.  This module knows how to
+cut an object into a body and buffers; where buffers are put is the store's affair.
+
+The C pickler goes first and cloudpickle only where it must: when something is defined in
+``__main__`` (which a worker cannot import), in a function, or is a lambda.  That keeps cloudpickle's
+Python frames out of nearly all calls.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+_ATOMS: Final = frozenset({int, float, bool, type(None), str, bytes})
+
+_register: dict[type, Callable[[Any], Any]] = {}
+
+
+class _Context(threading.local):
+    """Refs met while pickling on this thread; None while nobody collects."""
+
+    refs: list[Any] | None = None
+    lease: Any = None  # while unpickling: what views of shared memory must be attached to
+    source: Any = None  # while unpickling: what kept the refs inside the value alive so far
+
+
+context: Final = _Context()
+
+
+def note_ref(ref: Any) -> None:
+    """Called by the ``__reduce__`` of refs and handles: `ref` is contained in the value."""
+    if context.refs is not None:
+        context.refs.append(ref)
+
+
+def register_reducer(cls: type, reducer: Callable[[Any], Any]) -> None:
+    """Pickle instances of `cls` by `reducer` (as in `copyreg`) in every value of this process."""
+    _register[cls] = reducer
+
+
+def deregister_reducer(cls: type) -> None:
+    """Undo `register_reducer`; unknown classes are ignored."""
+    _register.pop(cls, None)
+
+
+def dumps(value: Any) -> tuple[bytes, list[Any], list[Any]]:
+    """Cut `value` into ``(body, buffers, refs)``.
+
+    buffers are `pickle.PickleBuffer`s; refs the ObjectRefs and handles met anywhere inside.
+
+    Raises:
+        TypeError: something inside cannot be pickled; the message names it and the path to it.
+    """
+    if type(value) in _ATOMS:
+        return pickle.dumps(value, 5), [], []
+    outer, context.refs = context.refs, []
+    try:
+        buffers: list[Any] = []
+        body = _dump_fast(value, buffers)
+        if body is None:
+            context.refs.clear()
+            buffers.clear()
+            body = _dump_thorough(value, buffers)
+        return body, buffers, context.refs
+    finally:
+        context.refs = outer
+
+
+def _dump_fast(value: Any, buffers: list[Any]) -> bytes | None:
+    """By the C pickler alone; None where only cloudpickle will do."""
+    if "torch" in sys.modules and not _torch_registered:
+        _register_torch()
+    try:
+        if _register:
+            stream = io.BytesIO()
+            pickler = pickle.Pickler(stream, 5, buffer_callback=buffers.append)
+            pickler.dispatch_table = _dispatch_table()
+            pickler.dump(value)
+            body = stream.getvalue()
+        else:
+            body = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    except Exception:
+        return None
+    return None if b"__main__" in body or b"__mp_main__" in body else body
+
+
+def _dispatch_table() -> dict[type, Callable[[Any], Any]]:
+    import copyreg
+
+    return {**copyreg.dispatch_table, **_register}
+
+
+def _dump_thorough(value: Any, buffers: list[Any] | None) -> bytes:
+    import cloudpickle
+
+    stream = io.BytesIO()
+    callback = None if buffers is None else buffers.append
+    pickler = cloudpickle.Pickler(stream, 5, buffer_callback=callback)
+    if _register:
+        pickler.dispatch_table = pickler.dispatch_table.new_child(dict(_register))
+    try:
+        pickler.dump(value)
+    except Exception as error:
+        raise TypeError(explain_unpicklable(value, error)) from error
+    return stream.getvalue()
+
+
+def dumps_function(function: Any) -> bytes:
+    """Pickle a function or class for other processes, by value where they cannot import it.
+
+    Raises:
+        TypeError: it closes over something that cannot be pickled.
+    """
+    return _dump_thorough(function, None)
+
+
+def loads(body: Any, buffers: Iterable[Any] = ()) -> Any:
+    """The object of a body and its buffers."""
+    return pickle.loads(body, buffers=buffers)
+
+
+def explain_unpicklable(value: Any, error: BaseException) -> str:
+    """Message that names the innermost object which does not pickle and the path to it."""
+    path, culprit = _find_culprit(value, "value", 0)
+    return (
+        f"Could not serialize {_short(culprit)} of type {type(culprit).__module__}."
+        f"{type(culprit).__qualname__} at {path}: {error}"
+    )
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _pickles(value: Any) -> bool:
+    import cloudpickle
+
+    try:
+        cloudpickle.dumps(value)
+    except Exception:
+        return False
+    return True
+
+
+def _find_culprit(value: Any, path: str, depth: int) -> tuple[str, Any]:
+    if depth < 8:
+        for step, inner in _children(value):
+            if not _pickles(inner):
+                return _find_culprit(inner, path + step, depth + 1)
+    return path, value
+
+
+def _children(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [(f"[{_short(key)}]", item) for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [(f"[{index}]", item) for index, item in enumerate(value)]
+    if isinstance(value, (set, frozenset)):
+        return [("{}", item) for item in value]
+    closure = getattr(value, "__closure__", None)
+    if closure:
+        names = value.__code__.co_freevars
+        return [
+            (f".<closure {name}>", cell.cell_contents)
+            for name, cell in zip(names, closure, strict=False)
+        ]
+    state = getattr(value, "__dict__", None)
+    if isinstance(state, dict) and not isinstance(value, type):
+        return [(f".{name}", item) for name, item in state.items()]
+    return []
+
+
+# -- torch: its own reducer copies storages through a zip file; a buffer view copies nothing
+
+_torch_registered = False
+
+
+def _register_torch() -> None:
+    global _torch_registered
+    torch = sys.modules["torch"]
+    if not hasattr(torch, "Tensor") or not hasattr(torch, "frombuffer"):
+        return  # still being imported by another thread
+    _torch_registered = True
+    _register.setdefault(torch.Tensor, _reduce_tensor)
+    parameter = getattr(getattr(torch, "nn", None), "Parameter", None)
+    if parameter is not None:
+        _register.setdefault(parameter, _reduce_parameter)
+
+
+def _reduce_tensor(tensor: Any) -> Any:
+    if (
+        tensor.device.type != "cpu"
+        or tensor.layout is not sys.modules["torch"].strided
+        or tensor.is_quantized
+        or tensor.is_conj()
+        or tensor.is_neg()
+        or (tensor.requires_grad and not tensor.is_leaf)
+    ):
+        return tensor.__reduce_ex__(5)
+    flat = tensor.detach().contiguous().flatten().view(sys.modules["torch"].uint8)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    buffer = pickle.PickleBuffer(flat.numpy())
+    return rebuild_tensor, (buffer, dtype, tuple(tensor.shape), tensor.requires_grad)
+
+
+def _reduce_parameter(parameter: Any) -> Any:
+    return _rebuild_parameter, (parameter.data, parameter.requires_grad)
+
+
+def _rebuild_parameter(data: Any, requires_grad: bool) -> Any:
+    import torch
+
+    return torch.nn.Parameter(data, requires_grad)
+
+
+def rebuild_tensor(buffer: Any, dtype: str, shape: tuple[int, ...], requires_grad: bool) -> Any:
+    """A tensor over `buffer`.
+
+    torch has no read-only tensors, so a buffer in shared memory is mapped copy-on-write: reading
+    copies nothing, and a write in place stays in this process (MEM-2).
+    """
+    import torch
+
+    kind = getattr(torch, dtype)
+    private = getattr(buffer, "private", None)
+    if private is not None:
+        buffer = private()
+        if context.lease is not None:
+            context.lease.attach(buffer)
+    elif memoryview(buffer).readonly:
+        buffer = bytearray(buffer)
+    if len(memoryview(buffer)) == 0:
+        tensor = torch.empty(shape, dtype=kind)
+    else:
+        tensor = torch.frombuffer(buffer, dtype=kind).view(shape)
+    return tensor.requires_grad_() if requires_grad else tensor

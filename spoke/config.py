@@ -1,0 +1,187 @@
+"""The only reader of the environment: one declaration per knob.
+
+A knob is read when it is asked for, so that a variable set before `init` counts.  A value that cannot
+be read gives a warning and the default; it never stops a program.  Sizes are in bytes and may be
+written with a suffix (k, m, g, with or without "b" or "ib"; powers of 1024); times are in seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off", "")
+_SUFFIX = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+
+
+def parse_bool(text: str) -> bool:
+    """1/true/yes/on or 0/false/no/off.
+
+    Raises:
+        ValueError: anything else.
+    """
+    word = text.strip().lower()
+    if word in _TRUE or word in _FALSE:
+        return word in _TRUE
+    raise ValueError(f"{text!r} is neither yes nor no")
+
+
+def parse_bytes(text: str) -> int:
+    """A size in bytes, such as ``65536``, ``64k`` or ``1.5 GiB``.
+
+    Raises:
+        ValueError: not a size, or negative.
+    """
+    word = text.strip().lower()
+    number = word.rstrip("kmgtib ")
+    suffix = word[len(number) :].strip().removesuffix("b").removesuffix("i")
+    if suffix not in _SUFFIX or not number:
+        raise ValueError(f"{text!r} is not a size in bytes")
+    value = int(float(number) * _SUFFIX[suffix])
+    if value < 0:
+        raise ValueError(f"{text!r} is negative")
+    return value
+
+
+def parse_seconds(text: str) -> float:
+    """A time in seconds, not negative and finite.
+
+    Raises:
+        ValueError: anything else.
+    """
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{text!r} is not a time in seconds")
+    return value
+
+
+def parse_count(text: str) -> int:
+    """A whole number, not negative.
+
+    Raises:
+        ValueError: anything else.
+    """
+    value = int(text)
+    if value < 0:
+        raise ValueError(f"{text!r} is negative")
+    return value
+
+
+def parse_text(text: str) -> str:
+    """The text itself."""
+    return text
+
+
+class Knob:
+    """One environment variable: name, fall-back names, parser, default and meaning."""
+
+    __slots__ = ("default", "doc", "names", "parse")
+
+    def __init__(
+        self, name: str, parse: Callable[[str], Any], default: Any, doc: str, *, also: tuple[str, ...] = ()
+    ) -> None:
+        self.names = (name, *also)
+        self.parse = parse
+        self.default = default
+        self.doc = doc
+
+    def read(self) -> Any:
+        """The value of the first name that is set, or the default."""
+        for name in self.names:
+            text = os.environ.get(name)
+            if text is None or text == "":
+                continue
+            try:
+                return self.parse(text)
+            except ValueError as error:
+                import warnings
+
+                warnings.warn(f"{name} is ignored: {error}; using {self.default!r}", stacklevel=3)
+        return self.default
+
+
+_MIB = 1024 * 1024
+
+KNOBS: dict[str, Knob] = {
+    "address": Knob(
+        "SPOKE_ADDRESS", parse_text, None, "host:port of the cluster that init() joins", also=("RAY_ADDRESS",)
+    ),
+    "token": Knob("SPOKE_TOKEN", parse_text, None, "the cluster token, in hexadecimal or any text"),
+    "token_file": Knob("SPOKE_TOKEN_FILE", parse_text, None, "file that holds the cluster token"),
+    "log_level": Knob("SPOKE_LOG_LEVEL", parse_text, "info", "debug, info, warning or error"),
+    "log_dir": Knob("SPOKE_LOG_DIR", parse_text, None, "directory of the workers' logs"),
+    "temp_dir": Knob("SPOKE_TMPDIR", parse_text, None, "session directory", also=("RAY_TMPDIR",)),
+    "log_to_driver": Knob("SPOKE_LOG_TO_DRIVER", parse_bool, True, "print the workers' output at the driver"),
+    "namespace": Knob(
+        "SPOKE_NAMESPACE", parse_text, None, "namespace of named actors", also=("RAY_NAMESPACE",)
+    ),
+    "transport": Knob("SPOKE_TRANSPORT", parse_text, "auto", "auto, tcp, shm or rdma: force one mover"),
+    "job_id": Knob("SPOKE_JOB_ID", parse_text, None, "submission id of the job this driver runs for"),
+    "runtime_env": Knob("SPOKE_RUNTIME_ENV", parse_text, None, "JSON runtime_env of the submitted job"),
+    "node_ip": Knob("SPOKE_NODE_IP", parse_text, None, "address of this node as its peers see it"),
+    "num_cpus": Knob("SPOKE_NUM_CPUS", parse_count, None, "CPUs of a new node; default: all of the machine"),
+    "num_gpus": Knob("SPOKE_NUM_GPUS", parse_count, None, "GPUs of a new node; default: detected"),
+    "object_store_memory": Knob(
+        "SPOKE_OBJECT_STORE_MEMORY", parse_bytes, None, "bytes of shared memory; default: 30 % of memory"
+    ),
+    "inline_bytes_max": Knob(
+        "SPOKE_INLINE_BYTES_MAX", parse_bytes, 100 * 1024, "values up to this size travel inside messages"
+    ),
+    "segment_bytes": Knob(
+        "SPOKE_SEGMENT_BYTES", parse_bytes, 64 * _MIB, "bytes of one shared-memory segment"
+    ),
+    "lease_idle_s": Knob("SPOKE_LEASE_IDLE_S", parse_seconds, 0.5, "an idle worker lease is kept this long"),
+    "worker_idle_s": Knob("SPOKE_WORKER_IDLE_S", parse_seconds, 60.0, "an idle spare worker lives this long"),
+    "prestart_workers": Knob(
+        "SPOKE_PRESTART_WORKERS", parse_count, None, "workers kept ready; default: one per CPU, at most 4"
+    ),
+    "heartbeat_s": Knob("SPOKE_HEARTBEAT_S", parse_seconds, 1.0, "an agent reports this often"),
+    "node_dead_s": Knob("SPOKE_NODE_DEAD_S", parse_seconds, 5.0, "a silent node is dead after this long"),
+    "connect_timeout_s": Knob(
+        "SPOKE_CONNECT_TIMEOUT_S", parse_seconds, 10.0, "joining a cluster may take this long"
+    ),
+    "kill_grace_s": Knob("SPOKE_KILL_GRACE_S", parse_seconds, 2.0, "from SIGTERM to SIGKILL of a worker"),
+    "memory_kill_fraction": Knob(
+        "SPOKE_MEMORY_KILL_FRACTION", float, 0.95, "share of node memory above which a worker is killed"
+    ),
+    "journal": Knob("SPOKE_JOURNAL", parse_text, None, "file in which the hub keeps its state"),
+    "trace": Knob("SPOKE_TRACE", parse_bool, False, "record a timeline of every call"),
+    "noset_visible_devices": Knob(
+        "SPOKE_NOSET_CUDA_VISIBLE_DEVICES",
+        parse_bool,
+        False,
+        "leave CUDA_VISIBLE_DEVICES of workers as it is",
+        also=("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES",),
+    ),
+    "cuda_visible_devices": Knob(
+        "CUDA_VISIBLE_DEVICES", parse_text, None, "the devices that this process may use"
+    ),
+    "cloud_instance_id": Knob(
+        "SPOKE_CLOUD_INSTANCE_ID", parse_text, None, "the cloud's id of this machine", also=("CLOUD_INSTANCE_ID",)
+    ),
+    "runtime_dir": Knob("XDG_RUNTIME_DIR", parse_text, None, "directory for the user's session files"),
+}
+
+
+def get(name: str) -> Any:
+    """The present value of a knob.
+
+    Raises:
+        KeyError: there is no knob of this name.
+    """
+    return KNOBS[name].read()
+
+
+def __getattr__(name: str) -> Any:
+    """``config.heartbeat_s`` reads the knob `heartbeat_s`."""
+    knob = KNOBS.get(name)
+    if knob is None:
+        raise AttributeError(f"module 'spoke.config' has no knob {name!r}")
+    return knob.read()
+
+
+def environment() -> dict[str, str]:
+    """A copy of the process's environment, for a child."""
+    return dict(os.environ)

@@ -1,0 +1,86 @@
+"""The facts behind `get_runtime_context()`: what this process is and what it runs now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from spoke.running import running
+
+if TYPE_CHECKING:
+    from spoke.client import Client
+
+
+def of_driver(client: Client) -> None:
+    """Install the facts of a driver."""
+    client.facts = lambda: _common(client)
+
+
+def _common(client: Client) -> dict[str, Any]:
+    info = client.info
+    return {
+        "job_id": info.get("job_id") or b"\0\0\0\0",
+        "node_id": client.node_id,
+        "worker_id": client.process_id,
+        "namespace": client.namespace,
+        "session": info.get("session"),
+        "log_dir": info.get("log_dir"),
+        "address": info.get("address") or info.get("hub_address"),
+        "runtime_env": client.job_env,
+        "is_worker": client.is_worker,
+    }
+
+
+def of_worker(client: Client) -> dict[str, Any]:
+    """The facts of a worker; job, resources and group come with the lease or the actor."""
+    facts = _common(client)
+    host = running.actor
+    job = running.job()
+    grant: dict[str, Any] = {}
+    if host is not None:
+        spec = host.spec
+        grant = spec.get("context") or {}
+        facts.update(
+            actor_id=host.actor_id,
+            actor_name=spec.get("name"),
+            incarnation=host.incarnation,
+            first_incarnation=0,
+            resources=spec.get("assigned"),
+            gpu_ids=spec.get("gpu_ids"),
+        )
+        _add_group(facts, spec.get("strategy"))
+    elif job is not None:
+        grant = client.grants.get(job.message[2]) or {}
+        facts.update(resources=grant.get("resources"), gpu_ids=grant.get("gpu_ids"))
+        _add_group(facts, grant.get("strategy"))
+    if job is not None:
+        facts.update(
+            task_id=job.call_id, task_name=job.name, function_name=job.function_name, cancelled=job.cancelled
+        )
+    elif host is not None:
+        facts["task_id"] = host.actor_id + b"\0" * 8
+    for name in ("job_id", "namespace", "runtime_env", "address"):
+        if grant.get(name):
+            facts[name] = grant[name]
+    return facts
+
+
+def _add_group(facts: dict[str, Any], strategy: Any) -> None:
+    if isinstance(strategy, dict) and strategy.get("kind") == "group":
+        facts["group_id"] = strategy["group_id"]
+        facts["capture"] = bool(strategy.get("capture"))
+
+
+def grant_context(client: Client, spec: dict[str, Any], info: dict[str, Any] | None) -> dict[str, Any]:
+    """What a worker must know of its caller: sent once per lease, and in an actor's spec."""
+    facts = client.facts()
+    found = {
+        "job_id": facts["job_id"],
+        "namespace": facts["namespace"],
+        "runtime_env": facts.get("runtime_env") or {},
+        "address": facts.get("address"),
+    }
+    if info is not None:
+        found["resources"] = info.get("resources")
+        found["gpu_ids"] = info.get("gpu_ids")
+        found["strategy"] = spec.get("strategy")
+    return found

@@ -1,0 +1,197 @@
+"""Calls from the caller's side: order, retry, cancel, death; one table, no sockets.
+
+- CALL-1: a call resolves exactly once.
+- CALL-2: calls of this process to one actor are sent in submission order, so they start in order.
+- CALL-3: a lost peer resolves or retries everything that was sent to it.
+
+The table keeps a queue per actor (`ActorChannel`, core/channels.py) and a queue plus leases per
+class of tasks (`TaskClass`, core/leasing.py).  What it wants done it appends to ``out`` as tuples:
+
+``("send", peer, address, call)``     send the call to that process
+``("hub", message)``                  one message to the hub
+``("peer", peer, message)``           one message to a process already connected
+``("done", call, status, value)``     the call failed or was cancelled here: resolve its returns
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from spoke import wire
+from spoke.core.channels import ActorChannels
+from spoke.core.leasing import TaskClasses
+from spoke.core.refs import CANCELLED, PENDING, SYSTEM, Entry
+
+RETRY_FOREVER: Final = -1
+
+
+class Call:
+    """One submitted call, from submission to resolution."""
+
+    __slots__ = (
+        "args", "attempt", "cancelled", "entries", "id", "key", "name", "num_returns", "options",
+        "parent", "peer", "pins", "retries_left", "retry_on", "slots", "stream", "target", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, call_id: bytes, key: Any, target: Any, args: list[Any], num_returns: int) -> None:
+        self.id = call_id
+        self.key = key  # actor id (bytes) or class id (int)
+        self.target = target  # method name, or function id of a task
+        self.args = args  # parts of (args, kwargs); b"" for none
+        self.num_returns = num_returns  # -1 streaming
+        self.entries: list[Entry] = []  # of the returns
+        self.slots: list[tuple[int | str, Entry]] | None = None  # top-level refs: position and entry
+        self.pins: list[Entry] | None = None  # counted for this call until it resolves
+        self.options: dict[str, Any] | None = None  # travels with the call
+        self.retries_left = 0
+        self.retry_on: Callable[[Any], bool] | None = None  # which user exceptions to retry
+        self.waiting = 0  # dependencies not yet resolved
+        self.peer: bytes | None = None  # where it was sent
+        self.cancelled = False
+        self.stream: Any = None  # generator state of num_returns="streaming"
+        self.name = ""
+        self.attempt = 0
+        self.parent: bytes | None = None  # the call whose code submitted this one
+
+    def __repr__(self) -> str:
+        return f"Call({self.name or self.target!r}, {self.id.hex()[-8:]})"
+
+
+class DependencyWaiter:
+    """Counts down a call's unresolved top-level refs."""
+
+    __slots__ = ("call", "table")
+
+    def __init__(self, table: CallTable, call: Call) -> None:
+        self.table = table
+        self.call = call
+
+    def resolved(self, entry: Entry) -> None:
+        call = self.call
+        call.waiting -= 1
+        if entry.status > 0:
+            self.table.fail(call, entry.status, entry.value or [])
+        elif call.waiting == 0:
+            self.table.ready(call)
+
+
+class CallTable:
+    """All unresolved calls of one process.  Not thread safe: the shell holds its lock."""
+
+    def __init__(self, encode_error: Callable[[str, str], list[Any]]) -> None:
+        self.encode_error = encode_error  # (class name, text) -> value of a SYSTEM error
+        self.calls: dict[bytes, Call] = {}
+        self.out: list[tuple[Any, ...]] = []
+        self.actors = ActorChannels(self)
+        self.tasks = TaskClasses(self)
+
+    # -- the life of a call
+
+    def submit(self, call: Call) -> None:
+        """Take a new call; its dependencies are in ``call.slots``."""
+        self.calls[call.id] = call
+        if isinstance(call.key, bytes):
+            self.actors.enqueue(call)
+        if call.slots:
+            for _, entry in call.slots:
+                if entry.status == PENDING:
+                    call.waiting += 1
+                    waiter = DependencyWaiter(self, call)
+                    if entry.waiters is None:
+                        entry.waiters = []
+                    entry.waiters.append(waiter)
+                elif entry.status > 0:
+                    self.fail(call, entry.status, entry.value or [])
+                    return
+        if call.waiting == 0:
+            self.ready(call)
+
+    def ready(self, call: Call) -> None:
+        """All dependencies are there."""
+        if call.id not in self.calls:
+            return
+        if isinstance(call.key, bytes):
+            self.actors.pump(call.key)
+        else:
+            self.tasks.enqueue(call)
+
+    def fail(self, call: Call, status: int, value: list[Any]) -> None:
+        """Resolve a call without a reply."""
+        if self.calls.pop(call.id, None) is None:
+            return
+        self._forget(call)
+        self.out.append(("done", call, status, value))
+
+    def fail_named(self, call: Call, error: str, text: str) -> None:
+        self.fail(call, SYSTEM, self.encode_error(error, text))
+
+    def _forget(self, call: Call) -> None:
+        if isinstance(call.key, bytes):
+            self.actors.forget(call)
+        else:
+            self.tasks.forget(call)
+
+    def replied(self, now: float, call_id: bytes, micros: int) -> Call | None:
+        """A reply arrived; the call if this is its first resolution (CALL-1), else None."""
+        call = self.calls.pop(call_id, None)
+        if call is None:
+            return None
+        if type(call.key) is bytes:
+            self.actors.replied(call)
+        else:
+            self.tasks.replied(now, call, micros)
+        return call
+
+    def retry(self, call: Call) -> bool:
+        """Queue a call again if its budget allows; False: the caller must fail it."""
+        if call.cancelled or call.retries_left == 0:
+            return False
+        if call.retries_left > 0:
+            call.retries_left -= 1
+        call.attempt += 1
+        call.peer = None
+        self.calls[call.id] = call
+        if isinstance(call.key, bytes):
+            self.actors.requeue(call)
+        else:
+            self.tasks.enqueue(call, front=True)
+        return True
+
+    def cancel(self, call: Call, force: bool, recursive: bool) -> None:
+        """Cancel: queued here ends at once, sent ones are asked for at the callee."""
+        if call.id not in self.calls or call.cancelled:
+            return
+        call.cancelled = True
+        if call.peer is None:
+            self.fail(call, CANCELLED, [])
+        else:
+            self.out.append(("peer", call.peer, (wire.CANCEL, call.id, force, recursive)))
+
+    # -- time
+
+    def next_deadline(self) -> float | None:
+        """When `tick` wants to be called, in monotonic seconds."""
+        first, second = self.tasks.next_deadline(), self.actors.next_deadline()
+        if first is None or second is None:
+            return first if second is None else second
+        return min(first, second)
+
+    def tick(self, now: float) -> None:
+        self.tasks.tick(now)
+        self.actors.tick(now)
+
+    def on_peer_lost(self, now: float, peer: bytes) -> None:
+        """CALL-3: the hub's word on the cause follows within the deadline, else a general one."""
+        self.actors.on_peer_lost(now, peer)
+        self.tasks.on_peer_lost(now, peer)
+
+    def fail_all(self, error: str, text: str) -> None:
+        """The end: nothing will answer any more."""
+        for call in list(self.calls.values()):
+            self.fail_named(call, error, text)
+
+    def validate(self) -> None:
+        """Assert the cross-links; for tests."""
+        self.actors.validate()
+        self.tasks.validate()

@@ -1,0 +1,208 @@
+"""Calls to actors: one ordered channel per actor, told by the hub where the actor lives."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from spoke import wire
+from spoke.core.obituary import describe_death
+
+if TYPE_CHECKING:
+    from spoke.core.calls import Call, CallTable
+
+VERDICT_S: Final = 1.5  # how long the hub may take to name the death of an actor whose link ended
+
+
+class ActorChannel:
+    """What this process knows of one actor, and its calls to it."""
+
+    __slots__ = (
+        "actor_id", "address", "blocked", "incarnation", "inflight", "info", "name", "out_of_order",
+        "payload", "peer", "queue", "state", "verdict_by",
+    )  # fmt: skip
+
+    def __init__(self, actor_id: bytes) -> None:
+        self.actor_id = actor_id
+        self.name = ""
+        self.state = "UNKNOWN"
+        self.incarnation = 0
+        self.address: wire.Address | None = None
+        self.peer: bytes | None = None
+        self.queue: deque[Call] = deque()
+        self.inflight: dict[bytes, Call] = {}
+        self.info: dict[str, Any] = {}
+        self.payload: Any = b""  # pickled constructor error of a dead actor
+        self.verdict_by = 0.0
+        self.out_of_order = False
+        self.blocked = 0
+
+
+class ActorChannels:
+    """All channels of one process."""
+
+    def __init__(self, table: CallTable) -> None:
+        self.table = table
+        self.channels: dict[bytes, ActorChannel] = {}
+        self.by_peer: dict[bytes, dict[bytes, ActorChannel]] = {}
+        self.verdicts: dict[bytes, ActorChannel] = {}  # link lost, the hub has not spoken yet
+        self.on_death: Any = None  # shell hook: (channel) -> (status, value) of the calls of a dead actor
+
+    def channel(self, actor_id: bytes, watch: bool = True) -> ActorChannel:
+        """The channel of an actor; the first use of an unknown one asks the hub to keep us told."""
+        channel = self.channels.get(actor_id)
+        if channel is None:
+            channel = self.channels[actor_id] = ActorChannel(actor_id)
+            if watch:
+                self.table.out.append(("hub", (wire.WATCH_ACTOR, actor_id)))
+        return channel
+
+    def enqueue(self, call: Call) -> None:
+        self.channel(call.key).queue.append(call)
+
+    def pending(self, actor_id: bytes) -> int:
+        """Calls submitted and not resolved."""
+        channel = self.channels.get(actor_id)
+        return len(channel.queue) + len(channel.inflight) if channel else 0
+
+    def pump(self, actor_id: bytes) -> None:
+        """Send what can be sent, in order (CALL-2)."""
+        channel = self.channels[actor_id]
+        if channel.peer is None:
+            if channel.state == "DEAD":
+                self._fail_dead(channel)
+            return
+        queue = channel.queue
+        while queue:
+            call = queue[0]
+            if call.waiting:
+                if not channel.out_of_order:
+                    return
+                self._pump_any(channel)
+                return
+            queue.popleft()
+            self._send(channel, call)
+
+    def _pump_any(self, channel: ActorChannel) -> None:
+        waiting = [call for call in channel.queue if call.waiting]
+        for call in [call for call in channel.queue if not call.waiting]:
+            self._send(channel, call)
+        channel.queue = deque(waiting)
+
+    def _send(self, channel: ActorChannel, call: Call) -> None:
+        channel.inflight[call.id] = call
+        call.peer = channel.peer
+        self.table.out.append(("send", channel.peer, channel.address, call))
+
+    def replied(self, call: Call) -> None:
+        channel = self.channels.get(call.key)
+        if channel is not None:
+            channel.inflight.pop(call.id, None)
+
+    def forget(self, call: Call) -> None:
+        channel = self.channels.get(call.key)
+        if channel is not None:
+            channel.inflight.pop(call.id, None)
+            if call.peer is None:
+                try:
+                    channel.queue.remove(call)
+                except ValueError:
+                    return
+                self.pump(call.key)
+
+    def requeue(self, call: Call) -> None:
+        channel = self.channel(call.key)
+        channel.queue.appendleft(call)
+        self.pump(call.key)
+
+    # -- the hub's word
+
+    def on_state(
+        self, actor_id: bytes, state: str, incarnation: int, address: Any, info: dict[str, Any], payload: Any
+    ) -> None:
+        channel = self.channel(actor_id, watch=False)
+        if channel.state == "DEAD" or incarnation < channel.incarnation:
+            return
+        moved = incarnation > channel.incarnation
+        channel.state, channel.incarnation = state, incarnation
+        channel.info = info
+        if state == "DEAD":
+            channel.payload = payload
+            self.verdicts.pop(actor_id, None)
+            self._unlink(channel)
+            self._interrupted(channel)
+            self._fail_dead(channel)
+        elif state in ("STARTING", "ALIVE") and address is not None:
+            if moved or channel.peer is None:
+                self._unlink(channel)
+                self._interrupted(channel)
+                self.verdicts.pop(actor_id, None)
+                channel.address, channel.peer = address, address[0]
+                self.by_peer.setdefault(address[0], {})[actor_id] = channel
+            self.pump(actor_id)
+        elif state == "RESTARTING":
+            self.verdicts.pop(actor_id, None)
+            self._unlink(channel)
+            self._interrupted(channel)
+
+    def _unlink(self, channel: ActorChannel) -> None:
+        if channel.peer is not None:
+            linked = self.by_peer.get(channel.peer)
+            if linked is not None:
+                linked.pop(channel.actor_id, None)
+                if not linked:
+                    del self.by_peer[channel.peer]
+        channel.peer = channel.address = None
+
+    def _interrupted(self, channel: ActorChannel) -> None:
+        """Calls that were with the lost incarnation: again if they may, else their named error."""
+        calls, channel.inflight = list(channel.inflight.values()), {}
+        again = []
+        for call in calls:
+            call.peer = None
+            if channel.state != "DEAD" and call.retries_left != 0 and not call.cancelled:
+                call.retries_left -= call.retries_left > 0
+                call.attempt += 1
+                again.append(call)
+            elif channel.state == "DEAD":
+                self._fail_one(channel, call)
+            else:
+                text = describe_death(channel.name, channel.info) + " The actor is being restarted."
+                self.table.fail_named(call, "ActorUnavailableError", text)
+        channel.queue.extendleft(reversed(again))
+
+    def _fail_dead(self, channel: ActorChannel) -> None:
+        while channel.queue:
+            self._fail_one(channel, channel.queue.popleft())
+
+    def _fail_one(self, channel: ActorChannel, call: Call) -> None:
+        status, value = self.on_death(channel)
+        self.table.fail(call, status, value)
+
+    def on_peer_lost(self, now: float, peer: bytes) -> None:
+        for channel in list(self.by_peer.pop(peer, {}).values()):
+            channel.peer = channel.address = None
+            channel.verdict_by = now + VERDICT_S
+            self.verdicts[channel.actor_id] = channel
+
+    def next_deadline(self) -> float | None:
+        if not self.verdicts:
+            return None
+        return min(channel.verdict_by for channel in self.verdicts.values())
+
+    def tick(self, now: float) -> None:
+        for channel in list(self.verdicts.values()):
+            if now >= channel.verdict_by:
+                del self.verdicts[channel.actor_id]
+                if channel.state != "DEAD":
+                    self._interrupted(channel)
+                    self.table.out.append(("hub", (wire.WATCH_ACTOR, channel.actor_id)))
+
+    def validate(self) -> None:
+        for actor_id, channel in self.channels.items():
+            assert channel.actor_id == actor_id
+            for call in channel.inflight.values():
+                assert call.id in self.table.calls, f"CALL-1: {call} in flight but resolved"
+            for call in channel.queue:
+                assert call.peer is None, f"CALL-2: queued {call} was sent"
+            assert channel.state != "DEAD" or not channel.queue, "CALL-3: calls wait on the dead"

@@ -1,0 +1,164 @@
+"""Which node a lease or an actor goes to.
+
+Rules of this module: reads the tables and changes nothing.  Order of preference: what the strategy
+names; the node that holds most of the arguments' bytes; the caller's own node while less than half
+of it is used; then the least used node, in order of joining.  Requests without GPUs keep away from
+nodes with GPUs while others fit.  Requests that hold nothing spread by the number of holders.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from spoke.core.ledger import Amounts, Ledger, show
+from spoke.core.selectors import count_matching, matches_all
+from spoke.core.selectors import show as show_selectors
+from spoke.core.shape import Shape
+from spoke.core.state import Bundle, Group, Item, Node, State
+
+PACK_UNTIL: Final = 0.5  # share of the caller's node that is filled before others are used
+_REASON_NODES_MAX: Final = 8
+
+
+class Unplaceable(Exception):
+    """No later event can make the request fit; the text says why."""
+
+
+def choose_node(s: State, shape: Shape, item: Item, origin: bytes) -> Node | None:
+    """The node for a request outside groups, or None while none fits.
+
+    Raises:
+        Unplaceable: the node it must run on is dead.
+    """
+    nodes = s.alive
+    if shape.node_id is not None:
+        node = s.nodes.get(shape.node_id)
+        if node is not None and node.alive:
+            if not shape.node_soft or could_hold(node, shape):
+                return node if _fits(s, node, shape, item) else None
+        elif not shape.node_soft:
+            raise Unplaceable(f"the node {shape.node_id.hex()} it must run on is not alive")
+    if len(nodes) == 1:
+        node = nodes[0]
+        if shape.hard and not matches_all(shape.hard, node.labels):
+            return None
+        return node if _fits(s, node, shape, item) else None
+    fitting = [
+        node
+        for node in nodes
+        if (not shape.hard or matches_all(shape.hard, node.labels)) and _fits(s, node, shape, item)
+    ]
+    if not fitting:
+        return None
+    return fitting[0] if len(fitting) == 1 else _prefer(fitting, shape, origin)
+
+
+def _prefer(fitting: list[Node], shape: Shape, origin: bytes) -> Node:
+    if shape.soft:
+        best = max(count_matching(shape.soft, node.labels) for node in fitting)
+        fitting = [node for node in fitting if count_matching(shape.soft, node.labels) == best]
+    if shape.locality:
+        holder = max(fitting, key=lambda node: shape.locality.get(node.node_id, 0))
+        if shape.locality.get(holder.node_id, 0) > 0:
+            return holder
+    if not shape.gpu:
+        fitting = [node for node in fitting if not node.has_gpu] or fitting
+    if shape.spread or not shape.need:
+        near = b"" if shape.spread else origin
+        return min(fitting, key=lambda node: (node.load, node.ledger.utilisation(), node.node_id != near))
+    for node in fitting:
+        if node.node_id == origin and node.ledger.utilisation() < PACK_UNTIL:
+            return node
+    return min(fitting, key=lambda node: (node.ledger.utilisation(), node.node_id != origin))
+
+
+def _fits(s: State, node: Node, shape: Shape, item: Item) -> bool:
+    if not node.ledger.fits(shape.place):
+        return False
+    return not s.earmarked or visible(s, node, item).fits(shape.place)
+
+
+def visible(s: State, node: Node, item: Item) -> Ledger:
+    """A node's ledger less the room that is kept free for older requests."""
+    ledger = node.ledger
+    for older in s.earmarked:
+        if older.seq < item.seq and older.earmark is not None:
+            kept = older.earmark.get(node.node_id)
+            if kept:
+                if ledger is node.ledger:
+                    ledger = ledger.copy()
+                ledger.subtract(kept)
+    return ledger
+
+
+def choose_bundle(group: Group, shape: Shape) -> Bundle | None:
+    """The slot for a request in a group, or None while none fits.
+
+    Raises:
+        Unplaceable: the slot does not exist, or is smaller than the request.
+    """
+    bundles = group.bundles
+    amounts = group.request.bundles
+    if shape.group_index >= len(bundles):
+        raise Unplaceable(f"bundle {shape.group_index} of a placement group of {len(bundles)} bundles")
+    indices = range(len(bundles)) if shape.group_index < 0 else (shape.group_index,)
+    if not any(holds(amounts[index], shape.place) for index in indices):
+        which = "every bundle" if shape.group_index < 0 else f"bundle {shape.group_index}"
+        raise Unplaceable(f"{show(shape.place)} does not fit in {which} of its placement group")
+    best: Bundle | None = None
+    for index in indices:
+        bundle = bundles[index]
+        if bundle.ledger is None or not bundle.ledger.fits(shape.place):
+            continue
+        if best is None:
+            best = bundle
+        if shape.need:
+            break
+    return best
+
+
+def holds(total: Amounts, need: Amounts) -> bool:
+    """Whether a total covers a need, by amounts."""
+    return all(total.get(name, 0) >= units for name, units in need.items())
+
+
+def could_hold(node: Node, shape: Shape) -> bool:
+    """Whether the node fits the request when nothing else runs there."""
+    return holds(node.ledger.total, shape.place) and (not shape.hard or matches_all(shape.hard, node.labels))
+
+
+def infeasible(s: State, shape: Shape) -> str:
+    """Why no present node could ever hold the request; empty if one could."""
+    nodes = s.alive
+    if shape.node_id is not None and not shape.node_soft:
+        nodes = [node for node in nodes if node.node_id == shape.node_id]
+    if any(could_hold(node, shape) for node in nodes):
+        return ""
+    wanted = show(shape.place) + (f" on nodes with {show_selectors(shape.hard)}" if shape.hard else "")
+    if not nodes:
+        return f"No node is there to hold {wanted}"
+    first = nodes[:_REASON_NODES_MAX]
+    whys = [f"{node.node_id.hex()[:8]} ({node.host}): {_why(node, shape)}" for node in first]
+    if len(nodes) > _REASON_NODES_MAX:
+        whys.append(f"and {len(nodes) - _REASON_NODES_MAX} more")
+    return f"No node can ever hold {wanted}: " + "; ".join(whys)
+
+
+def _why(node: Node, shape: Shape) -> str:
+    if shape.hard and not matches_all(shape.hard, node.labels):
+        return "labels do not match"
+    short = {
+        name: node.ledger.total.get(name, 0)
+        for name, units in shape.place.items()
+        if node.ledger.total.get(name, 0) < units
+    }
+    return f"has only {show(short)}"
+
+
+def busy_text(s: State, shape: Shape) -> str:
+    """Why a request that could fit waits now."""
+    free = []
+    for node in s.alive[:_REASON_NODES_MAX]:
+        amounts = {name: max(0, node.ledger.free.get(name, 0)) for name in shape.place}
+        free.append(f"{node.node_id.hex()[:8]}: {show(amounts)}")
+    return f"waits for {show(shape.place)}; free now: " + "; ".join(free)

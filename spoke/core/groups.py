@@ -1,0 +1,243 @@
+"""Placement groups: several slots reserved in one step, all or none (GANG-2).
+
+Rules of this module: a group takes its slots out of the nodes' ledgers whole; leases and actors in
+it draw from a slot only.  Removing it ends what runs in it at once and returns a slot to its node
+when the last process in that slot was reaped (GANG-3); removing twice does nothing.  When a node
+dies, its slots are placed again elsewhere while the others stand (RESCHEDULING).
+
+The spec of a CREATE_GROUP: bundles [{resource: amount}], strategy, name, namespace, detached,
+selectors [selector per bundle] or None, target_node (soft, node id) or None, request_id.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from spoke import wire
+from spoke.core import placement
+from spoke.core.actors import Actors
+from spoke.core.exits import Exit
+from spoke.core.leases import Leases
+from spoke.core.ledger import Ledger, to_floats, to_units
+from spoke.core.pool import Pool
+from spoke.core.selectors import parse
+from spoke.core.state import Actor, Bundle, Client, Group, Lease, Node, State
+from spoke.limits import MAX_BUNDLES, MAX_DEAD_RECORDS, MAX_GROUPS
+
+PENDING: Final = "PENDING"
+CREATED: Final = "CREATED"
+RESCHEDULING: Final = "RESCHEDULING"
+REMOVED: Final = "REMOVED"
+
+
+class Groups:
+    """All placement groups."""
+
+    def __init__(self, state: State, pool: Pool, leases: Leases, actors: Actors) -> None:
+        self.s = state
+        self.pool = pool
+        self.leases = leases
+        self.actors = actors
+
+    def create(self, client: Client, group_id: bytes, spec: dict[str, Any]) -> None:
+        """A client asks for a group."""
+        s = self.s
+        if group_id in s.groups or group_id in s.removed_groups:
+            s.log("warning", "group created twice", group_id=group_id.hex())
+            return
+        group = Group(group_id, spec)
+        job = s.jobs.get(client.job)
+        group.namespace = group.namespace or (job.info.get("namespace", "") if job else "")
+        try:
+            group.request = _parse(spec)
+            if len(s.groups) >= MAX_GROUPS:
+                raise ValueError(f"the cluster has {MAX_GROUPS} placement groups, its limit")
+            if group.name and (group.namespace, group.name) in s.group_names:
+                raise ValueError(f"a placement group named {group.name!r} exists in {group.namespace!r}")
+        except (ValueError, TypeError, AttributeError) as error:
+            self._respond(client, spec, ["ValueError", str(error)])
+            info = {"nodes": [], "gpu_ids": [], "reason": str(error)}
+            s.send(client.peer, wire.GROUP_STATE, group_id, REMOVED, info)
+            return
+        group.bundles = [Bundle(group, index) for index in range(len(group.request.bundles))]
+        group.job = client.job
+        s.groups[group_id] = group
+        if group.name:
+            s.group_names[group.namespace, group.name] = group
+        if not spec.get("detached"):
+            group.owner = client
+            client.groups[group_id] = group
+        elif job is not None:
+            job.keepers += 1
+        group.watchers[client.peer] = client
+        client.watching[group_id] = group
+        self._respond(client, spec, None)
+        s.grew()  # leases and actors may have named it before it arrived
+        s.enqueue(group, group.request.key)
+
+    def _respond(self, client: Client, spec: dict[str, Any], error: list[str] | None) -> None:
+        request_id = spec.get("request_id")
+        if type(request_id) is int:
+            self.s.send(client.peer, wire.RESPONSE, request_id, error, None)
+
+    def reserve(self, group: Group, homes: list[bytes]) -> bool:
+        """Take the slots that have no node yet; False and nothing taken if they do not fit."""
+        s = self.s
+        by_node: dict[bytes, list[Bundle]] = {}
+        for bundle, home in zip(group.bundles, homes, strict=True):
+            if bundle.node is None:
+                by_node.setdefault(home, []).append(bundle)
+        done: list[Bundle] = []
+        for home, bundles in by_node.items():
+            node = s.nodes[home]
+            shares = placement.reserve(node.ledger, [group.request.bundles[one.index] for one in bundles])
+            if shares is None:
+                for bundle in done:
+                    self._unreserve(bundle)
+                return False
+            for bundle, share in zip(bundles, shares, strict=True):
+                bundle.node, bundle.share = node, share
+                bundle.ledger = Ledger(share.amounts, dict(share.devices))
+                node.load += 1
+                s.touched[home] = node
+                done.append(bundle)
+        group.reason = ""
+        self._move(group, CREATED)
+        s.grew()  # what waits for this group's slots
+        return True
+
+    @staticmethod
+    def _unreserve(bundle: Bundle) -> None:
+        assert bundle.node is not None and bundle.share is not None
+        bundle.node.ledger.give(bundle.share)
+        bundle.node.load -= 1
+        bundle.node = bundle.share = bundle.ledger = None
+
+    # -- telling
+
+    def _move(self, group: Group, state: str) -> None:
+        group.state = state
+        message = self.message(group)
+        for watcher in group.watchers.values():
+            self.s.send(watcher.peer, *message)
+
+    @staticmethod
+    def message(group: Group) -> tuple[Any, ...]:
+        info = {
+            "nodes": [bundle.node.node_id if bundle.node is not None else None for bundle in group.bundles],
+            "gpu_ids": [list(bundle.share.gpu_ids) if bundle.share else [] for bundle in group.bundles],
+            "reason": group.reason,
+        }
+        return (wire.GROUP_STATE, group.group_id, group.state, info)
+
+    def watch(self, client: Client, group: Group) -> None:
+        """Later states are pushed to this client, too."""
+        if group.state != REMOVED:
+            group.watchers[client.peer] = client
+            client.watching[group.group_id] = group
+
+    # -- ending
+
+    def remove(self, group: Group, reason: str) -> None:
+        """End what runs in the group; its slots return to their nodes as processes are reaped."""
+        s = self.s
+        if group.state == REMOVED:
+            return
+        s.dequeue(group)
+        group.reason = reason
+        self._move(group, REMOVED)
+        del s.groups[group.group_id]
+        if s.group_names.get((group.namespace, group.name)) is group:
+            del s.group_names[group.namespace, group.name]
+        s.remember(s.removed_groups, group.group_id, group, MAX_DEAD_RECORDS)
+        for watcher in group.watchers.values():
+            watcher.watching.pop(group.group_id, None)
+        group.watchers = {}
+        job = s.jobs.get(group.job)
+        if group.owner is not None:
+            group.owner.groups.pop(group.group_id, None)
+            group.owner = None
+        elif job is not None:
+            job.keepers -= 1
+        text = f"its placement group {group.group_id.hex()} was removed: {reason}"
+        for holding in list(group.holdings.values()):
+            user, worker = holding.user, holding.worker
+            if isinstance(user, Actor):
+                self.actors.end(user, "group_removed", text)
+            elif isinstance(user, Lease) and worker is not None:
+                self.leases.lost(user, Exit("group_removed", text))
+            if worker is not None:
+                self.pool.stop(worker, True, text)
+            elif isinstance(user, Lease):
+                self.pool.cancel(holding)
+                self.leases.lost(user, Exit("group_removed", text))
+                s.release(holding)
+        for bundle in group.bundles:
+            s.settle(bundle)
+        s.grew()  # what waits for this group must hear that it is gone
+        if job is not None and not job.live:
+            self.pool.job_ended(job.job_id)
+
+    def node_died(self, node: Node) -> None:
+        """Slots on a dead node are placed anew (its holdings were released before)."""
+        s = self.s
+        for group in list(s.groups.values()):
+            lost = [bundle for bundle in group.bundles if bundle.node is node]
+            if not lost:
+                continue
+            for bundle in lost:
+                bundle.node = bundle.share = bundle.ledger = None
+            s.dequeue(group)
+            group.reason = f"node {node.node_id.hex()} died"
+            group.request.fixed = [
+                bundle.node.node_id if bundle.node is not None else None for bundle in group.bundles
+            ]
+            self._move(group, RESCHEDULING)
+            s.enqueue(group, ("group", group.group_id))
+        for group in list(s.removed_groups.values()):
+            for bundle in group.bundles:
+                if bundle.node is node:
+                    bundle.node = bundle.share = bundle.ledger = None
+
+    def client_lost(self, client: Client) -> None:
+        """Its groups are released; it watches no more."""
+        for group in list(client.groups.values()):
+            self.remove(group, "its owner (the process that created it) died")
+        for watched in client.watching.values():
+            if isinstance(watched, Group):
+                watched.watchers.pop(client.peer, None)
+
+
+def _parse(spec: dict[str, Any]) -> placement.Request:
+    """Check a spec that came from a peer.
+
+    Raises:
+        ValueError: anything malformed.
+    """
+    bundles = [to_units(bundle) for bundle in spec.get("bundles") or []]
+    if not bundles or not all(bundles):
+        raise ValueError("a placement group needs bundles, and every bundle an amount above zero")
+    if len(bundles) > MAX_BUNDLES:
+        raise ValueError(f"a placement group has at most {MAX_BUNDLES} bundles")
+    selectors = spec.get("selectors")
+    parsed = [parse(selector) for selector in selectors] if selectors else None
+    if parsed is not None and len(parsed) != len(bundles):
+        raise ValueError("one label selector per bundle")
+    strategy = spec.get("strategy") or "PACK"
+    return placement.Request(bundles, strategy, selectors=parsed, target=spec.get("target_node"))
+
+
+def describe(group: Group) -> dict[str, Any]:
+    """One row of the table of groups."""
+    _, _, state, info = Groups.message(group)
+    return {
+        "group_id": group.group_id,
+        "name": group.name,
+        "namespace": group.namespace,
+        "strategy": group.request.strategy,
+        "state": state,
+        "bundles": [to_floats(bundle) for bundle in group.request.bundles],
+        "detached": bool(group.spec.get("detached")),
+        "job_id": group.job,
+        **info,
+    }

@@ -1,0 +1,307 @@
+"""Calls to tasks: per class a queue and the workers leased for it.
+
+A class of tasks shares resources, placement and environment, so any leased worker of the class can
+run any of its tasks.  The caller tells the hub how many workers the class could use (declarative),
+fills each worker to a depth that fits the tasks' measured duration, and gives idle workers back.
+
+Depth: a task of 20 us would spend its life waiting for round trips, so short tasks are sent ahead
+(up to `DEPTH_MAX`, about `AHEAD_S` of work).  Where the guess was wrong, what has not started is
+recalled and goes to an idle worker; a worker that blocks in get hands its queue back by itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from spoke import wire
+
+if TYPE_CHECKING:
+    from spoke.core.calls import Call, CallTable
+
+DEPTH_MAX: Final = 128
+AHEAD_S: Final = 0.004
+RECALL_AFTER_S: Final = 0.01
+IDLE_S: Final = 0.5
+VERDICT_S: Final = 1.5
+WANT_MAX: Final = 4096
+
+
+class Lease:
+    """One leased worker."""
+
+    __slots__ = ("address", "idle_since", "inflight", "info", "introduced", "lease_id", "lost", "peer", "recalling",
+                 "task_class")  # fmt: skip
+
+    def __init__(self, lease_id: int, address: wire.Address, info: dict[str, Any], owner: TaskClass) -> None:
+        self.lease_id = lease_id
+        self.address = address
+        self.peer: bytes = address[0]
+        self.info = info
+        self.task_class = owner
+        self.inflight: dict[bytes, Call] = {}
+        self.idle_since: float | None = None
+        self.recalling = False
+        self.introduced = False  # the worker was told whom it works for
+        self.lost: float | None = None  # link ended; when to stop waiting for the hub's verdict
+
+
+class TaskClass:
+    """Tasks that any one of a set of leased workers can run."""
+
+    __slots__ = ("class_id", "leases", "micros", "queue", "recall_at", "single", "spec", "wanted", "warned")
+
+    def __init__(self, class_id: int, spec: dict[str, Any]) -> None:
+        self.class_id = class_id
+        self.spec = spec
+        self.queue: deque[Call] = deque()
+        self.leases: dict[int, Lease] = {}
+        self.wanted = 0
+        self.micros: float | None = None  # moving average of the execution time
+        self.recall_at: float | None = None
+        self.single = bool(spec.get("single_use"))  # a fresh worker for each task (max_calls=1)
+        self.warned = ""
+
+
+class TaskClasses:
+    """All classes and leases of one process."""
+
+    def __init__(self, table: CallTable) -> None:
+        self.table = table
+        self.classes: dict[int, TaskClass] = {}
+        self.leases: dict[int, Lease] = {}
+        self.by_peer: dict[bytes, Lease] = {}
+        self.idle: dict[int, Lease] = {}  # in the order in which they became idle
+        self.backlogged: dict[int, TaskClass] = {}  # classes with recall_at set
+        self.lost: dict[int, Lease] = {}
+        self.clock = 0.0
+
+    def task_class(self, class_id: int, spec: dict[str, Any]) -> TaskClass:
+        found = self.classes.get(class_id)
+        if found is None:
+            found = self.classes[class_id] = TaskClass(class_id, spec)
+        return found
+
+    def enqueue(self, call: Call, front: bool = False) -> None:
+        group = self.classes[call.key]
+        if front:
+            group.queue.appendleft(call)
+        else:
+            group.queue.append(call)
+        self._dispatch(group)
+
+    def _depth(self, group: TaskClass) -> int:
+        if group.micros is None or group.single:
+            return 1
+        return max(1, min(DEPTH_MAX, int(AHEAD_S * 1e6 / (group.micros + 1))))
+
+    def _dispatch(self, group: TaskClass) -> None:
+        """Fill the least loaded workers first, then ask for as many more as could be used."""
+        queue = group.queue
+        if queue and group.leases:
+            depth = self._depth(group)
+            while queue:
+                lease = self._least_loaded(group)
+                if lease is None or len(lease.inflight) >= depth:
+                    break
+                self._send(lease, queue.popleft())
+        self._want(group)
+
+    @staticmethod
+    def _least_loaded(group: TaskClass) -> Lease | None:
+        best = None
+        for lease in group.leases.values():
+            if lease.lost is None and (best is None or len(lease.inflight) < len(best.inflight)):
+                best = lease
+                if not best.inflight:
+                    break
+        return best
+
+    def _send(self, lease: Lease, call: Call) -> None:
+        if lease.idle_since is not None:
+            lease.idle_since = None
+            self.idle.pop(lease.lease_id, None)
+        lease.inflight[call.id] = call
+        call.peer = lease.peer
+        self.table.out.append(("send", lease.peer, lease.address, call))
+
+    def _want(self, group: TaskClass) -> None:
+        """Tell the hub when the number of useful workers left the band of what it was told.
+
+        Rounded up to powers of two while growing, so that a thousand submissions cost ten messages.
+        """
+        busy = sum(1 for lease in group.leases.values() if lease.inflight)
+        useful = min(WANT_MAX, busy + len(group.queue))
+        if useful > group.wanted and group.queue:
+            count = min(WANT_MAX, 1 << (useful - 1).bit_length())
+        elif not group.queue and group.wanted > len(group.leases):
+            count = len(group.leases)
+        else:
+            return
+        group.wanted = count
+        self.table.out.append(("hub", (wire.WANT, group.class_id, group.spec, count)))
+
+    # -- answers
+
+    def granted(self, now: float, class_id: int, lease_id: int, address: Any, info: dict[str, Any]) -> None:
+        group = self.classes.get(class_id)
+        if group is None or (not group.queue and group.wanted <= len(group.leases)):
+            self.table.out.append(("hub", (wire.GIVE_BACK, lease_id, False)))
+            return
+        lease = Lease(lease_id, address, info, group)
+        group.leases[lease_id] = self.leases[lease_id] = lease
+        self.by_peer[lease.peer] = lease
+        self._dispatch(group)
+        if not lease.inflight:
+            self._now_idle(now, lease)
+
+    def replied(self, now: float, call: Call, micros: int) -> None:
+        lease = self.by_peer.get(call.peer) if call.peer else None
+        if lease is None or lease.inflight.pop(call.id, None) is None:
+            return
+        group = lease.task_class
+        group.micros = micros if group.micros is None else group.micros * 0.8 + micros * 0.2
+        if group.single:
+            self._give_back(lease, retire=True)
+            self._want(group)
+        elif group.queue:
+            if len(lease.inflight) * 2 <= self._depth(group):  # refill by halves: fewer wakes
+                self._dispatch(group)
+        elif not lease.inflight:
+            self._now_idle(now, lease)
+
+    def _now_idle(self, now: float, lease: Lease) -> None:
+        lease.idle_since = now
+        self.idle[lease.lease_id] = lease
+        group = lease.task_class
+        if group.recall_at is None and any(len(other.inflight) > 1 for other in group.leases.values()):
+            group.recall_at = now + RECALL_AFTER_S
+            self.backlogged[group.class_id] = group
+        self._want(group)
+
+    def forget(self, call: Call) -> None:
+        group = self.classes.get(call.key)
+        if group is None:
+            return
+        if call.peer is not None:
+            lease = self.by_peer.get(call.peer)
+            if lease is not None and lease.inflight.pop(call.id, None) is not None and not lease.inflight:
+                self._now_idle(self.clock, lease)
+            return
+        try:
+            group.queue.remove(call)
+        except ValueError:
+            return
+        self._want(group)
+
+    def recalled(self, lease_id: int, call_ids: list[bytes]) -> None:
+        """Calls a worker hands back unstarted."""
+        lease = self.leases.get(lease_id)
+        if lease is None:
+            return
+        lease.recalling = False
+        for call_id in reversed(call_ids):
+            call = lease.inflight.pop(call_id, None)
+            if call is not None:
+                call.peer = None
+                lease.task_class.queue.appendleft(call)
+        # A worker that handed back its queue is busy or blocked: fill the others first.
+        self._dispatch(lease.task_class)
+
+    # -- losing and giving back workers
+
+    def reclaim(self) -> None:
+        """The hub needs workers: give back every idle one now."""
+        for lease in list(self.idle.values()):
+            self._give_back(lease, retire=False)
+
+    def _give_back(self, lease: Lease, retire: bool) -> None:
+        group = lease.task_class
+        self._remove(lease)
+        if group.wanted > len(group.leases) and not group.queue:
+            group.wanted = len(group.leases)
+            self.table.out.append(("hub", (wire.WANT, group.class_id, group.spec, group.wanted)))
+        self.table.out.append(("hub", (wire.GIVE_BACK, lease.lease_id, retire)))
+
+    def _remove(self, lease: Lease) -> None:
+        self.leases.pop(lease.lease_id, None)
+        self.idle.pop(lease.lease_id, None)
+        self.lost.pop(lease.lease_id, None)
+        lease.task_class.leases.pop(lease.lease_id, None)
+        if self.by_peer.get(lease.peer) is lease:
+            del self.by_peer[lease.peer]
+
+    def on_peer_lost(self, now: float, peer: bytes) -> None:
+        lease = self.by_peer.get(peer)
+        if lease is not None and lease.lost is None:
+            lease.lost = now + VERDICT_S
+            lease.idle_since = None
+            self.idle.pop(lease.lease_id, None)
+            self.lost[lease.lease_id] = lease
+
+    def lease_lost(self, lease_id: int, reason: str, kind: str) -> None:
+        """The hub says why a worker is gone: retry what may be retried, fail the rest by name."""
+        lease = self.leases.get(lease_id)
+        if lease is None:
+            return
+        self._remove(lease)
+        group = lease.task_class
+        group.wanted = min(group.wanted, len(group.leases))
+        again = []
+        error = "NodeDiedError" if kind == "node_died" else "WorkerCrashedError"
+        if kind == "out_of_memory":
+            error = "OutOfMemoryError"
+        for call in lease.inflight.values():
+            call.peer = None
+            if call.retries_left != 0 and not call.cancelled:
+                call.retries_left -= call.retries_left > 0
+                call.attempt += 1
+                again.append(call)
+            else:
+                self.table.fail_named(call, error, f"Task {call.name} failed: {reason}")
+        group.queue.extendleft(reversed(again))
+        self._dispatch(group)
+
+    # -- time
+
+    def next_deadline(self) -> float | None:
+        times = [lease.lost for lease in self.lost.values() if lease.lost is not None]
+        for lease in self.idle.values():
+            if lease.idle_since is not None:
+                times.append(lease.idle_since + IDLE_S)
+            break
+        times.extend(group.recall_at for group in self.backlogged.values() if group.recall_at is not None)
+        return min(times) if times else None
+
+    def tick(self, now: float) -> None:
+        self.clock = now
+        for lease in list(self.idle.values()):
+            if lease.idle_since is None or lease.idle_since + IDLE_S > now:
+                break
+            self._give_back(lease, retire=False)
+        for lease in list(self.lost.values()):
+            if lease.lost is not None and lease.lost <= now:
+                self.lease_lost(lease.lease_id, "the connection to its worker was lost", "worker_died")
+        for group in list(self.backlogged.values()):
+            if group.recall_at is not None and group.recall_at <= now:
+                self._recall(group)
+
+    def _recall(self, group: TaskClass) -> None:
+        """An idle worker stands beside a backlog: take back what the busiest has not started."""
+        group.recall_at = None
+        self.backlogged.pop(group.class_id, None)
+        if not any(not lease.inflight for lease in group.leases.values()):
+            return
+        busiest = max(group.leases.values(), key=lambda lease: len(lease.inflight), default=None)
+        if busiest is not None and len(busiest.inflight) > 1 and not busiest.recalling:
+            busiest.recalling = True
+            self.table.out.append(("peer", busiest.peer, (wire.RECALL, busiest.lease_id, 1)))
+
+    def validate(self) -> None:
+        for lease_id, lease in self.leases.items():
+            assert lease.task_class.leases[lease_id] is lease
+            for call in lease.inflight.values():
+                assert call.id in self.table.calls, f"CALL-1: {call} in flight but resolved"
+        for group in self.classes.values():
+            for call in group.queue:
+                assert call.peer is None and call.id in self.table.calls

@@ -1,0 +1,180 @@
+"""Counting the resources of one node, or of one bundle of a group, in fixed point.
+
+Rules of this module: amounts are integers in units of 1/10000, so that a thousand takes and gives
+end exactly where they began.  GPUs are devices with an index: a request for whole GPUs takes whole
+devices, a fraction takes a share of exactly one device (GANG-1).  Nothing here knows about nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+UNIT: Final = 10_000
+GPU: Final = "GPU"
+CPU: Final = "CPU"
+
+Amounts = dict[str, int]
+
+
+def to_units(resources: Mapping[str, Any]) -> Amounts:
+    """Float amounts by name -> units, without zeros.
+
+    Raises:
+        ValueError: a name that is not text, an amount that is negative, not finite or not a number,
+            or more than one GPU with a fraction.
+    """
+    amounts: Amounts = {}
+    for name, value in resources.items():
+        if type(name) is not str or type(value) not in (int, float):
+            raise ValueError(f"resource {name!r}: {value!r} is not an amount")
+        if not 0 <= value < 1e15:
+            raise ValueError(f"resource {name!r}: {value!r} is out of range")
+        units = round(value * UNIT)
+        if units:
+            amounts[name] = units
+    gpus = amounts.get(GPU, 0)
+    if gpus > UNIT and gpus % UNIT:
+        raise ValueError(f"more than one GPU must be a whole number, not {gpus / UNIT}")
+    return amounts
+
+
+def to_floats(amounts: Mapping[str, int]) -> dict[str, float]:
+    """Units -> floats by name."""
+    return {name: units / UNIT for name, units in amounts.items()}
+
+
+def show(amounts: Mapping[str, int]) -> str:
+    """Readable amounts, as error texts show them: ``{CPU: 1, GPU: 0.5}``."""
+    return "{" + ", ".join(f"{name}: {units / UNIT:g}" for name, units in amounts.items()) + "}"
+
+
+class Share:
+    """What one taker took from a ledger; give exactly this back."""
+
+    __slots__ = ("amounts", "devices")
+
+    def __init__(self, amounts: Amounts, devices: tuple[tuple[int, int], ...]) -> None:
+        self.amounts = amounts
+        self.devices = devices  # (index, units) per GPU
+
+    @property
+    def gpu_ids(self) -> tuple[int, ...]:
+        return tuple(index for index, _ in self.devices)
+
+
+class Ledger:
+    """Total and free amounts.  `free` may go below zero for CPUs only, by `overdraw`."""
+
+    __slots__ = ("device_free", "device_total", "free", "total")
+
+    def __init__(self, total: Amounts, devices: Mapping[int, int] | None = None) -> None:
+        if devices is None:
+            devices = dict.fromkeys(range(total.get(GPU, 0) // UNIT), UNIT)
+            if GPU in total:
+                total = {**total, GPU: len(devices) * UNIT}  # part of a device is no device
+        self.total = total
+        self.free = dict(total)
+        self.device_total = dict(devices)
+        self.device_free = dict(devices)
+
+    def copy(self) -> Ledger:
+        twin = Ledger.__new__(Ledger)
+        twin.total = self.total
+        twin.device_total = self.device_total
+        twin.free = dict(self.free)
+        twin.device_free = dict(self.device_free)
+        return twin
+
+    def empty_copy(self) -> Ledger:
+        """The same node with nothing taken."""
+        return Ledger(self.total, self.device_total)
+
+    def _devices(self, units: int) -> tuple[tuple[int, int], ...] | None:
+        if units < UNIT:
+            best = -1
+            for index, free in self.device_free.items():  # tightest fit keeps whole devices whole
+                if free >= units and (best < 0 or free < self.device_free[best]):
+                    best = index
+            return None if best < 0 else ((best, units),)
+        count = units // UNIT
+        picked: list[tuple[int, int]] = []
+        for index, free in self.device_free.items():
+            if free >= UNIT:
+                picked.append((index, UNIT))
+                if len(picked) == count:
+                    return tuple(picked)
+        return None
+
+    def fits(self, need: Amounts) -> bool:
+        """Whether `take` would succeed now."""
+        free = self.free
+        for name, units in need.items():
+            if free.get(name, 0) < units:
+                return False
+        gpus = need.get(GPU)
+        return gpus is None or self._devices(gpus) is not None
+
+    def take(self, need: Amounts, devices: tuple[tuple[int, int], ...] = ()) -> Share | None:
+        """All of `need` (of these free devices, if given), or None and nothing changed."""
+        free = self.free
+        for name, units in need.items():
+            if free.get(name, 0) < units:
+                return None
+        gpus = need.get(GPU)
+        if gpus is not None:
+            picked = devices or self._devices(gpus)
+            if picked is None:
+                return None
+            devices = picked
+            for index, units in devices:
+                self.device_free[index] -= units
+        for name, units in need.items():
+            free[name] -= units
+        return Share(need, devices)
+
+    def give(self, share: Share) -> None:
+        """Return a share."""
+        for name, units in share.amounts.items():
+            self.free[name] += units
+        for index, units in share.devices:
+            self.device_free[index] += units
+
+    def lend(self, units: int) -> None:
+        """The holder of `units` of CPU sleeps: others may use them meanwhile."""
+        self.free[CPU] += units
+
+    def overdraw(self, units: int) -> None:
+        """The holder woke up and takes its CPUs back at once, even below zero."""
+        self.free[CPU] -= units
+
+    def subtract(self, amounts: Amounts) -> None:
+        """Hide amounts from takers (of a trial copy)."""
+        for name, units in amounts.items():
+            if name in self.free:
+                self.free[name] -= units
+
+    def idle(self) -> bool:
+        """Whether everything was given back."""
+        return self.free == self.total and self.device_free == self.device_total
+
+    def utilisation(self) -> float:
+        """Share in use of the scarcest of CPU, GPU and memory, 0 to 1."""
+        worst = 0.0
+        for name in (CPU, GPU, "memory"):
+            total = self.total.get(name, 0)
+            if total:
+                used = 1 - self.free[name] / total
+                if used > worst:
+                    worst = used
+        return worst
+
+    def validate(self) -> None:
+        assert self.free.keys() == self.total.keys()
+        for name, units in self.free.items():
+            assert units <= self.total[name], f"{name}: {units} free of {self.total[name]}"
+            assert units >= 0 or name == CPU, f"GANG-1: {name} oversold: {units}"
+        for index, units in self.device_free.items():
+            assert 0 <= units <= self.device_total[index], f"GANG-1: device {index}: {units}"
+        gpus_free = self.free.get(GPU, 0)
+        assert sum(self.device_free.values()) == gpus_free, "GPU devices and amount disagree"

@@ -1,0 +1,40 @@
+"""The one place that puts a death into words."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+
+def describe_exit(code: int | None, signal_number: int) -> str:
+    """Exit code or signal of a process, for people."""
+    if signal_number:
+        try:
+            name = signal.Signals(signal_number).name
+        except ValueError:
+            name = "unknown"
+        return f"killed by signal {signal_number} ({name})"
+    return f"exit code {code}" if code is not None else "exit status unknown"
+
+
+def describe_death(name: str, info: dict[str, Any]) -> str:
+    """One paragraph on why an actor is gone, from the hub's ``info`` of its state.
+
+    Keys used, all optional: cause, code, signal, tail (last lines of its stderr), pid, node_id.
+    """
+    text = f"The actor {name or 'actor'} died unexpectedly before finishing this task."
+    cause = info.get("cause")
+    if cause:
+        text = f"The actor {name or 'actor'} died: {cause}."
+    details = []
+    if info.get("code") is not None or info.get("signal"):
+        exit_text = describe_exit(info.get("code"), info.get("signal") or 0)
+        if exit_text not in text:
+            details.append(exit_text)
+    if info.get("pid"):
+        details.append(f"pid {info['pid']}")
+    if details:
+        text += " Worker: " + ", ".join(details) + "."
+    if info.get("tail"):
+        text += " Last lines of its stderr:\n" + str(info["tail"]).rstrip()
+    return text

@@ -1,0 +1,256 @@
+"""Who holds which object: owner-based reference counting over processes, as a pure table.
+
+Every object has one owner, the process that put it or submitted the call that returns it.  Each
+process keeps one `Entry` per object it knows and counts there its own uses: ObjectRefs, zero-copy
+views (leases), values that contain the ref, calls that carry it.
+
+- REF-1: the owner frees an object when its own count is zero and no process borrows it.
+- REF-2: a borrower whose link ends has returned what it borrowed.
+- REF-3: no timer frees anything.
+
+How a borrow never loses its race: a process that meets a foreign ref sends BORROW to the owner and
+keeps the *source* it got the ref from (the outer object, the call) until the owner's HELD.  Until
+then the entry is unconfirmed and its sources stay pinned, so something upstream always counts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from spoke import wire
+from spoke.core import Command, Peer, Send
+
+PENDING: Final = -1
+VALUE: Final = 0
+EXCEPTION: Final = 1  # raised by the user's code
+CANCELLED: Final = 2
+SYSTEM: Final = 3  # a named error of Spoke; value[0] pickles [class name, message]
+
+
+class Entry:
+    """What this process knows of one object."""
+
+    __slots__ = (
+        "borrowers", "call", "contains", "fetchers", "id", "local", "owner",
+        "sources", "status", "unconfirmed", "value", "waiters",
+    )  # fmt: skip
+
+    def __init__(self, object_id: bytes, owner: wire.Address | None) -> None:
+        self.id = object_id
+        self.owner = owner  # None: this process
+        self.local = 0
+        self.status = PENDING
+        self.value: list[Any] | None = None  # parts, see codec and store
+        self.waiters: list[Any] | None = None  # objects with .resolved(entry)
+        self.borrowers: dict[Peer, None] | None = None
+        self.fetchers: list[Peer] | None = None  # peers to tell when resolved
+        self.contains: list[Entry] | None = None  # entries inside the value, counted
+        self.sources: list[Callable[[], None]] | None = None  # run when the borrow is confirmed
+        self.unconfirmed = False
+        self.call: Any = None  # the call that will resolve it, for cancel
+
+    def __repr__(self) -> str:
+        owner = "own" if self.owner is None else self.owner[0].hex()[:8]
+        return f"Entry({self.id.hex()[:16]}, {owner}, local={self.local}, status={self.status})"
+
+
+class RefTable:
+    """All entries of one process.  Not thread safe: the shell holds its lock."""
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, Entry] = {}
+        self.out: list[Command] = []
+        self.addresses: dict[Peer, wire.Address] = {}  # where owners live; the shell connects by it
+        self.freed: deque[Entry] = deque()  # owned entries freed; the shell takes their blocks back
+        self.borrowed_from: dict[Peer, dict[bytes, Entry]] = {}
+        self.lent_to: dict[Peer, dict[bytes, Entry]] = {}
+
+    # -- making entries
+
+    def own(self, object_id: bytes) -> Entry:
+        """A new object owned by this process, not counted yet."""
+        entry = Entry(object_id, None)
+        self.entries[object_id] = entry
+        return entry
+
+    def meet(
+        self, object_id: bytes, owner: wire.Address | None, source: Callable[[], None] | None = None
+    ) -> Entry:
+        """The entry of a ref that arrived from elsewhere; not counted yet.
+
+        `source` is called once when the owner knows of this process (at once where it does
+        already): it lets go of whatever kept the object alive on the way here.
+        """
+        entry = self.entries.get(object_id)
+        if entry is None:
+            entry = Entry(object_id, owner)
+            self.entries[object_id] = entry
+            if owner is not None:
+                entry.unconfirmed = True
+                self.borrowed_from.setdefault(owner[0], {})[object_id] = entry
+                self.addresses[owner[0]] = owner
+                self.out.append(Send(owner[0], (wire.BORROW, [object_id])))
+        if source is not None:
+            if entry.unconfirmed:
+                entry.sources = [*(entry.sources or ()), source]
+            else:
+                source()
+        return entry
+
+    # -- counting
+
+    def drop(self, entry: Entry) -> None:
+        """One use less; at zero the object is freed or returned to its owner."""
+        entry.local -= 1
+        if entry.local == 0:
+            self._unused(entry)
+
+    def _unused(self, first: Entry) -> None:
+        doomed = [first]  # a loop, not recursion: chains of contained refs can be long
+        while doomed:
+            entry = doomed.pop()
+            if entry.local > 0 or entry.borrowers or entry.unconfirmed:
+                continue
+            if self.entries.get(entry.id) is not entry:
+                continue
+            if entry.owner is None and entry.status == PENDING and entry.call is not None:
+                continue  # the call still runs; resolve() comes back here
+            del self.entries[entry.id]
+            if entry.owner is None:
+                self.freed.append(entry)
+            else:
+                self._give_back(entry)
+            for inner in entry.contains or ():
+                inner.local -= 1
+                if inner.local == 0:
+                    doomed.append(inner)
+            entry.contains = None
+
+    def _give_back(self, entry: Entry) -> None:
+        assert entry.owner is not None
+        peer = entry.owner[0]
+        borrowed = self.borrowed_from.get(peer)
+        if borrowed is not None and borrowed.pop(entry.id, None) is not None:
+            self.out.append(Send(peer, (wire.RELEASE, [entry.id])))
+            if not borrowed:
+                del self.borrowed_from[peer]
+
+    # -- resolving
+
+    def resolve(
+        self, entry: Entry, status: int, value: list[Any], contains: list[Entry] | None = None
+    ) -> None:
+        """The object's value is known; CALL-1: the first resolution counts, later ones are dropped.
+
+        `contains` are entries already counted for this value.
+        """
+        if entry.status != PENDING:
+            for inner in contains or ():
+                self.drop(inner)
+            return
+        entry.status = status
+        entry.value = value
+        entry.contains = contains
+        entry.call = None
+        if entry.fetchers:
+            for peer in entry.fetchers:
+                self._answer(entry, peer)
+            entry.fetchers = None
+        if entry.waiters is not None:
+            waiters, entry.waiters = entry.waiters, None
+            for waiter in waiters:
+                waiter.resolved(entry)
+        if entry.local == 0:
+            self._unused(entry)
+
+    def _answer(self, entry: Entry, peer: Peer) -> None:
+        self.out.append(Send(peer, (wire.VALUE, entry.id, entry.status, entry.value)))
+
+    # -- messages between owner and borrower
+
+    def on_borrow(self, peer: Peer, object_ids: list[bytes]) -> None:
+        for object_id in object_ids:
+            entry = self.entries.get(object_id)
+            if entry is not None and entry.owner is None:
+                entry.borrowers = entry.borrowers or {}
+                entry.borrowers[peer] = None
+                self.lent_to.setdefault(peer, {})[object_id] = entry
+        self.out.append(Send(peer, (wire.HELD, object_ids)))
+
+    def on_held(self, peer: Peer, object_ids: list[bytes]) -> None:
+        for object_id in object_ids:
+            entry = self.entries.get(object_id)
+            if entry is not None and entry.unconfirmed and entry.owner and entry.owner[0] == peer:
+                self._confirm(entry)
+
+    def _confirm(self, entry: Entry) -> None:
+        entry.unconfirmed = False
+        sources, entry.sources = entry.sources, None
+        for source in sources or ():
+            source()
+        if entry.local == 0:
+            self._unused(entry)
+
+    def on_release(self, peer: Peer, object_ids: list[bytes]) -> None:
+        lent = self.lent_to.get(peer)
+        for object_id in object_ids:
+            entry = lent.pop(object_id, None) if lent else None
+            if entry is not None:
+                self._returned(entry, peer)
+
+    def _returned(self, entry: Entry, peer: Peer) -> None:
+        if entry.borrowers is not None:
+            entry.borrowers.pop(peer, None)
+            if not entry.borrowers and entry.local == 0:
+                self._unused(entry)
+
+    def fetch(self, entry: Entry) -> None:
+        """Ask the owner for the value of a borrowed object, once."""
+        if entry.owner is None or entry.status != PENDING or entry.call == "fetching":
+            return
+        entry.call = "fetching"
+        self.out.append(Send(entry.owner[0], (wire.FETCH, entry.id)))
+
+    def on_fetch(self, peer: Peer, object_id: bytes, lost: list[Any]) -> None:
+        """`lost`: value of the SYSTEM error for an object that is no longer here."""
+        entry = self.entries.get(object_id)
+        if entry is None or entry.owner is not None:
+            self.out.append(Send(peer, (wire.VALUE, object_id, SYSTEM, lost)))
+        elif entry.status == PENDING:
+            entry.fetchers = [*(entry.fetchers or ()), peer]
+        else:
+            self._answer(entry, peer)
+
+    def on_value(self, peer: Peer, object_id: bytes, status: int, value: list[Any]) -> None:
+        entry = self.entries.get(object_id)
+        if entry is not None and entry.owner is not None and entry.owner[0] == peer:
+            self.resolve(entry, status, value)
+
+    def on_peer_lost(self, peer: Peer, owner_died: list[Any]) -> None:
+        """REF-2, and every wait on an object of that owner ends by name (CALL-3)."""
+        for entry in list(self.lent_to.pop(peer, {}).values()):
+            if entry.fetchers:
+                entry.fetchers = [other for other in entry.fetchers if other != peer]
+            self._returned(entry, peer)
+        for entry in list(self.borrowed_from.pop(peer, {}).values()):
+            entry.local += 1
+            if entry.unconfirmed:
+                self._confirm(entry)
+            self.resolve(entry, SYSTEM, owner_died)
+            self.drop(entry)
+
+    def validate(self) -> None:
+        """Assert the cross-links; for tests."""
+        for object_id, entry in self.entries.items():
+            assert entry.id == object_id
+            assert entry.local >= 0, f"REF-1: negative count of {entry}"
+            if entry.owner is None:
+                busy = entry.local > 0 or entry.borrowers or (entry.status == PENDING and entry.call)
+                assert busy, f"REF-1: unused {entry} was not freed"
+            for peer in entry.borrowers or ():
+                assert object_id in self.lent_to.get(peer, {})
+        for peer, lent in self.lent_to.items():
+            for object_id, entry in lent.items():
+                assert peer in (entry.borrowers or {}), f"REF-2: {object_id.hex()} lent unknown to it"

@@ -1,0 +1,329 @@
+"""Who gets resources next: one pass over the waiting lines after each event.
+
+Rules of this module: requests that fit on exactly the same nodes stand in one line; lines are tried
+in order of their heads' arrival, and one that does not fit is skipped, not waited for.  Callers of
+one line take turns: a want that got a lease goes to the end.  A request that was passed over for
+`reserve_after_s` gets room kept free (an earmark) on nodes that leases will leave, so the small do
+not starve the large.  A line that did not fit is not tried again until capacity grew.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any, Final
+
+from spoke import wire
+from spoke.core import placement
+from spoke.core.actors import Actors
+from spoke.core.choice import Unplaceable, busy_text, choose_bundle, choose_node, infeasible, visible
+from spoke.core.groups import REMOVED, Groups
+from spoke.core.leases import Leases
+from spoke.core.ledger import Amounts, Ledger
+from spoke.core.pool import Pool
+from spoke.core.shape import Shape
+from spoke.core.state import Actor, Bundle, Group, Holding, Item, Lease, Line, Node, State, Want, Worker
+
+EARMARKS_MAX: Final = 4
+
+
+class Scheduler:
+    """Commits resources, the only place that does so for leases, actors and groups."""
+
+    def __init__(self, state: State, pool: Pool, leases: Leases, actors: Actors, groups: Groups) -> None:
+        self.s = state
+        self.pool = pool
+        self.leases = leases
+        self.actors = actors
+        self.groups = groups
+
+    def run(self) -> None:
+        """Place what fits, then look after the pools."""
+        s = self.s
+        while s.dirty or s.touched:
+            if s.dirty:
+                s.dirty = False
+                self._pass()
+            touched, s.touched = s.touched, {}
+            for node in touched.values():
+                for holding, worker in self.pool.refill(node):
+                    self.bind(holding, worker)
+
+    def bind(self, holding: Holding, worker: Worker) -> None:
+        """A holding found its worker."""
+        user = holding.user
+        if isinstance(user, Lease):
+            self.leases.bind(user, worker)
+        elif isinstance(user, Actor):
+            self.actors.bind(user, worker)
+
+    def _pass(self) -> None:
+        s = self.s
+        heap: list[tuple[int, Line]] = []
+        for line in s.lines.values():
+            if line.blocked_at != s.version:
+                head = line.head()
+                if head is not None:
+                    heap.append((head.seq, line))
+            elif line.infeasible:
+                self._report(line)
+        heapq.heapify(heap)
+        while heap:
+            _, line = heapq.heappop(heap)
+            item = line.head()
+            if item is None:
+                continue
+            try:
+                placed = self._place(item)
+            except Unplaceable as error:
+                for hopeless in line.all():
+                    self._fail(hopeless, str(error))
+                continue
+            if not placed:
+                line.blocked_at = s.version
+                self._blocked(line, item)
+                continue
+            head = line.head()
+            if head is not None:
+                heapq.heappush(heap, (head.seq, line))
+
+    # -- placing one item
+
+    def _place(self, item: Item) -> bool:
+        s = self.s
+        if isinstance(item, Group):
+            return self._place_group(item)
+        if isinstance(item, Want):
+            shape, job, origin = item.shape, item.client.job, item.client.node_id
+        elif isinstance(item, Actor):
+            shape, job = item.shape, item.job
+            origin = item.owner.node_id if item.owner is not None else b""
+        else:
+            raise AssertionError(f"{item!r} in a line")
+        holding = self._take(item, shape, job, origin)
+        if holding is None:
+            return False
+        if isinstance(item, Want):
+            self.leases.placed(item, holding)
+            if item.count > len(item.leases):
+                s.requeue(item)
+            else:
+                s.dequeue(item)
+        else:
+            s.dequeue(item)
+            self.actors.placed(item, holding)
+        worker = self.pool.claim(holding)
+        if worker is not None:
+            self.bind(holding, worker)
+        return True
+
+    def _take(self, item: Item, shape: Shape, job: bytes, origin: bytes) -> Holding | None:
+        """Take the resources of a request, or None."""
+        s = self.s
+        bundle: Bundle | None = None
+        node: Node | None
+        if shape.group_id is not None:
+            group = self._group(item, shape.group_id)
+            bundle = choose_bundle(group, shape) if group is not None else None
+            if bundle is None or bundle.ledger is None or bundle.node is None:
+                return None
+            node, ledger = bundle.node, bundle.ledger
+        else:
+            node = choose_node(s, shape, item, origin)
+            if node is None:
+                return None
+            ledger = node.ledger
+        share = ledger.take(shape.need)
+        return s.hold(node, share, bundle, shape, job) if share is not None else None
+
+    def _group(self, item: Item, group_id: bytes) -> Group | None:
+        """The group an item names; one that is unknown gets some time to appear."""
+        s = self.s
+        group = s.groups.get(group_id)
+        if group is not None:
+            return group
+        removed = s.removed_groups.get(group_id)
+        if removed is not None:
+            raise Unplaceable(f"its placement group {group_id.hex()} was removed: {removed.reason}")
+        if item.unknown_since is None:
+            item.unknown_since = s.now
+        if item.unknown_since + s.config.unknown_s <= s.now:
+            raise Unplaceable(f"no placement group {group_id.hex()} is known to this cluster")
+        s.wake_at(item.unknown_since + s.config.unknown_s)
+        return None
+
+    def _place_group(self, group: Group) -> bool:
+        s = self.s
+        homes = placement.choose(self._views(group), group.request)
+        if homes is None or not self.groups.reserve(group, homes):
+            return False
+        s.dequeue(group)
+        return True
+
+    def _views(self, item: Item) -> list[Any]:
+        s = self.s
+        if not s.earmarked:
+            return list(s.alive)
+        return [_View(node, visible(s, node, item)) for node in s.alive]
+
+    # -- what does not fit
+
+    def _fail(self, item: Item, reason: str) -> None:
+        if isinstance(item, Want):
+            self.leases.fail(item, reason)
+        elif isinstance(item, Actor):
+            self.actors.end(item, "unschedulable", reason)
+
+    def _blocked(self, line: Line, head: Item) -> None:
+        """Say once if it can never fit; else ask holders of leases to return what idles."""
+        s = self.s
+        if head.blocked_since is None:
+            head.blocked_since = s.now
+            s.wake_at(s.now + s.config.reserve_after_s)
+        if line.infeasible_at != s.topology:
+            line.infeasible_at = s.topology
+            line.infeasible = self._infeasible(head)
+        if line.infeasible:
+            self._report(line)
+        else:
+            self._reclaim(head)
+
+    def _infeasible(self, item: Item) -> str:
+        if isinstance(item, Group):
+            why = placement.explain(self.s.alive, item.request)
+            return f"The placement group can never be placed on the present nodes: {why}" if why else ""
+        if isinstance(item, (Want, Actor)) and item.shape.group_id is None:
+            return infeasible(self.s, item.shape)
+        return ""
+
+    def _report(self, line: Line) -> None:
+        for item in reversed(line.items):  # the unreported are the latest
+            one = item[1]
+            if one.line is not line or one.seq != item[0]:
+                continue
+            if one.reported:
+                break
+            one.reported = True
+            if isinstance(one, Want):
+                self._tell(one.client.peer, "class", one.class_id, line.infeasible)
+            elif isinstance(one, Actor) and one.owner is not None:
+                self._tell(one.owner.peer, "actor", one.actor_id, line.infeasible)
+            elif isinstance(one, Group):
+                one.reason = line.infeasible
+                if one.owner is not None:
+                    self._tell(one.owner.peer, "group", one.group_id, line.infeasible)
+
+    def _tell(self, peer: bytes, what: str, name: int | bytes, reason: str) -> None:
+        self.s.send(peer, wire.PENDING_REASON, what, name, reason, False)
+
+    def _reclaim(self, head: Item) -> None:
+        """Ask each client that holds leases of another kind; again after a pause, while it lasts."""
+        s = self.s
+        if head.reclaim_at > s.now or not s.leases:
+            return
+        head.reclaim_at = s.now + s.config.reclaim_every_s
+        s.wake_at(head.reclaim_at)
+        group_id = head.shape.group_id if isinstance(head, (Want, Actor)) else None
+        for client in s.clients.values():
+            for lease in client.leases.values():
+                if lease.want is not head and lease.holding.shape.group_id == group_id:
+                    s.send(client.peer, wire.RECLAIM)
+                    break
+
+    # -- time
+
+    def check(self) -> None:
+        """Keep room free for those who wait longest, and repeat what was asked."""
+        s = self.s
+        if not s.lines:
+            return
+        old: list[tuple[int, Item]] = []
+        for line in list(s.lines.values()):
+            head = line.head()
+            if head is None or head.blocked_since is None or line.infeasible:
+                continue
+            if head.unknown_since is not None:
+                line.blocked_at = -1
+                s.dirty = True
+            self._reclaim(head)
+            due = head.blocked_since + s.config.reserve_after_s
+            if due <= s.now:
+                old.append((head.seq, head))
+                s.wake_at(s.now + s.config.reclaim_every_s)
+            else:
+                s.wake_at(due)
+        old.sort(key=lambda entry: entry[0])
+        before = [(item, item.earmark) for item in s.earmarked]
+        for item in s.earmarked:
+            item.earmark = None
+        s.earmarked = []
+        for _, item in old[:EARMARKS_MAX]:
+            item.earmark = self._earmark(item)
+            if item.earmark is not None:
+                s.earmarked.append(item)
+        if before != [(item, item.earmark) for item in s.earmarked]:
+            s.grew()
+
+    def _earmark(self, item: Item) -> dict[bytes, Amounts] | None:
+        """Where the request would fit if all leases ended; None if not even then."""
+        views = [_View(node, self._without_leases(node, item)) for node in self.s.alive]
+        if isinstance(item, Group):
+            homes = placement.choose(views, item.request)
+            if homes is None:
+                return None
+            room: dict[bytes, Amounts] = {}
+            for index, home in enumerate(homes):
+                if item.request.fixed[index] is None:
+                    kept = room.setdefault(home, {})
+                    for name, units in item.request.bundles[index].items():
+                        kept[name] = kept.get(name, 0) + units
+            return room
+        if not isinstance(item, (Want, Actor)) or item.shape.group_id is not None:
+            return None
+        bundle = [item.shape.place]
+        if item.shape.node_id is not None and not item.shape.node_soft:
+            views = [view for view in views if view.node_id == item.shape.node_id]
+        request = placement.Request(bundle, "PACK", selectors=[item.shape.hard])
+        homes = placement.choose(views, request)
+        return None if homes is None else {homes[0]: item.shape.place}
+
+    def _without_leases(self, node: Node, item: Item) -> Ledger:
+        ledger = visible(self.s, node, item).copy()
+        for worker in node.workers.values():
+            holding = worker.holding
+            if holding is None or holding.bundle is not None or isinstance(holding.user, Actor):
+                continue
+            ledger.give(holding.share)
+            if holding.blocked:
+                ledger.overdraw(holding.shape.cpu)
+        return ledger
+
+    def why(self, item: Item) -> str:
+        """Why an item waits, in words."""
+        line = item.line
+        if line is None:
+            return "it does not wait for resources"
+        if line.infeasible:
+            return line.infeasible
+        if isinstance(item, Group):
+            return f"waits until all {len(item.bundles)} bundles fit at once"
+        if isinstance(item, (Want, Actor)):
+            if item.shape.group_id is None:
+                return busy_text(self.s, item.shape)
+            group = self.s.groups.get(item.shape.group_id)
+            if group is None or group.state == REMOVED:
+                return "its placement group is unknown"
+            if group.line is not None:
+                return f"waits for its placement group, which {self.why(group)}"
+            return "waits for room in its placement group"
+        return ""
+
+
+class _View:
+    """A node as a placement sees it, with another ledger."""
+
+    __slots__ = ("labels", "ledger", "node_id")
+
+    def __init__(self, node: Node, ledger: Ledger) -> None:
+        self.node_id = node.node_id
+        self.labels = node.labels
+        self.ledger = ledger

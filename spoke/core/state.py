@@ -1,0 +1,562 @@
+"""The hub's tables: what is known of nodes, workers, clients, leases, actors, groups and jobs.
+
+Rules of this module: records and the few operations that keep two records in step (taking and
+giving resources, the waiting lines, commands out).  Decisions are in the modules above.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from spoke import wire
+from spoke.core import Command, Log, Send
+from spoke.core.ledger import GPU, Ledger, Share
+
+if TYPE_CHECKING:
+    from spoke.core.shape import Shape
+
+Key = tuple[str, "tuple[int, ...] | None"]  # what a worker was started with: env key, GPUs shown
+
+
+class HubConfig:
+    """What the hub's shell decides.  Times are in seconds.
+
+    Args:
+        seed: makes the ids of this cluster differ from others'; equal seeds give equal ids.
+        session: name of the session, told to every client.
+        prestart: idle workers kept ready per node; None: one per CPU, at most `prestart_max`.
+        head_node_id: the head's node; None: the first node that joins.
+        log_dir, worker_cwd, worker_env: handed on in every SPAWN.
+        node_dead_s: silence after which a node is declared dead.
+        start_timeout_s: how long a worker may take to connect before it is killed.
+        idle_worker_s: idle workers beyond the kept number are stopped after this.
+        reserve_after_s: a request that waits longer gets room kept free for it.
+        reclaim_every_s: pause between two requests to the same holders to give leases back.
+        unknown_s: how long a name may be used before its creation arrives on another link.
+    """
+
+    __slots__ = (
+        "head_node_id",
+        "heartbeat_s",
+        "idle_special_max",
+        "idle_worker_s",
+        "log_dir",
+        "node_dead_s",
+        "prestart",
+        "prestart_max",
+        "reclaim_every_s",
+        "reserve_after_s",
+        "seed",
+        "session",
+        "start_failures_max",
+        "start_timeout_s",
+        "unknown_s",
+        "worker_cwd",
+        "worker_env",
+    )
+
+    def __init__(
+        self,
+        *,
+        seed: bytes = b"",
+        session: str = "",
+        prestart: int | None = None,
+        prestart_max: int = 8,
+        head_node_id: bytes | None = None,
+        log_dir: str | None = None,
+        worker_cwd: str | None = None,
+        worker_env: dict[str, str] | None = None,
+        heartbeat_s: float = 1.0,
+        node_dead_s: float = 5.0,
+        start_timeout_s: float = 60.0,
+        start_failures_max: int = 3,
+        idle_worker_s: float = 30.0,
+        idle_special_max: int = 4,
+        reserve_after_s: float = 2.0,
+        reclaim_every_s: float = 0.5,
+        unknown_s: float = 5.0,
+    ) -> None:
+        self.seed = seed
+        self.session = session
+        self.prestart = prestart
+        self.prestart_max = prestart_max
+        self.head_node_id = head_node_id
+        self.log_dir = log_dir
+        self.worker_cwd = worker_cwd
+        self.worker_env = dict(worker_env or {})
+        self.heartbeat_s = heartbeat_s
+        self.node_dead_s = node_dead_s
+        self.start_timeout_s = start_timeout_s
+        self.start_failures_max = start_failures_max
+        self.idle_worker_s = idle_worker_s
+        self.idle_special_max = idle_special_max
+        self.reserve_after_s = reserve_after_s
+        self.reclaim_every_s = reclaim_every_s
+        self.unknown_s = unknown_s
+
+
+class Node:
+    """One machine and the pool of workers on it."""
+
+    def __init__(
+        self, node_id: bytes, host: str, port: int, ledger: Ledger, labels: dict[str, str], pid: int
+    ) -> None:
+        self.node_id = node_id
+        self.host = host
+        self.port = port
+        self.ledger = ledger
+        self.labels = labels
+        self.pid = pid
+        self.alive = True
+        self.is_head = False
+        self.death = ""
+        self.last_heard = 0.0
+        self.joined_at = 0.0
+        self.load = 0  # holdings, to spread what takes no resources
+        self.workers: dict[bytes, Worker] = {}
+        self.idle: dict[tuple[Key, bytes], list[Worker]] = {}  # by key and job; the last is the warmest
+        self.idle_count = 0
+        self.waiting: dict[Key, deque[Holding]] = {}  # resources taken, worker not started yet
+        self.starting: dict[Key, int] = {}
+        self.starting_count = 0
+        self.failures: dict[Key, int] = {}  # starts in a row that failed
+        self.retry_at: dict[Key, float] = {}
+        self.prestart = 0
+        self.start_max = 8  # at once
+
+    @property
+    def has_gpu(self) -> bool:
+        return GPU in self.ledger.total
+
+
+STARTING: Final = "STARTING"
+IDLE: Final = "IDLE"
+BUSY: Final = "BUSY"
+STOPPING: Final = "STOPPING"
+
+
+class Worker:
+    """One process of a node.  It stays in the tables until its exit was reported (GANG-3)."""
+
+    __slots__ = (
+        "address",
+        "forced",
+        "holding",
+        "idle_since",
+        "job",
+        "key",
+        "node",
+        "owns",
+        "pid",
+        "since",
+        "state",
+        "stop_at",
+        "why",
+        "worker_id",
+    )
+
+    def __init__(self, worker_id: bytes, node: Node, key: Key, now: float) -> None:
+        self.worker_id = worker_id
+        self.node = node
+        self.key = key
+        self.state = STARTING
+        self.since = now
+        self.idle_since = now
+        self.job = b""  # once it ran code of a job it serves no other
+        self.pid = 0
+        self.address: wire.Address | None = None
+        self.holding: Holding | None = None
+        self.owns = 0  # objects others may still read from it: not stopped for idleness
+        self.stop_at: float | None = None  # leaves by itself; killed at this time
+        self.forced = False  # the stop was an order to kill
+        self.why = ""  # why the hub stopped it
+
+
+class Holding:
+    """Resources taken for one lease or one life of an actor; outlives both until the worker is gone."""
+
+    __slots__ = ("blocked", "bundle", "job", "key", "node", "serial", "shape", "share", "user", "worker")
+
+    def __init__(
+        self, serial: int, node: Node, share: Share, bundle: Bundle | None, shape: Shape, job: bytes
+    ) -> None:
+        self.serial = serial
+        self.node = node
+        self.share = share
+        self.bundle = bundle
+        self.shape = shape
+        self.job = job
+        self.user: Lease | Actor | None = None  # None: ended, the process is not reaped yet
+        self.worker: Worker | None = None
+        self.blocked = False
+        gpus: tuple[int, ...] | None = share.gpu_ids or None
+        if gpus is None and bundle is not None and node.has_gpu:
+            gpus = ()  # a member of a group sees its own devices only
+        self.key: Key = (shape.env_key, gpus)
+
+
+class Item:
+    """Something that waits for placement."""
+
+    __slots__ = ("blocked_since", "earmark", "line", "reclaim_at", "reported", "seq", "unknown_since")
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.line: Line | None = None  # the line it stands in
+        self.blocked_since: float | None = None
+        self.reclaim_at = 0.0
+        self.reported = False  # the owner knows that it is infeasible
+        self.unknown_since: float | None = None  # it names a group of which no creation arrived yet
+        self.earmark: dict[bytes, dict[str, int]] | None = None  # room kept free for it, by node
+
+
+class Line:
+    """Items that fit on exactly the same nodes, in order of arrival."""
+
+    __slots__ = ("blocked_at", "infeasible", "infeasible_at", "items", "key", "live")
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+        self.items: deque[tuple[int, Item]] = deque()  # (seq, item); stale when they differ
+        self.live = 0
+        self.blocked_at = -1  # version of the cluster's capacity at which the head did not fit
+        self.infeasible = ""
+        self.infeasible_at = -1
+
+    def head(self) -> Item | None:
+        while self.items:
+            seq, item = self.items[0]
+            if item.line is self and item.seq == seq:
+                return item
+            self.items.popleft()
+        return None
+
+    def all(self) -> list[Item]:
+        return [item for seq, item in self.items if item.line is self and item.seq == seq]
+
+
+class Want(Item):
+    """How many workers a client can use for one class of tasks."""
+
+    __slots__ = ("class_id", "client", "count", "leases", "shape", "spec")
+
+    def __init__(self, client: Client, class_id: int, spec: dict[str, Any], shape: Shape) -> None:
+        super().__init__()
+        self.client = client
+        self.class_id = class_id
+        self.spec = spec
+        self.shape = shape
+        self.count = 0
+        self.leases: dict[int, Lease] = {}
+
+
+class Lease:
+    """A worker lent to a client, or (`granted` False) about to be."""
+
+    __slots__ = ("granted", "holding", "lease_id", "want")
+
+    def __init__(self, lease_id: int, want: Want, holding: Holding) -> None:
+        self.lease_id = lease_id
+        self.want = want
+        self.holding = holding
+        self.granted = False
+
+
+class Client:
+    """A driver or a worker in its role as a caller."""
+
+    __slots__ = (
+        "actors",
+        "address",
+        "groups",
+        "info",
+        "job",
+        "leases",
+        "node_id",
+        "peer",
+        "pid",
+        "role",
+        "wants",
+        "watching",
+        "worker",
+    )
+
+    def __init__(self, peer: bytes, role: str, address: wire.Address, pid: int, info: dict[str, Any]) -> None:
+        self.peer = peer
+        self.role = role
+        self.address = address
+        self.node_id: bytes = address[1] if len(address) > 1 else b""
+        self.pid = pid
+        self.info = info
+        self.job = b""
+        self.worker: Worker | None = None
+        self.wants: dict[int, Want] = {}
+        self.leases: dict[int, Lease] = {}  # granted ones
+        self.actors: dict[bytes, Actor] = {}  # owned, not detached
+        self.groups: dict[bytes, Group] = {}
+        self.watching: dict[bytes, Actor | Group | None] = {}
+
+
+class Actor(Item):
+    """One actor through all its incarnations."""
+
+    __slots__ = (
+        "actor_id",
+        "blob",
+        "error",
+        "holding",
+        "incarnation",
+        "info",
+        "job",
+        "name",
+        "namespace",
+        "owner",
+        "restarts_left",
+        "shape",
+        "spec",
+        "state",
+        "watchers",
+    )
+
+    def __init__(self, actor_id: bytes, spec: dict[str, Any], blob: Any, shape: Shape) -> None:
+        super().__init__()
+        self.actor_id = actor_id
+        self.spec = spec
+        self.blob = blob
+        self.shape = shape
+        self.state = "PENDING_CREATION"
+        self.incarnation = 0
+        self.restarts_left: int = spec.get("max_restarts") or 0
+        self.name: str = spec.get("name") or ""
+        self.namespace: str = spec.get("namespace") or ""
+        self.owner: Client | None = None  # None: detached
+        self.job = b""
+        self.holding: Holding | None = None
+        self.info: dict[str, Any] = {}
+        self.error: Any = b""  # pickled error of the constructor
+        self.watchers: dict[bytes, Client] = {}
+
+
+class Bundle:
+    """One slot of a group: a ledger of its own, cut out of a node's."""
+
+    __slots__ = ("group", "index", "ledger", "node", "share")
+
+    def __init__(self, group: Group, index: int) -> None:
+        self.group = group
+        self.index = index
+        self.node: Node | None = None
+        self.share: Share | None = None
+        self.ledger: Ledger | None = None
+
+
+class Group(Item):
+    """A placement group (a gang's ticket)."""
+
+    __slots__ = (
+        "bundles",
+        "group_id",
+        "holdings",
+        "job",
+        "name",
+        "namespace",
+        "owner",
+        "reason",
+        "request",
+        "spec",
+        "state",
+        "watchers",
+    )
+
+    def __init__(self, group_id: bytes, spec: dict[str, Any]) -> None:
+        super().__init__()
+        self.group_id = group_id
+        self.spec = spec
+        self.request: Any = None  # placement.Request
+        self.bundles: list[Bundle] = []
+        self.state = "PENDING"
+        self.reason = ""
+        self.name: str = spec.get("name") or ""
+        self.namespace: str = spec.get("namespace") or ""
+        self.owner: Client | None = None
+        self.job = b""
+        self.holdings: dict[int, Holding] = {}
+        self.watchers: dict[bytes, Client] = {}
+
+
+class Job:
+    """A driver and all that runs on its behalf."""
+
+    __slots__ = ("driver", "ended_at", "info", "job_id", "keepers", "started_at")
+
+    def __init__(self, job_id: bytes, driver: Client, now: float) -> None:
+        self.job_id = job_id
+        self.driver: Client | None = driver
+        self.info = driver.info
+        self.started_at = now
+        self.ended_at: float | None = None
+        self.keepers = 0  # live detached actors
+
+    @property
+    def live(self) -> bool:
+        return self.driver is not None or self.keepers > 0
+
+
+class State:
+    """All tables, the commands collected in this step, and the waiting lines."""
+
+    def __init__(self, config: HubConfig) -> None:
+        self.config = config
+        self.now = 0.0
+        self.out: list[Command] = []
+        self.nodes: dict[bytes, Node] = {}
+        self.alive: list[Node] = []  # in order of joining
+        self.fenced: dict[bytes, bool] = {}  # nodes and workers declared dead
+        self.workers: dict[bytes, Worker] = {}
+        self.clients: dict[bytes, Client] = {}
+        self.leases: dict[int, Lease] = {}
+        self.actors: dict[bytes, Actor] = {}
+        self.dead_actors: dict[bytes, Actor] = {}  # the latest, in order of death
+        self.actor_names: dict[tuple[str, str], Actor] = {}
+        self.groups: dict[bytes, Group] = {}
+        self.removed_groups: dict[bytes, Group] = {}  # the latest, in order of removal
+        self.group_names: dict[tuple[str, str], Group] = {}
+        self.jobs: dict[bytes, Job] = {}
+        self.kv: dict[tuple[str, bytes], bytes] = {}
+        self.kv_bytes = 0
+        self.lines: dict[Any, Line] = {}
+        self.earmarked: list[Item] = []
+        self.dirty = False  # something may now be placed
+        self.version = 0  # grows when capacity grows
+        self.topology = 0  # grows when nodes come or go
+        self.touched: dict[bytes, Node] = {}  # pools to look after
+        self.next_check: float | None = None
+        self._seq = 0
+        self._serial = 0
+
+    # -- small services
+
+    def serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
+    def send(self, peer: bytes, *message: Any) -> None:
+        self.out.append(Send(peer, message))
+
+    def log(self, level: str, text: str, **fields: Any) -> None:
+        self.out.append(Log(level, text, fields))
+
+    def wake_at(self, when: float) -> None:
+        if self.next_check is None or when < self.next_check:
+            self.next_check = when
+
+    def grew(self) -> None:
+        """Capacity grew, or a decision changed: what waits may be tried again."""
+        self.version += 1
+        self.dirty = True
+
+    # -- resources
+
+    def hold(self, node: Node, share: Share, bundle: Bundle | None, shape: Shape, job: bytes) -> Holding:
+        holding = Holding(self.serial(), node, share, bundle, shape, job)
+        node.load += 1
+        if bundle is not None:
+            bundle.group.holdings[holding.serial] = holding
+        return holding
+
+    def release(self, holding: Holding) -> None:
+        """Give back what a holding took, once (its process is gone or free for others)."""
+        self.block(holding, False)
+        bundle = holding.bundle
+        ledger = bundle.ledger if bundle is not None else holding.node.ledger
+        if bundle is not None:
+            del bundle.group.holdings[holding.serial]
+            if bundle.node is not holding.node:
+                ledger = None  # the slot died with its node and may stand elsewhere by now
+        if ledger is not None:
+            ledger.give(holding.share)
+        holding.node.load -= 1
+        holding.worker = None
+        self.touched[holding.node.node_id] = holding.node
+        if bundle is not None and bundle.group.state == "REMOVED":
+            self.settle(bundle)
+        self.grew()
+
+    def block(self, holding: Holding, blocked: bool) -> None:
+        """A task sleeps in get: others may use its CPUs meanwhile."""
+        if holding.blocked == blocked:
+            return
+        holding.blocked = blocked
+        bundle = holding.bundle
+        ledger = bundle.ledger if bundle is not None else holding.node.ledger
+        if bundle is not None and bundle.node is not holding.node:
+            return
+        if ledger is None or not holding.shape.cpu:
+            return
+        if blocked:
+            ledger.lend(holding.shape.cpu)
+            self.grew()
+        else:
+            ledger.overdraw(holding.shape.cpu)
+
+    def settle(self, bundle: Bundle) -> None:
+        """Return a slot of a removed group to its node, once nothing in it lives (GANG-3)."""
+        if bundle.node is None or bundle.ledger is None or bundle.share is None or not bundle.ledger.idle():
+            return
+        if bundle.node.alive:
+            bundle.node.ledger.give(bundle.share)
+        bundle.node.load -= 1
+        bundle.node = bundle.share = bundle.ledger = None
+        self.grew()
+
+    # -- waiting lines
+
+    def enqueue(self, item: Item, key: Any) -> None:
+        """Stand at the end of the line for `key`."""
+        self._seq += 1
+        item.seq = self._seq
+        line = self.lines.get(key)
+        if line is None:
+            line = self.lines[key] = Line(key)
+        item.line = line
+        line.items.append((item.seq, item))
+        line.live += 1
+        if len(line.items) > 2 * line.live + 16:
+            line.items = deque((one.seq, one) for one in line.all())
+        self.dirty = True
+
+    def requeue(self, item: Item) -> None:
+        """Go to the end of the same line: others in it take turns."""
+        line = item.line
+        assert line is not None
+        self._leave(item)
+        self._seq += 1
+        item.seq = self._seq
+        line.items.append((item.seq, item))
+
+    def dequeue(self, item: Item) -> None:
+        """Leave the line, placed or not."""
+        line = item.line
+        if line is None:
+            return
+        item.line = None
+        line.live -= 1
+        if not line.live:
+            self.lines.pop(line.key, None)
+        self._leave(item)
+
+    def _leave(self, item: Item) -> None:
+        item.blocked_since = None
+        item.unknown_since = None
+        item.reported = False
+        if item.earmark is not None:
+            self.earmarked.remove(item)
+            item.earmark = None
+            self.grew()
+
+    def remember(self, table: dict[Any, Any], key: Any, value: Any, limit: int) -> None:
+        """Keep the latest `limit` entries."""
+        table[key] = value
+        while len(table) > limit:
+            del table[next(iter(table))]

@@ -1,0 +1,353 @@
+"""Running other people's code: the callee's side of tasks and actors.
+
+Jobs arrive from the poll loop (lock held) and are queued here.  A task or a plain actor runs on the
+main thread in arrival order (CALL-2); a threaded actor has a pool per concurrency group, an async
+actor an event loop.  Every job is answered exactly once, whatever its code does.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from spoke import codec, wire
+from spoke.actor_host import ActorHost
+from spoke.cancelling import Interrupts
+from spoke.incoming import open_args
+from spoke.lead import Waiter
+from spoke.outcome import Outcome
+from spoke.running import running
+from spoke.wire import encode
+
+if TYPE_CHECKING:
+    from spoke.client import Client
+    from spoke.links import Link
+
+
+class Job:
+    """One call to run."""
+
+    __slots__ = ("cancelled", "credit", "function_name", "link", "message", "options", "payload")
+
+    def __init__(self, link: Link, message: list[Any], payload: Any) -> None:
+        self.link = link
+        self.message = message
+        self.payload = payload
+        self.cancelled = False
+        self.credit: Any = None  # waiter of a generator that is ahead of its consumer
+        self.function_name = message[4] if message[0] == wire.CALL else ""
+        extra = message[6] if message[0] == wire.CALL else message[5]
+        self.options: dict[str, Any] = (extra[2] if extra else None) or {}
+
+    @property
+    def name(self) -> str:
+        return str(self.options.get("name") or self.function_name)
+
+    @property
+    def call_id(self) -> bytes:
+        return self.message[1]  # type: ignore[no-any-return]
+
+
+class Executor:
+    """Runs the jobs of one worker."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.outcome = Outcome(self)
+        self.queue: deque[Job] = deque()
+        self.jobs: dict[bytes, Job] = {}  # queued or running
+        self.functions: dict[bytes, Any] = {}
+        self.actor: ActorHost | None = None
+        self.interrupts = Interrupts()
+        self.consumed: dict[bytes, int] = {}
+        self._idle: Waiter | None = None
+        self._starting: tuple[Any, ...] | None = None
+        self._unknown: dict[bytes, list[Job]] = {}  # jobs that wait for a function's code
+        self._early: list[Job] = []  # actor calls before the actor itself
+        self._stop: int | None = None
+        client.on_waiting = self._waiting
+        client.handlers.update(
+            {
+                wire.TASK: self._on_task,
+                wire.CALL: self._on_call,
+                wire.START_ACTOR: self._on_start_actor,
+                wire.CANCEL: self._on_cancel,
+                wire.RECALL: lambda link, m, p: self._hand_back(link.peer, m[1], m[2]),
+                wire.FUNCTION: self._on_function,
+                wire.STREAM_CREDIT: self._on_credit,
+                wire.SHUTDOWN: lambda link, m, p: os._exit(0),
+            }
+        )
+
+    # -- the main thread
+
+    def run(self) -> None:
+        """Run jobs until the process ends."""
+        while True:
+            try:
+                self._run_next()
+            except KeyboardInterrupt:
+                continue  # an interrupt that came too late for its task
+
+    def _run_next(self) -> None:
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            self._start_actor(*starting)
+        elif self.queue:
+            self._run_job(self.queue.popleft())
+        elif self._stop is not None:
+            self._exit(self._stop)
+        else:
+            idle = Waiter(1)
+            with self.client.lock:
+                if self.queue or self._starting or self._stop is not None:
+                    return
+                self._idle = idle
+            self.client.lead.wait(idle)
+
+    def wake(self) -> None:
+        """There is something for the main thread; lock held."""
+        idle, self._idle = self._idle, None
+        if idle is not None:
+            idle.finish()
+
+    def _run_job(self, job: Job) -> None:
+        if self.actor is not None:
+            self.actor.run_here(job)
+        else:
+            function = self.functions[job.message[3]]
+            job.function_name = getattr(function, "__qualname__", function.__name__)
+            self.execute(job, function)
+
+    def execute(self, job: Job, function: Any) -> None:
+        """Run one synchronous job on this thread and answer it."""
+        message = job.message
+        started = time.perf_counter_ns()
+        source = None
+        running.enter(job)
+        try:
+            extra = message[6] if message[0] == wire.CALL else message[5]
+            if job.cancelled:
+                return self.outcome.cancelled(job)
+            self.interrupts.begin(job)
+            try:
+                if extra is None or not (extra[0] or extra[1]):
+                    result = function()
+                else:
+                    args, kwargs, source = open_args(self.client, job.link.peer, message[1], extra)
+                    result = function(*args, **kwargs)
+                    del args, kwargs
+                if message[0] == wire.CALL:
+                    num_returns = message[5]
+                else:
+                    num_returns = message[4]
+                if num_returns < 0:
+                    self.outcome.generator(job, result, num_returns, started, source)
+                    result = None
+                    return
+            finally:
+                self.interrupts.end(job)
+            self.outcome.returned(job, result, num_returns, started, source)
+        except KeyboardInterrupt:
+            self.outcome.cancelled(job)
+        except BaseException as error:
+            self.outcome.raised(job, error, started, source)
+        finally:
+            running.leave()
+            self.jobs.pop(message[1], None)
+
+    # -- arrivals (lock held)
+
+    def _on_task(self, link: Link, message: list[Any], payload: Any) -> None:
+        function_id = message[3]
+        job = Job(link, message, None)
+        self.jobs[message[1]] = job
+        if message[6] is not None:
+            self._enter_lease(message[2], message[6])
+        if payload and function_id not in self.functions:
+            self._load_function(function_id, payload)
+        if function_id in self.functions:
+            self.queue.append(job)
+            self.wake()
+        else:
+            waiting = self._unknown.setdefault(function_id, [])
+            waiting.append(job)
+            if len(waiting) == 1:
+                self.client.links.send(link, encode(wire.NEED_FUNCTION, function_id))
+
+    def _enter_lease(self, lease_id: int, grant: dict[str, Any]) -> None:
+        """A new caller: what it said holds for what its tasks start in turn."""
+        client = self.client
+        client.grants.clear()
+        client.grants[lease_id] = grant
+        self.enter_context(grant, grant.get("strategy"))
+
+    def enter_context(self, grant: dict[str, Any], strategy: Any) -> None:
+        client = self.client
+        client.namespace = grant.get("namespace") or ""
+        client.job_env = grant.get("runtime_env") or {}
+        captures = isinstance(strategy, dict) and strategy.get("kind") == "group" and strategy.get("capture")
+        client.captured_group = strategy["group_id"] if captures else None
+
+    def _load_function(self, function_id: bytes, blob: Any) -> None:
+        self.functions[function_id] = _Unloaded(self, function_id, bytes(blob))
+
+    def _on_function(self, link: Link, message: list[Any], payload: Any) -> None:
+        self._load_function(message[1], payload)
+        self.queue.extend(self._unknown.pop(message[1], ()))
+        self.wake()
+
+    def _on_call(self, link: Link, message: list[Any], payload: Any) -> None:
+        job = Job(link, message, payload)
+        self.jobs[message[1]] = job
+        if self.actor is None:
+            self._early.append(job)
+        else:
+            self.actor.accept(job)
+
+    def _on_start_actor(self, link: Link, message: list[Any], payload: Any) -> None:
+        self._starting = (message[1], message[2], message[3], payload)
+        spec = message[3]
+        self.actor = ActorHost(self, message[1], message[2], spec)
+        self.enter_context(spec.get("context") or {}, spec.get("strategy"))
+        early, self._early = self._early, []
+        for job in early:
+            self.actor.accept(job)
+        self.wake()
+
+    def _start_actor(self, actor_id: bytes, incarnation: int, spec: dict[str, Any], payload: Any) -> None:
+        """Build the actor; a constructor that raises ends this process once everybody is told."""
+        host = self.actor
+        assert host is not None
+        blob, parts, slots, args_id, owner = msgpack.unpackb(payload, strict_map_key=False)
+        host.owner = owner
+        source = None
+        running.enter_actor(host)
+        try:
+            args: Any = ()
+            kwargs: Any = {}
+            if parts or slots:
+                args, kwargs, source = open_args(
+                    self.client, owner[0], actor_id, [parts, slots, None], args_id, owner
+                )
+            host.construct(codec.loads(blob), args, kwargs)
+            del args, kwargs
+        except BaseException as error:
+            if isinstance(error, SystemExit) and self._stop is not None:
+                self._exit(self._stop)
+            text, body = self.outcome.constructor_error(host, error)
+            with self.client.lock:
+                self.client.hub.tell(wire.ACTOR_FAILED, actor_id, incarnation, text, payload=body)
+            return
+        finally:
+            running.leave()
+        if source is not None:
+            source.finish()
+        with self.client.lock:
+            self.client.hub.tell(wire.ACTOR_READY, actor_id, incarnation)
+            host.ready()
+
+    def _on_credit(self, link: Link, message: list[Any], payload: Any) -> None:
+        job = self.jobs.get(message[1])
+        if job is not None:
+            self.consumed[message[1]] = message[2]
+            if job.credit is not None:
+                job.credit.finish()
+
+    # -- handing back, cancelling
+
+    def _hand_back(self, peer: bytes, lease_id: int, keep: int) -> None:
+        """Give unstarted tasks back to their caller, all but the first `keep`; lock held."""
+        mine = [job for job in self.queue if job.link.peer == peer and job.message[0] == wire.TASK]
+        running_one = running.main_job is not None
+        back = mine[max(0, keep - running_one) :]
+        for job in back:
+            self.queue.remove(job)
+            self.jobs.pop(job.call_id, None)
+        self.client.tell(peer, wire.RECALLED, lease_id, [job.call_id for job in back])
+
+    def _waiting(self, waiting: bool) -> bool:
+        """The main thread's task waits in get (or goes on): its CPU is free meanwhile."""
+        job = running.main_job
+        if job is None or not running.on_main_thread() or job.message[0] != wire.TASK:
+            return False
+        client = self.client
+        with client.lock:
+            if waiting and self.queue:
+                self._hand_back(job.link.peer, job.message[2], 1)
+            client.hub.tell(wire.BLOCKED, waiting)
+        return True
+
+    def _on_cancel(self, link: Link, message: list[Any], payload: Any) -> None:
+        _, call_id, force, recursive = message
+        job = self.jobs.get(call_id)
+        if job is None or job.cancelled:
+            return
+        job.cancelled = True
+        if recursive:
+            self.client.submitter.cancel_children(call_id, force)
+        if job in self.queue:
+            self.queue.remove(job)
+            self.jobs.pop(call_id, None)
+            self.outcome.cancelled(job)
+        elif force and job.message[0] == wire.TASK:
+            os._exit(1)
+        elif self.actor is not None:
+            self.actor.cancel(job)
+        else:
+            self.interrupts.interrupt(job)
+        if job.credit is not None:
+            job.credit.finish()
+
+    # -- the end
+
+    def stop_soon(self, code: int) -> None:
+        """End this process when the running job has been answered."""
+        self._stop = code
+        with self.client.lock:
+            self.wake()
+
+    def _exit(self, code: int) -> None:
+        """End at once; what was sent is in the sockets."""
+        self.flush_output()
+        with self.client.lock:
+            for _ in range(100):
+                links = self.client.links.by_conn.values()
+                if not any(self.client.reactor.queued(link.conn) > 0 for link in links):
+                    break
+                self.client.reactor.poll(10_000, 0)
+        os._exit(code)
+
+    @staticmethod
+    def flush_output() -> None:
+        import sys
+
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:  # closed or replaced by user code; nothing to save
+                continue
+
+
+class _Unloaded:
+    """A function whose code has arrived but is not unpickled yet: that happens under its first call."""
+
+    __slots__ = ("__name__", "blob", "executor", "function_id")
+
+    def __init__(self, executor: Executor, function_id: bytes, blob: bytes) -> None:
+        self.__name__ = ""
+        self.executor = executor
+        self.function_id = function_id
+        self.blob = blob
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        function = codec.loads(self.blob)
+        job = running.job()
+        if job is not None:
+            job.function_name = getattr(function, "__qualname__", "task")
+        self.executor.functions[self.function_id] = function
+        return function(*args, **kwargs)

@@ -1,0 +1,56 @@
+"""A ref that resolves when a placement group is reserved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from spoke.core.refs import SYSTEM, VALUE
+
+if TYPE_CHECKING:
+    from spoke.client import Client
+    from spoke.objectref import ObjectRef
+
+REMOVED: Final = "The placement group was removed before it was ready."
+
+
+class _Watcher:
+    """Asks again at each change of the group's state; keeps the ref so that it has something to resolve."""
+
+    __slots__ = ("client", "group_id", "parts", "ref")
+
+    def __init__(self, client: Client, group_id: bytes, parts: list[Any], ref: ObjectRef[Any]) -> None:
+        self.client = client
+        self.group_id = group_id
+        self.parts = parts
+        self.ref = ref
+
+    def resolved(self, _: Any) -> None:
+        """The state changed; lock held."""
+        client = self.client
+        state = client.hub.group_states.get(self.group_id, ("PENDING",))[0]
+        entry = self.ref._entry
+        if state == "CREATED":
+            client.refs.resolve(entry, VALUE, self.parts)
+        elif state == "REMOVED":
+            client.refs.resolve(entry, SYSTEM, client.calls.encode_error("TaskPlacementGroupRemoved", REMOVED))
+        elif client.closed is not None:
+            client.refs.resolve(entry, SYSTEM, client.calls.encode_error("RaySystemError", client.closed))
+        else:
+            client.hub.on_group(self.group_id, self)
+
+
+def group_ready_ref(client: Client, group_id: bytes, value: Any) -> ObjectRef[Any]:
+    """A ref to `value` that resolves when all bundles of the group are reserved.
+
+    Raises:
+        ValueError: the cluster knows no such group.
+    """
+    client.check_open()
+    client.hub.watch_group(group_id)
+    parts, _, _ = client.values.pack(value)
+    object_id = client.new_call_id() + b"\xff\xff\xff\x7f"
+    with client.lock:
+        ref = client.make_ref(client.refs.own(object_id))
+        _Watcher(client, group_id, parts, ref).resolved(None)
+        client._settle()
+    return ref

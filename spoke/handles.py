@@ -1,0 +1,539 @@
+"""Remote functions, actor classes, actor handles: what ``.remote()`` is called on.
+
+Rules of this module: no protocol here.  A call is checked against the signature, then handed to the
+engine of the process; between the user's line and the engine there is one Python frame.  Options were
+parsed at decoration, so a call builds nothing that it does not send.
+
+An actor handle is a `Core` (the actor's id, the reference that keeps it alive, its `ActorMeta`) and a
+cache of method stubs.  Stubs hold the core and not the handle: no reference cycle, so dropping the
+last handle ends the actor at once.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from spoke import current
+from spoke.actormeta import ActorMeta, meta_from_blob, meta_of_class
+from spoke.options import ActorOptions, MethodOptions, TaskOptions, check_name
+from spoke.signature import is_coroutine, is_generator, signature_of
+
+if TYPE_CHECKING:
+    from spoke.client import Client
+    from spoke.objectref import ObjectRef
+
+FUNCTION_ID_BYTES = 16
+
+
+# -- the engine of this process ---------------------------------------------------------------------
+
+
+def engine() -> Client:
+    """The engine; a program that never called `init` does it with its first remote call."""
+    client = current.client
+    if client is None:
+        from spoke import api
+
+        api.init()
+        client = current.client
+        assert client is not None
+    return client
+
+
+# -- remote functions -------------------------------------------------------------------------------
+
+
+class RemoteFunction:
+    """A function that runs in the cluster: ``f.remote(*args, **kwargs)`` gives an ObjectRef.
+
+    Made by `remote`.  ``f.options(num_gpus=1)`` is the same function with other options.
+    """
+
+    def __init__(self, function: FunctionType, given: dict[str, Any]) -> None:
+        if is_coroutine(function):
+            raise ValueError(
+                "'async def' should not be used for remote tasks: wrap the coroutine in a plain function "
+                "with asyncio.run(), or make it a method of an actor"
+            )
+        self._function = function
+        self._name = function.__qualname__
+        self._options = TaskOptions(given, is_generator=is_generator(function), what=function.__name__)
+        self._signature: Any = None
+        self._shared = _Exported(function)
+        self._prepare()
+        self.__doc__ = function.__doc__
+        self.__module__ = function.__module__
+        self.__name__ = function.__name__
+        self.__qualname__ = function.__qualname__
+        self.__wrapped__ = function
+
+    def _prepare(self) -> None:
+        """What every call needs of the options, computed once."""
+        options = self._options
+        travel: dict[str, Any] = {}
+        if options.max_calls:
+            travel["max_calls"] = options.max_calls
+        if options.backpressure:
+            travel["backpressure"] = options.backpressure
+        self._travel = travel or None
+        self._key: Any = None
+        self._spec: dict[str, Any] = {}
+        self._spec_env: Any = None
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Start the function somewhere in the cluster.
+
+        Returns an ObjectRef; a list of them for ``num_returns`` above 1, None for 0, an
+        ObjectRefGenerator for a generator function.
+
+        Raises:
+            TypeError: the arguments do not fit the function, or cannot be serialized.
+        """
+        signature = self._signature
+        if signature is None:
+            signature = self._signature = signature_of(self._function)
+        if kwargs or not signature.low <= len(args) <= signature.high:
+            signature.check(args, kwargs)
+        client = current.client or engine()
+        options = self._options
+        shared = self._shared
+        if shared.blob is None:
+            shared.export()
+        submitter = client.submitter
+        if shared.function_id not in submitter.functions:
+            submitter.functions[shared.function_id] = shared.blob
+        if self._key is None or self._spec_env is not client.job_env or client.captured_group is not None:
+            self._schedule(client)
+        return submitter.submit_task(
+            shared.function_id,
+            self._key,
+            self._spec,
+            args,
+            kwargs,
+            options.num_returns,
+            options.name or self._name,
+            options.max_retries,
+            options.retry_on,
+            self._travel,
+        )
+
+    def _schedule(self, client: Client) -> None:
+        """The scheduling class of this function under this client's job environment and group."""
+        spec = self._options.scheduling_spec(client.job_env)
+        group = client.captured_group
+        if group is not None and self._options.inherits_group:
+            spec = {**spec, "strategy": {"kind": "group", "group_id": group, "index": -1, "capture": True}}
+        self._spec = spec
+        self._spec_env = client.job_env
+        self._key = spec_key(spec)
+
+    def options(self, **task_options: Any) -> RemoteFunction:
+        """The same function with these options on top of its own.
+
+        Raises:
+            ValueError, TypeError: an unknown option, or a wrong value.
+        """
+        other = RemoteFunction.__new__(RemoteFunction)
+        other.__dict__.update(self.__dict__)
+        other._options = self._options.updated(task_options, self._function.__name__)
+        other._prepare()
+        return other
+
+    def _remote(self, args: Any = (), kwargs: Any = None, **task_options: Any) -> Any:
+        """`options` and `remote` in one call."""
+        function = self.options(**task_options) if task_options else self
+        return function.remote(*(args or ()), **(kwargs or {}))
+
+    @property
+    def function_id(self) -> bytes:
+        """16 bytes that name the function's pickled form."""
+        if self._shared.blob is None:
+            self._shared.export()
+        return self._shared.function_id
+
+    def pickled(self) -> bytes:
+        """The function as bytes for other processes; made at the first use."""
+        if self._shared.blob is None:
+            self._shared.export()
+        assert self._shared.blob is not None
+        return self._shared.blob
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of a lazy graph that calls the function (`spoke.dag`)."""
+        from spoke.dag import FunctionNode
+
+        return FunctionNode(self, args, kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        name = f"{self._function.__module__}.{self._name}"
+        raise TypeError(
+            f"Remote functions cannot be called directly. Instead of running '{name}()', try '{name}.remote()'."
+        )
+
+    def __repr__(self) -> str:
+        return f"RemoteFunction({self._function.__module__}.{self._name})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteFunction, (self._function, self._options.given)
+
+
+class _Exported:
+    """The pickled form of a function, shared by all its ``.options()`` variants."""
+
+    __slots__ = ("blob", "function", "function_id")
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.function_id = b""
+        self.blob: bytes | None = None
+
+    def export(self) -> None:
+        from hashlib import blake2b
+
+        from spoke import codec
+
+        blob = codec.dumps_function(self.function)
+        self.function_id = blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest()
+        self.blob = blob
+
+
+def spec_key(spec: dict[str, Any]) -> str:
+    """Equal texts for specs that mean the same."""
+    parts = []
+    for name in sorted(spec):
+        value = spec[name]
+        parts.append((name, sorted(value.items()) if type(value) is dict else value))
+    return repr(parts)
+
+
+# -- actor handles ----------------------------------------------------------------------------------
+
+
+class Core:
+    """An actor as calls need it: its id, what keeps it alive, and its class's methods."""
+
+    __slots__ = ("actor_id", "life", "meta")
+
+    def __init__(self, actor_id: bytes, life: ObjectRef[Any], meta: ActorMeta) -> None:
+        self.actor_id = actor_id
+        self.life = life  # counted like any object; the actor ends with its last reference
+        self.meta = meta
+
+
+class ActorMethod:
+    """A method of an actor: ``handle.method.remote(*args, **kwargs)`` gives an ObjectRef."""
+
+    __slots__ = ("_actor_id", "_core", "_entry", "_high", "_low", "_name", "_num_returns", "_options", "_pending",
+                 "_retries", "_retry_on", "_signature", "_travel")  # fmt: skip
+
+    def __init__(self, core: Core, name: str, options: MethodOptions, signature: Any) -> None:
+        self._core = core
+        self._actor_id = core.actor_id
+        self._entry = core.life._entry
+        self._name = name
+        self._options = options
+        self._signature = signature
+        self._low = signature.low
+        self._high = signature.high
+        self._num_returns = options.num_returns
+        meta = core.meta
+        retries = options.max_task_retries
+        self._retries = meta.max_task_retries if retries is None else retries
+        self._retry_on = options.retry_on
+        self._pending = meta.max_pending_calls
+        travel: dict[str, Any] = {}
+        if options.concurrency_group:
+            travel["concurrency_group"] = options.concurrency_group
+        if options.backpressure:
+            travel["backpressure"] = options.backpressure
+        if options.tensor_transport:
+            travel["tensor_transport"] = options.tensor_transport
+        if options.name:
+            travel["name"] = options.name
+        self._travel = travel or None
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method; returns as a remote function does.
+
+        Raises:
+            TypeError: the arguments do not fit the method, or cannot be serialized.
+            PendingCallsLimitExceeded: the actor's `max_pending_calls` are waiting.
+        """
+        if kwargs or not self._low <= len(args) <= self._high:
+            self._signature.check(args, kwargs)
+        client = current.client or engine()
+        return client.submitter.call_actor(
+            self._actor_id,
+            self._entry,
+            self._name,
+            args,
+            kwargs,
+            self._num_returns,
+            self._retries,
+            self._retry_on,
+            self._pending,
+            self._travel,
+        )
+
+    def options(self, **options: Any) -> ActorMethod:
+        """The same method with these options on top of its own.
+
+        Raises:
+            ValueError, TypeError: an unknown option, or a wrong value.
+        """
+        return ActorMethod(self._core, self._name, self._options.updated(options), self._signature)
+
+    def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> Any:
+        """`options` and `remote` in one call."""
+        method = self.options(**options) if options else self
+        return method.remote(*(args or ()), **(kwargs or {}))
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of a lazy graph that calls the method (`spoke.dag`)."""
+        from spoke.dag import ClassMethodNode
+
+        return ClassMethodNode(self, args, kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(
+            f"Actor methods cannot be called directly. Instead of running 'object.{self._name}()', "
+            f"try 'object.{self._name}.remote()'."
+        )
+
+    def __repr__(self) -> str:
+        return f"ActorMethod({self._core.meta.class_name}.{self._name})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_method, (ActorHandle(self._core), self._name, self._options)
+
+
+def _rebuild_method(handle: ActorHandle, name: str, options: MethodOptions) -> ActorMethod:
+    method: ActorMethod = getattr(handle, name)
+    return ActorMethod(method._core, name, options, method._signature)
+
+
+class ActorHandle:
+    """A reference to an actor; methods are its attributes.
+
+    Handles are equal when they name the same actor, may be dict keys, and may be passed to tasks and
+    other actors.  An actor that is not detached ends when its last handle is gone.
+    """
+
+    _core: Core
+
+    def __init__(self, core: Core) -> None:
+        self.__dict__["_core"] = core
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        # Called at the first use of a method only: the stub stays in the instance's __dict__.
+        core = self.__dict__.get("_core")
+        found = core.meta.methods.get(name) if core is not None else None
+        if found is None or core is None:
+            raise AttributeError(f"'ActorHandle' object has no attribute '{name}'")
+        stub = self.__dict__[name] = ActorMethod(core, name, *found)
+        return stub
+
+    @property
+    def _actor_id(self) -> Any:
+        from spoke.ids import ActorID
+
+        return ActorID(self._core.actor_id)
+
+    _ray_actor_id = _actor_id
+
+    @property
+    def _ray_is_cross_language(self) -> bool:
+        return False
+
+    def __dir__(self) -> list[str]:
+        return sorted(self._core.meta.methods)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActorHandle) and self._core.actor_id == other._core.actor_id
+
+    def __hash__(self) -> int:
+        return hash(self._core.actor_id)
+
+    def __repr__(self) -> str:
+        core = self.__dict__.get("_core")
+        return f"Actor({core.meta.class_name}, {core.actor_id.hex()})" if core else "Actor()"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild_handle, (self._core.life, self._core.meta.blob)
+
+    def __copy__(self) -> ActorHandle:
+        return ActorHandle(self._core)
+
+    def __deepcopy__(self, memo: Any) -> ActorHandle:
+        return ActorHandle(self._core)
+
+
+def rebuild_handle(life: ObjectRef[Any], blob: bytes) -> ActorHandle:
+    """The handle that was pickled, or that the hub described, in this process."""
+    return ActorHandle(Core(life.binary()[:16], life, meta_from_blob(blob)))
+
+
+# -- actor classes ----------------------------------------------------------------------------------
+
+
+class ActorClass:
+    """A class whose instances are actors: ``A.remote(*args)`` makes one and gives its handle.
+
+    Made by `remote`.  ``A.options(name="a")`` is the same class with other options.
+    """
+
+    def __init__(self, cls: type, given: dict[str, Any]) -> None:
+        self._cls = cls
+        self._options = ActorOptions(given, what=cls.__name__)
+        self._shared = _Exported(cls)
+        self._meta: ActorMeta | None = None
+        self.__doc__ = cls.__doc__
+        self.__module__ = cls.__module__
+        self.__name__ = cls.__name__
+        self.__qualname__ = cls.__qualname__
+
+    @property
+    def __ray_actor_class__(self) -> type:
+        """The class that was decorated."""
+        return self._cls
+
+    @property
+    def __ray_metadata__(self) -> Any:
+        return _ClassMetadata(self._cls)
+
+    def _described(self) -> ActorMeta:
+        """The class as callers see it, with these options."""
+        if self._meta is None:
+            self._meta = meta_of_class(self._cls, self._options)
+        return self._meta
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+        """Make an actor; returns at once, the constructor runs in the actor's process.
+
+        Raises:
+            TypeError: the arguments do not fit the constructor, or cannot be serialized.
+            ActorAlreadyExistsError: the name is taken (it is a ValueError too).
+        """
+        meta = self._described()
+        signature = meta.constructor
+        if kwargs or not signature.low <= len(args) <= signature.high:
+            signature.check(args, kwargs)
+        options = self._options
+        options.check_names()
+        meta.check_groups(options.concurrency_groups)
+        client = current.client or engine()
+        if options.get_if_exists and options.name is not None:
+            from spoke.errors import ActorAlreadyExistsError
+
+            try:
+                return find_actor(options.name, options.namespace)
+            except ValueError:
+                pass
+            try:
+                return self._create(client, meta, args, kwargs)
+            except (ActorAlreadyExistsError, ValueError):
+                return find_actor(options.name, options.namespace)  # made meanwhile by somebody else
+        return self._create(client, meta, args, kwargs)
+
+    def _create(
+        self, client: Client, meta: ActorMeta, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> ActorHandle:
+        from spoke.ids import ACTOR_BYTES, random_bytes
+        from spoke.objectref import ObjectRef
+
+        if self._shared.blob is None:
+            self._shared.export()
+        assert self._shared.blob is not None
+        options = self._options
+        spec = dict(options.scheduling_spec(client.job_env))
+        if client.captured_group is not None and options.inherits_group:
+            group = client.captured_group
+            spec["strategy"] = {"kind": "group", "group_id": group, "index": -1, "capture": True}
+        spec["class_name"] = meta.class_name
+        spec["namespace"] = options.namespace or client.namespace
+        spec["max_concurrency"] = meta.max_concurrency
+        spec["is_async"] = meta.is_async
+        spec["out_of_order"] = meta.out_of_order
+        spec["meta"] = meta.blob
+        actor_id = random_bytes(ACTOR_BYTES)
+        entry = client.submitter.create_actor(actor_id, spec, self._shared.blob, args, kwargs)
+        if options.detached:
+            with client.lock:
+                entry.local += 1  # no handle keeps a detached actor alive, so none may end it
+        return ActorHandle(Core(actor_id, ObjectRef(entry), meta))
+
+    def options(self, **actor_options: Any) -> ActorClass:
+        """The same class with these options on top of its own.
+
+        Raises:
+            ValueError, TypeError: an unknown option, or a wrong value.
+        """
+        other = ActorClass.__new__(ActorClass)
+        other.__dict__.update(self.__dict__)
+        other._options = self._options.updated(actor_options, self._cls.__name__)
+        other._meta = None
+        return other
+
+    def _remote(self, args: Any = (), kwargs: Any = None, **actor_options: Any) -> ActorHandle:
+        """`options` and `remote` in one call."""
+        cls = self.options(**actor_options) if actor_options else self
+        return cls.remote(*(args or ()), **(kwargs or {}))
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of a lazy graph that makes the actor (`spoke.dag`)."""
+        from spoke.dag import ClassNode
+
+        return ClassNode(self, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__") and "_cls" in self.__dict__:
+            found = getattr(self._cls, name, self)
+            if found is not self:
+                return found
+        shown = self.__dict__.get("__name__", "")
+        raise AttributeError(f"'ActorClass({shown})' object has no attribute '{name}'")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        name = self.__name__
+        raise TypeError(
+            f"Actors cannot be instantiated directly. Instead of '{name}()', use '{name}.remote()'."
+        )
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
+        raise TypeError(
+            f"Inheriting from the actor class {self.__name__} is not supported: inherit from the plain class "
+            "and make both remote."
+        )
+
+    def __repr__(self) -> str:
+        return f"ActorClass({self.__name__})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ActorClass, (self._cls, self._options.given)
+
+
+class _ClassMetadata:
+    """What some programs look up of an actor class."""
+
+    __slots__ = ("class_name", "modified_class")
+
+    def __init__(self, cls: type) -> None:
+        self.modified_class = cls
+        self.class_name = cls.__name__
+
+
+def find_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """The handle of a named actor; see `spoke.get_actor`."""
+    check_name(name, "The name of an actor")
+    client = engine()
+    found = client.request("get_actor", name=name, namespace=namespace or client.namespace)
+    life = client.resolve_ref(found["actor_id"] + b"\xff" * 12, found["owner"])
+    return rebuild_handle(life, found["meta"])
+
+
+def own_handle() -> ActorHandle:
+    """The handle of the actor that runs in this process; the engine gives its reference and meta."""
+    client = current.client or engine()
+    life, blob = client.own_actor()
+    return rebuild_handle(life, blob)

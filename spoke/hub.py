@@ -1,0 +1,127 @@
+"""The shell around the hub's core: turns links and time into events, and commands into messages.
+
+No decision is made here.  The local agent is a peer like the others, but its messages go through a
+queue instead of a socket, and so does the end of a link that core itself asked for: commands of one
+step are all carried out before the next step.  A peer that does not read
+what it is sent is dropped when its queue passes `limits.LINK_SEND_QUEUE_BYTES` (LIM-1).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from spoke import limits
+from spoke._native import Reactor
+from spoke.core import Drop, Event, Joined, Log, Lost, Received, Send, Tick
+from spoke.core.hub import HubCore
+from spoke.wire import CLIENT_UP, LOG_LINES, encode
+
+LogLine = Callable[[str, str], None]  # level, text
+
+
+class HubShell:
+    """Runs one `HubCore`.
+
+    Args:
+        close: closes a connection and forgets its link (the daemon's).
+        log: writes a line to the daemon's log.
+    """
+
+    def __init__(self, core: HubCore, reactor: Reactor, close: Callable[[int], None], log: LogLine) -> None:
+        self.core = core
+        self.drivers: dict[bytes, int] = {}  # driver's process id -> connection
+        self.on_no_driver: Callable[[], None] = lambda: None
+        self._reactor = reactor
+        self._close = close
+        self._log = log
+        self._conns: dict[bytes, int] = {}
+        self._local_id = b""
+        self._local: Callable[[tuple[Any, ...]], None] = lambda message: None
+        self._inbox: deque[Event] = deque()
+
+    # -- peers
+
+    def attach_local(self, node_id: bytes, deliver: Callable[[tuple[Any, ...]], None]) -> None:
+        """The agent of this process: `deliver` takes the hub's messages for it."""
+        self._local_id = node_id
+        self._local = deliver
+        self._step(Joined(node_id))
+
+    def from_local(self, message: tuple[Any, ...]) -> None:
+        """A message of the local agent; handled by the next `drain`."""
+        self._inbox.append(Received(self._local_id, list(message)))
+
+    def joined(self, peer: bytes, conn: int) -> bool:
+        """A proven peer talks to the hub for the first time; False when its id is taken."""
+        if peer in self._conns or peer == self._local_id:
+            self._log("warning", f"a second link of {peer.hex()[:12]} to the hub is refused")
+            return False
+        self._conns[peer] = conn
+        self._step(Joined(peer))
+        return True
+
+    def received(self, peer: bytes, message: list[Any], payload: Any) -> None:
+        """A message of a peer that joined."""
+        if message[0] == CLIENT_UP and message[1] == "driver":
+            self.drivers[peer] = self._conns[peer]
+        self._step(Received(peer, message, payload))
+
+    def lost(self, peer: bytes, reason: str) -> None:
+        """The link of a peer that joined has ended; core hears of it in the next `drain`."""
+        if self._conns.pop(peer, None) is None:
+            return
+        was_driver = self.drivers.pop(peer, None) is not None
+        self._inbox.append(Lost(peer, reason))
+        if was_driver and not self.drivers:
+            self.on_no_driver()
+
+    # -- time
+
+    def next_deadline(self) -> float | None:
+        """When `drain` must run at the latest, in monotonic seconds."""
+        return self.core.next_deadline()
+
+    def drain(self) -> None:
+        """Handle the local agent's messages and what is due."""
+        while self._inbox:
+            self._step(self._inbox.popleft())
+        deadline = self.core.next_deadline()
+        if deadline is not None and deadline <= time.monotonic():
+            self._step(Tick())
+            if self._inbox:
+                self.drain()
+
+    # -- commands
+
+    def _step(self, event: Any) -> None:
+        for command in self.core.step(time.monotonic(), event):
+            if type(command) is Send:
+                self._send(command.peer, command.message, command.payload)
+            elif type(command) is Log:
+                fields = " ".join(f"{key}={value}" for key, value in command.fields.items())
+                self._log(command.level, f"hub: {command.text} {fields}".rstrip())
+            elif type(command) is Drop:
+                self._drop(command.peer, command.reason)
+
+    def _send(self, peer: bytes, message: tuple[Any, ...], payload: Any) -> None:
+        if peer == self._local_id:
+            self._local(message)
+            return
+        conn = self._conns.get(peer)
+        if conn is None:
+            return
+        if message[0] == LOG_LINES and self._reactor.queued(conn) > limits.MIB:
+            return  # output never holds up the rest: a driver that is slow to read misses lines
+        queued = self._reactor.send(conn, encode(*message), payload or None)
+        if queued > limits.LINK_SEND_QUEUE_BYTES:
+            self._drop(peer, f"{queued} bytes wait because it does not read")
+
+    def _drop(self, peer: bytes, reason: str) -> None:
+        conn = self._conns.get(peer)
+        if conn is not None:
+            self._log("warning", f"the link of {peer.hex()[:12]} is closed: {reason}")
+            self._close(conn)
+            self.lost(peer, reason)

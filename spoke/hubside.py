@@ -1,0 +1,261 @@
+"""What a process asks of its hub and of its node's agent."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from spoke import wire
+from spoke.errors import GetTimeoutError, ObjectLostError, ObjectStoreFullError, RaySystemError
+from spoke.lead import Waiter
+from spoke.replies import named_error
+from spoke.wire import encode
+
+if TYPE_CHECKING:
+    from spoke.client import Client
+    from spoke.links import Link
+
+AGENT_ANSWER_S: Final = 30.0
+READ_BYTES_MAX: Final = 1 << 30  # of one READ_BLOCK; larger blocks are read in pieces
+
+
+class _Question(Waiter):
+    __slots__ = ("answer", "error")
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.answer: Any = None
+        self.error: Any = None  # [class name, message]
+
+
+class HubSide:
+    """Questions and answers; all `on_*` run with the client's lock held."""
+
+    def __init__(self, client: Client, link: Link, agent: Link) -> None:
+        self._client = client
+        self.link = link
+        self.agent = agent
+        self._questions: dict[int, _Question] = {}
+        self._ids = itertools.count(1)
+        self._agents: dict[bytes, wire.Address] = {}
+        self.group_states: dict[bytes, tuple[str, dict[str, Any]]] = {}
+        self.group_waiters: dict[bytes, list[Any]] = {}
+        self.on_log_lines: Any = None
+        self.on_pending_reason: Any = None
+        self.handlers = {
+            wire.RESPONSE: self._on_response,
+            wire.SEGMENT: self._on_segment,
+            wire.BLOCK: self._on_block,
+            wire.GROUP_STATE: self._on_group_state,
+            wire.PENDING_REASON: self._on_pending_reason,
+            wire.LOG_LINES: self._on_log_lines,
+        }
+
+    def tell(self, *message: Any, payload: Any = None) -> None:
+        """One message to the hub; lock held."""
+        self._client.links.send(self.link, encode(*message), payload)
+
+    # -- questions
+
+    def request(self, what: str, timeout: float | None = None, **args: Any) -> Any:
+        """Ask the hub and wait for its answer.
+
+        Raises:
+            the error the hub names, GetTimeoutError after `timeout` seconds, RaySystemError if the
+            cluster is gone.
+        """
+        question_id = next(self._ids)
+        return self._ask(question_id, self.link, (wire.REQUEST, question_id, what, args), timeout)
+
+    def expect(self) -> tuple[int, _Question]:
+        """An id for a message whose RESPONSE is awaited with `collect`; lock held or not."""
+        question_id, question = next(self._ids), _Question()
+        self._questions[question_id] = question
+        return question_id, question
+
+    def collect(self, question_id: int, question: _Question, timeout: float | None = None) -> Any:
+        """Wait for the answer to `expect`."""
+        client = self._client
+        try:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            if not client.lead.wait(question, deadline):
+                raise GetTimeoutError(f"no answer within {timeout} s")
+        finally:
+            self._questions.pop(question_id, None)
+        if question.error is not None:
+            raise named_error(question.error)
+        return question.answer
+
+    def _ask(self, question_id: int, link: Link, message: tuple[Any, ...], timeout: float | None) -> Any:
+        client = self._client
+        client.check_open()
+        question = _Question()
+        self._questions[question_id] = question
+        with client.lock:
+            client.links.send(link, encode(*message))
+        return self.collect(question_id, question, timeout)
+
+    def _on_response(self, link: Link, message: list[Any], payload: Any) -> None:
+        _, question_id, error, value = message
+        question = self._questions.get(question_id)
+        if question is not None:
+            question.error, question.answer = error, value
+            question.finish()
+
+    def fail_all(self, reason: str) -> None:
+        for question in self._questions.values():
+            question.error = ["RaySystemError", reason]
+            question.finish()
+        for group_id in list(self.group_waiters):
+            self._wake_group(group_id)
+
+    # -- segments
+
+    def new_segment(self, size: int) -> tuple[int, int, int]:
+        """A fresh segment of `size` bytes: (id, size, descriptor).  Raises ObjectStoreFullError."""
+        question_id = next(self._ids)
+        return self._segment(question_id, (wire.NEW_SEGMENT, question_id, size))
+
+    def map_segment(self, segment_id: int) -> tuple[int, int, int]:
+        """Another process's segment: (id, size, descriptor).  Raises KeyError if it is gone."""
+        question_id = next(self._ids)
+        try:
+            return self._segment(question_id, (wire.MAP_SEGMENT, question_id, segment_id))
+        except ObjectStoreFullError:
+            raise
+        except (RaySystemError, ObjectLostError, KeyError, ValueError):
+            raise KeyError(segment_id) from None
+
+    def _segment(self, question_id: int, message: tuple[Any, ...]) -> tuple[int, int, int]:
+        answer: tuple[int, int, int] = self._ask(question_id, self.agent, message, AGENT_ANSWER_S)
+        return answer
+
+    def _on_segment(self, link: Link, message: list[Any], payload: Any) -> None:
+        _, question_id, segment_id, size, error = message
+        descriptor = -1 if error is not None else self._client.reactor.take_fd(link.conn)
+        question = self._questions.get(question_id)
+        if question is None:
+            if descriptor >= 0:
+                import os
+
+                os.close(descriptor)
+            return
+        question.error = error
+        question.answer = (segment_id, size, descriptor)
+        question.finish()
+
+    def free_orphan(self, descriptor: list[Any]) -> None:
+        """A block whose allocator is dead is needed no more; lock held."""
+        node_id, _, segment_id, offset, _ = descriptor
+        if node_id == self._client.node_id:
+            self._client.links.send(self.agent, encode(wire.ORPHAN_FREE, segment_id, offset))
+        elif node_id in self._client.links.by_peer:
+            self._client.tell(node_id, wire.ORPHAN_FREE, segment_id, offset)
+
+    # -- blocks of other nodes
+
+    def read_block(self, part: list[Any]) -> Any:
+        """The bytes of a block on another node, as a buffer.  Raises ObjectLostError."""
+        node_id, _, segment_id, offset, length = part
+        client = self._client
+        try:
+            with client.lock:
+                known = client.links.by_peer.get(node_id)
+            address = None if known is not None else self._agent_address(node_id)
+            with client.lock:
+                link = client.links.open(node_id, address) if address else client.links.by_peer[node_id]
+            if length <= READ_BYTES_MAX:
+                return self._read_piece(link, segment_id, offset, length)
+            whole = bytearray(length)
+            for start in range(0, length, READ_BYTES_MAX):
+                size = min(READ_BYTES_MAX, length - start)
+                whole[start : start + size] = self._read_piece(link, segment_id, offset + start, size)
+            return memoryview(whole).toreadonly()
+        except (OSError, KeyError, RaySystemError, GetTimeoutError) as error:
+            raise ObjectLostError.from_message(
+                f"the object's data on node {node_id.hex()[:12]} cannot be read: {error}"
+            ) from error
+
+    def _read_piece(self, link: Link, segment_id: int, offset: int, length: int) -> Any:
+        question_id = next(self._ids)
+        message = (wire.READ_BLOCK, question_id, segment_id, offset, length)
+        data = self._ask(question_id, link, message, 60.0)
+        if memoryview(data).nbytes != length:
+            raise RaySystemError("the node sent a block of another length")
+        return data
+
+    def _on_block(self, link: Link, message: list[Any], payload: Any) -> None:
+        question = self._questions.get(message[1])
+        if question is not None:
+            question.error, question.answer = message[2], payload
+            question.finish()
+
+    def _agent_address(self, node_id: bytes) -> wire.Address:
+        address = self._agents.get(node_id)
+        if address is None:
+            for node in self.request("nodes", timeout=10.0):
+                if node["Alive"]:
+                    known = bytes.fromhex(node["NodeID"])
+                    self._agents[known] = [known, known, node["NodeManagerAddress"], node["NodeManagerPort"]]
+            address = self._agents.get(node_id)
+            if address is None:
+                raise KeyError(f"node {node_id.hex()[:12]} is not alive")
+        return address
+
+    # -- groups
+
+    def create_group(self, group_id: bytes, spec: dict[str, Any]) -> None:
+        """Reserve a placement group; its state follows by GROUP_STATE."""
+        self._client.check_open()
+        with self._client.lock:
+            self.group_states[group_id] = ("PENDING", {})
+            self.tell(wire.CREATE_GROUP, group_id, spec)
+
+    def wait_group(self, group_id: bytes, timeout: float | None) -> bool:
+        """Whether the group is placed within `timeout` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._watch_group(group_id)
+        while True:
+            waiter = Waiter(1)
+            with self._client.lock:
+                state = self.group_states.get(group_id, ("PENDING", {}))[0]
+                if state in ("CREATED", "REMOVED") or self._client.closed:
+                    return state == "CREATED"
+                self.group_waiters.setdefault(group_id, []).append(waiter)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self._client.block_on(waiter, left):
+                return False
+
+    def _watch_group(self, group_id: bytes) -> None:
+        if group_id not in self.group_states:
+            state, info = self.request("watch_group", id=group_id)
+            self.group_states.setdefault(group_id, (state, info))
+
+    def on_group(self, group_id: bytes, callback: Any) -> None:
+        """Call ``callback.resolved(None)`` at the next change of the group's state; lock held."""
+        self.group_waiters.setdefault(group_id, []).append(callback)
+
+    def remove_group(self, group_id: bytes) -> None:
+        with self._client.lock:
+            self.tell(wire.REMOVE_GROUP, group_id)
+
+    def _on_group_state(self, link: Link, message: list[Any], payload: Any) -> None:
+        _, group_id, state, info = message
+        self.group_states[group_id] = (state, info)
+        self._wake_group(group_id)
+
+    def _wake_group(self, group_id: bytes) -> None:
+        for waiter in self.group_waiters.pop(group_id, ()):
+            waiter.resolved(None)
+
+    # -- pushed news
+
+    def _on_pending_reason(self, link: Link, message: list[Any], payload: Any) -> None:
+        _, what, key, reason, fatal = message
+        if self.on_pending_reason is not None:
+            self.on_pending_reason(what, key, reason, fatal)
+
+    def _on_log_lines(self, link: Link, message: list[Any], payload: Any) -> None:
+        if self.on_log_lines is not None:
+            self.on_log_lines(*message[1:])

@@ -1,0 +1,114 @@
+"""Workers' output: one file per worker and stream, followed by the agent, shown by the driver.
+
+A worker writes straight into its files and is never held up by a reader.  The agent looks at the files
+again and again, often while something is written and rarely while nothing is, and sends on whole
+lines.  Which task or actor printed is told by the worker in the stream itself: a line that begins with
+`MARK` names what the following lines belong to, and is not shown.  A reader that falls far behind
+skips, and says so (LIM-1); the file keeps everything.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from spoke import limits
+
+MARK: Final = b"\x1espoke:"  # ASCII "record separator": not something that programs print
+
+READ_BYTES: Final = 256 * 1024  # per file and look
+BEHIND_BYTES: Final = 4 * 1024 * 1024  # further behind than this, the follower skips
+BUSY_S: Final = 0.05  # between looks while something is written
+IDLE_S: Final = 0.5
+TAIL_BYTES: Final = 4096
+
+
+def marker(name: str) -> bytes:
+    """What a worker writes into both its streams when `name` (task or actor) starts to use them."""
+    return MARK + name.replace("\n", " ").encode("utf-8", "replace") + b"\n"
+
+
+def format_lines(name: str, pid: int, host: str, lines: list[str], color: bool = False) -> str:
+    """Lines of a worker as the driver prints them, each with its origin: ``(name pid=7) text``.
+
+    Args:
+        host: shown as ``ip=host``; empty for the driver's own node.
+    """
+    where = f", ip={host}" if host else ""
+    prefix = f"({name + ' ' if name else ''}pid={pid}{where})"
+    if color:
+        prefix = f"\x1b[36m{prefix}\x1b[0m"
+    return "".join(f"{prefix} {line}\n" for line in lines)
+
+
+class Follower:
+    """Reads what was appended to one file since the last look."""
+
+    __slots__ = ("_fd", "_part", "_position", "name")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._position = 0
+        self._part = b""
+        self.name = ""
+
+    def read(self, final: bool = False) -> list[tuple[str, list[str]]]:
+        """New lines, in groups of (name of the task or actor, lines); at most `READ_BYTES` at a time.
+
+        Args:
+            final: also give out a last line that has no line end.
+        """
+        groups: list[tuple[str, list[str]]] = []
+        behind = os.fstat(self._fd).st_size - self._position
+        if behind > BEHIND_BYTES:
+            skipped = behind - READ_BYTES
+            self._position += skipped
+            self._part = b""
+            groups.append((self.name, [f"[{skipped} bytes of output not shown; the log file has them]"]))
+            behind -= skipped
+        if behind > 0:
+            data = os.pread(self._fd, min(behind, READ_BYTES), self._position)
+            self._position += len(data)
+            lines = (self._part + data).split(b"\n")
+            self._part = lines.pop()
+            if len(self._part) > limits.MAX_LOG_LINE_CHARS and not self._part.startswith(MARK):
+                lines.append(self._part)
+                self._part = b""
+            self._collect(lines, groups)
+        if final and self._part:
+            self._collect([self._part], groups)
+            self._part = b""
+        return groups
+
+    def _collect(self, lines: list[bytes], groups: list[tuple[str, list[str]]]) -> None:
+        for line in lines:
+            text, mark, name = line.partition(MARK)
+            if text or not mark:
+                if not groups or groups[-1][0] != self.name:
+                    groups.append((self.name, []))
+                shown = text[: limits.MAX_LOG_LINE_CHARS].rstrip(b"\r")
+                groups[-1][1].append(shown.decode("utf-8", "replace"))
+            if mark:
+                self.name = name.decode("utf-8", "replace")
+
+
+def tail(fd: int) -> str:
+    """The last lines of a file for an obituary: at most 4 KiB and `limits.STDERR_TAIL_LINES` lines."""
+    size = os.fstat(fd).st_size
+    data = os.pread(fd, TAIL_BYTES, max(0, size - TAIL_BYTES))
+    lines = [line for line in data.split(b"\n") if line.strip() and not line.startswith(MARK)]
+    return b"\n".join(lines[-limits.STDERR_TAIL_LINES :]).decode("utf-8", "replace")
+
+
+def prepare_dir(path: str) -> None:
+    """Make `path` (and what is above it) for this user's eyes only.
+
+    Raises:
+        OSError: it cannot be made or written, or belongs to another user (PermissionError).
+    """
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    status = os.lstat(path)
+    if status.st_uid != os.geteuid():
+        raise PermissionError(f"{path} belongs to another user")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written")

@@ -1,0 +1,129 @@
+"""What this machine has: CPUs, memory, GPUs.  Read from the kernel, without importing anything heavy.
+
+A container's limits count, not the host's: CPUs by affinity and cgroup quota, memory by cgroup limit.
+GPUs come from NVML when `pynvml` can be imported and a driver is there, otherwise from the device
+nodes; on a machine without a driver neither is tried.
+"""
+
+from __future__ import annotations
+
+import os
+
+OBJECT_STORE_SHARE = 0.3  # of memory, when the user names no limit
+
+
+def read_text(path: str) -> str:
+    """The content of a small file, "" when it cannot be read."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use, at least 1: affinity, then the cgroup's quota (rounded up)."""
+    count = len(os.sched_getaffinity(0))
+    quota, _, period = read_text("/sys/fs/cgroup/cpu.max").partition(" ")
+    if quota.isdigit() and period.strip().isdigit():
+        count = min(count, -(-int(quota) // int(period)))
+    return max(1, count)
+
+
+def memory_bytes() -> int:
+    """Bytes of memory of this container or machine, whichever is less."""
+    total = 0
+    for line in read_text("/proc/meminfo").splitlines():
+        if line.startswith("MemTotal:"):
+            total = int(line.split()[1]) * 1024
+            break
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = read_text(path).strip()
+        if text.isdigit() and 0 < int(text) < total:
+            total = int(text)
+    return total
+
+
+def visible_devices(variable: str | None) -> list[str] | None:
+    """The entries of CUDA_VISIBLE_DEVICES; None when it is not set (all devices are visible)."""
+    if variable is None:
+        return None
+    return [entry.strip() for entry in variable.split(",") if entry.strip() not in ("", "-1", "NoDevFiles")]
+
+
+def gpu_count(visible: list[str] | None) -> int:
+    """Number of NVIDIA GPUs that this process may use; 0 without a driver."""
+    if visible == [] or not os.path.exists("/dev/nvidiactl"):
+        return 0
+    count = _nvml_count()
+    if count is None:
+        count = sum(1 for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit())
+    return count if visible is None else min(count, len(visible)) if count else 0
+
+
+def gpu_model(index: int) -> str:
+    """Product name of a GPU by its index in NVML, "" when it is not known."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
+        return name.decode() if isinstance(name, bytes) else str(name)
+    except Exception:  # no pynvml, no driver, no such device: all mean "not known"
+        return ""
+
+
+def _nvml_count() -> int | None:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except Exception:  # ImportError, or any of NVML's errors: the device nodes answer instead
+        return None
+
+
+def outward_ip() -> str:
+    """The address of this machine that others see: the source address of the default route."""
+    from _socket import AF_INET, SOCK_DGRAM
+    from _socket import socket as plain_socket
+
+    probe = plain_socket(AF_INET, SOCK_DGRAM)
+    try:
+        probe.connect(("192.0.2.1", 9))  # a documentation address; a datagram socket sends nothing yet
+        return str(probe.getsockname()[0])
+    except OSError:
+        return "127.0.0.1"
+    finally:
+        probe.close()
+
+
+def resources(
+    num_cpus: float | None,
+    num_gpus: float | None,
+    memory: float | None,
+    object_store_memory: int | None,
+    custom: dict[str, float],
+    visible: list[str] | None,
+) -> dict[str, float]:
+    """A node's resources by name; None asks for detection.  Memory is in bytes.
+
+    Raises:
+        ValueError: a custom resource has the name of a built-in one, or an amount is negative.
+    """
+    for name in ("CPU", "GPU", "memory", "object_store_memory"):
+        if name in custom:
+            raise ValueError(f"give {name} by its own option, not among the custom resources")
+    total_memory = memory_bytes()
+    store = int(total_memory * OBJECT_STORE_SHARE) if object_store_memory is None else object_store_memory
+    found = {
+        "CPU": float(cpu_count() if num_cpus is None else num_cpus),
+        "GPU": float(gpu_count(visible) if num_gpus is None else num_gpus),
+        "memory": float(max(0, total_memory - store) if memory is None else memory),
+        "object_store_memory": float(store),
+        **{name: float(amount) for name, amount in custom.items()},
+    }
+    for name, amount in found.items():
+        if amount < 0:
+            raise ValueError(f"resource {name} is negative: {amount}")
+    return {name: amount for name, amount in found.items() if amount or name == "CPU"}

@@ -1,0 +1,124 @@
+"""ObjectRef: the handle of an object, counted in the process's reference table.
+
+The engine installs itself with `install`; before that, and after shutdown, refs are inert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from spoke import codec
+
+if TYPE_CHECKING:
+    import asyncio
+    import concurrent.futures
+
+    from spoke.core.refs import Entry
+
+T = TypeVar("T")
+
+
+class _Hooks:
+    """What refs ask of the engine; one instance, filled by `install`."""
+
+    __slots__ = ("address", "asyncio_future", "future", "release", "resolve")
+
+    def __init__(self) -> None:
+        self.address: Any = None
+        self.release: Callable[[Entry], None] | None = None
+        self.resolve: Callable[[bytes, Any], ObjectRef[Any]] | None = None
+        self.future: Callable[[ObjectRef[Any]], Any] | None = None
+        self.asyncio_future: Callable[[ObjectRef[Any]], Any] | None = None
+
+
+_hooks = _Hooks()
+
+
+def install(address: Any, release: Any, resolve: Any, future: Any, asyncio_future: Any) -> None:
+    """Connect refs with the engine of this process; None everywhere disconnects them."""
+    _hooks.address, _hooks.release = address, release
+    _hooks.resolve, _hooks.future, _hooks.asyncio_future = resolve, future, asyncio_future
+
+
+class ObjectRef(Generic[T]):
+    """A reference to an object that is, or will be, somewhere in the cluster.
+
+    Made by ``put``, by ``.remote()`` calls, and by receiving one.  The object lives as long as any
+    ref to it.  Refs are equal when they name the same object; they can be awaited in asyncio code.
+    """
+
+    __slots__ = ("__weakref__", "_entry", "_id")
+
+    def __init__(self, entry: Entry) -> None:
+        # The engine has counted this ref in entry.local before it calls here.
+        self._entry = entry
+        self._id = entry.id
+
+    def __del__(self) -> None:
+        release = _hooks.release
+        if release is not None:
+            release(self._entry)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, ObjectRef) and self._id == other._id)
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
+    def __repr__(self) -> str:
+        return f"ObjectRef({self._id.hex()})"
+
+    def __reduce__(self) -> Any:
+        codec.note_ref(self)
+        return rebuild_ref, (self._id, self._entry.owner or _hooks.address)
+
+    def binary(self) -> bytes:
+        """The 28 bytes of the object id."""
+        return self._id
+
+    def hex(self) -> str:
+        """The object id as 56 hexadecimal digits."""
+        return self._id.hex()
+
+    def is_nil(self) -> bool:
+        """Always False: a ref names an object."""
+        return False
+
+    def size(self) -> int:
+        """Length of the id in bytes."""
+        return len(self._id)
+
+    def task_id(self) -> Any:
+        """The id of the call that returns this object."""
+        from spoke.ids import TaskID
+
+        return TaskID(self._id[:24])
+
+    def job_id(self) -> Any:
+        """The id of the job that the object belongs to."""
+        from spoke.ids import JobID
+
+        return JobID(self._id[:4])
+
+    def future(self) -> concurrent.futures.Future[T]:
+        """A `concurrent.futures.Future` of the value."""
+        if _hooks.future is None:
+            raise RuntimeError("this ref is used after shutdown()")
+        return _hooks.future(self)  # type: ignore[no-any-return]
+
+    def as_future(self) -> asyncio.Future[T]:
+        """An asyncio future of the value, in the running loop."""
+        if _hooks.asyncio_future is None:
+            raise RuntimeError("this ref is used after shutdown()")
+        return _hooks.asyncio_future(self)  # type: ignore[no-any-return]
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self.as_future().__await__()
+
+
+def rebuild_ref(object_id: bytes, owner: Any) -> ObjectRef[Any]:
+    """The ref that was pickled, in this process."""
+    if _hooks.resolve is None:
+        raise RuntimeError("an ObjectRef was unpickled before init(): call init() first")
+    return _hooks.resolve(object_id, owner)

@@ -1,0 +1,516 @@
+"""Options of tasks, actors and methods, parsed once, at decoration or ``.options()``.
+
+Rules of this module: a wrong option fails here, at the line that gives it, never at the call.  An
+unknown name is a ValueError that offers the nearest known one, a wrong type a TypeError, a wrong
+value a ValueError.  What the hub needs of them is one plain dict, built once (`scheduling_spec`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn
+
+from spoke import runtime_env as environments
+from spoke.limits import MAX_NAME_CHARS, MAX_NUM_RETURNS, RESOURCE_UNIT
+
+STREAMING: Final = -1  # num_returns of a call that gives an ObjectRefGenerator
+DYNAMIC: Final = -2  # num_returns of a call that gives one ref to a generator of refs
+
+_NONE = type(None)
+_NUMBER = (float, int, _NONE)
+_COUNT = (int, _NONE)
+_TEXT = (str, _NONE)
+_DICT = (dict, _NONE)
+_STRATEGY = (str, _NONE)
+
+COMMON: Final[dict[str, tuple[type, ...]]] = {
+    "label_selector": _DICT,
+    "fallback_strategy": (list, _NONE),
+    "accelerator_type": _TEXT,
+    "memory": _NUMBER,
+    "name": _TEXT,
+    "num_cpus": _NUMBER,
+    "num_gpus": _NUMBER,
+    "object_store_memory": _COUNT,
+    "placement_group": _STRATEGY,
+    "placement_group_bundle_index": (int,),
+    "placement_group_capture_child_tasks": (bool, _NONE),
+    "resources": _DICT,
+    "runtime_env": _DICT,
+    "scheduling_strategy": _STRATEGY,
+    "enable_task_events": (bool,),
+    "_labels": _DICT,
+}
+TASK: Final[dict[str, tuple[type, ...]]] = {
+    **COMMON,
+    "max_calls": _COUNT,
+    "max_retries": _COUNT,
+    "num_returns": (int, str, _NONE),
+    "retry_exceptions": (bool, list, tuple),
+    "_generator_backpressure_num_objects": _COUNT,
+    "_num_objects_per_yield": _COUNT,
+}
+ACTOR: Final[dict[str, tuple[type, ...]]] = {
+    **COMMON,
+    "concurrency_groups": (list, dict, _NONE),
+    "enable_tensor_transport": (bool, _NONE),
+    "lifetime": _TEXT,
+    "max_concurrency": _COUNT,
+    "max_restarts": _COUNT,
+    "max_task_retries": _COUNT,
+    "max_pending_calls": _COUNT,
+    "namespace": _TEXT,
+    "get_if_exists": (bool,),
+    "allow_out_of_order_execution": (bool, _NONE),
+    "_actor_generator_backpressure_num_objects": _COUNT,
+}
+METHOD: Final[dict[str, tuple[type, ...]]] = {
+    "num_returns": (int, str, _NONE),
+    "concurrency_group": _TEXT,
+    "max_task_retries": _COUNT,
+    "retry_exceptions": (bool, list, tuple, _NONE),
+    "_generator_backpressure_num_objects": _COUNT,
+    "_num_objects_per_yield": _COUNT,
+    "enable_task_events": (bool, _NONE),
+    "tensor_transport": _TEXT,
+}
+CALL: Final[dict[str, tuple[type, ...]]] = {**METHOD, "name": _TEXT}
+
+_TENSOR_TRANSPORTS = ("object_store", "nccl", "gloo", "nixl", "cuda_ipc")
+
+
+# -- checks shared by all -------------------------------------------------------------------------
+
+
+def _words(types: tuple[type, ...]) -> str:
+    names = ["None" if kind is _NONE else kind.__name__ for kind in types]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def reject_unknown(name: str, known: Mapping[str, Any], what: str) -> NoReturn:
+    """Raise the ValueError for an option that does not exist."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"Invalid option keyword {name} for {what}.{hint} Valid ones are {list(known)}.")
+
+
+def _check_types(given: Mapping[str, Any], table: Mapping[str, tuple[type, ...]], what: str) -> None:
+    for name, value in given.items():
+        types = table.get(name)
+        if types is None:
+            reject_unknown(name, table, what)
+        if isinstance(value, types) or (types is _STRATEGY and hasattr(value, "_scheduling")):
+            continue
+        if name == "placement_group" and hasattr(value, "bundle_specs"):
+            continue
+        raise TypeError(f"The type of keyword {name!r} must be {_words(types)}, but received {type(value)}")
+
+
+def check_quantity(name: str, value: Any) -> float:
+    """An amount of a resource as a float.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: negative, not a number (NaN), or finer than 0.0001.
+        OverflowError: infinite.
+    """
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"The quantity of resource {name} must be a number, but received {type(value)}")
+    if math.isnan(value):
+        raise ValueError(f"The quantity of resource {name} cannot be NaN")
+    if math.isinf(value):
+        raise OverflowError(f"The quantity of resource {name} cannot be infinite")
+    if value < 0:
+        raise ValueError(f"The quantity of resource {name} cannot be negative")
+    if 0 < value < RESOURCE_UNIT:
+        raise ValueError(
+            f"The precision of the fractional quantity of resource {name} cannot go beyond {RESOURCE_UNIT}"
+        )
+    if name in ("num_gpus", "GPU") and value > 1 and value != int(value):
+        raise ValueError(f"{name}: quantities above 1 must be whole numbers, {value} is not")
+    return float(value)
+
+
+def _check_count(given: Mapping[str, Any], name: str, *, infinite: bool) -> None:
+    value = given.get(name)
+    if value is None or value >= (-1 if infinite else 0):
+        return
+    accepted = "None, 0, -1 or a positive integer, where -1 is infinity" if infinite else "None, 0 or more"
+    raise ValueError(f"The keyword {name!r} only accepts {accepted}, not {value}.")
+
+
+def parse_num_returns(value: int | str | None, is_generator: bool) -> int:
+    """None, a count, "streaming" or "dynamic" as one number: >= 0, `STREAMING` or `DYNAMIC`.
+
+    Raises:
+        ValueError: negative, an unknown word, or a word for a function that is no generator.
+    """
+    if value is None:
+        return STREAMING if is_generator else 1
+    if isinstance(value, str):
+        if value not in ("streaming", "dynamic"):
+            raise ValueError(f"num_returns must be a number, 'streaming' or 'dynamic', not {value!r}")
+        if not is_generator:
+            raise ValueError(f"num_returns={value!r} can only be used with generator functions")
+        return STREAMING if value == "streaming" else DYNAMIC
+    if not 0 <= value <= MAX_NUM_RETURNS:
+        raise ValueError(f"num_returns must be >= 0 and at most {MAX_NUM_RETURNS}, but got {value}.")
+    return int(value)
+
+
+def _check_retry_exceptions(value: Any) -> None:
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            if not (isinstance(item, type) and issubclass(item, BaseException)):
+                raise ValueError("retry_exceptions must be either a boolean or a list of exceptions")
+
+
+def _retry_on(value: Any) -> Callable[[BaseException], bool] | None:
+    if not value:
+        return None
+    if value is True:
+        return lambda error: True
+    classes = tuple(value)
+    return lambda error: isinstance(getattr(error, "cause", None) or error, classes)
+
+
+def check_label_selector(selector: Mapping[str, Any] | None, what: str = "label_selector") -> None:
+    """Check the form of a label selector: text keys and text conditions.
+
+    Raises:
+        TypeError: a key or value that is no text.
+        ValueError: a condition that cannot be read.
+    """
+    for key, value in (selector or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"{what}: expected text to text, got {key!r}: {value!r}")
+        word = value.strip().removeprefix("!").strip()
+        if word.startswith("in(") and word.endswith(")"):
+            words = [part.strip() for part in word[3:-1].split(",")]
+        else:
+            words = [word]
+        for part in words:
+            plain = part.replace("-", "").replace("_", "").replace(".", "")
+            if part and (len(part) > 63 or not plain.isalnum() or not (part[0] + part[-1]).isalnum()):
+                raise ValueError(f"Invalid label selector value `{value}` of {key!r}")
+
+
+def _check_fallback(strategies: list[Any] | None) -> None:
+    for one in strategies or ():
+        if not isinstance(one, dict):
+            raise ValueError("Each element in fallback_strategy must be a dictionary.")
+        if not one:
+            raise ValueError("fallback_strategy holds an empty dictionary.")
+        check_label_selector(one.get("label_selector"), "fallback_strategy")
+
+
+# -- resources and placement ------------------------------------------------------------------------
+
+
+def _resources(given: Mapping[str, Any], default_cpus: float) -> dict[str, float]:
+    custom = given.get("resources") or {}
+    if "CPU" in custom or "GPU" in custom:
+        raise ValueError("Use 'num_cpus' and 'num_gpus' instead of 'CPU' and 'GPU' in 'resources'")
+    found: dict[str, float] = {}
+    for name, amount in custom.items():
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"resources: {name!r} is not the name of a resource")
+        found[name] = check_quantity(name, amount)
+    cpus = given.get("num_cpus")
+    found["CPU"] = default_cpus if cpus is None else check_quantity("num_cpus", cpus)
+    for option, name in (("num_gpus", "GPU"), ("memory", "memory")):
+        if given.get(option) is not None:
+            found[name] = check_quantity(option, given[option])
+    if given.get("accelerator_type"):
+        found[f"accelerator_type:{given['accelerator_type']}"] = 0.001
+    return {name: amount for name, amount in found.items() if amount > 0}
+
+
+def _strategy(given: Mapping[str, Any], resources: dict[str, float], what: str) -> Any:
+    """None, "SPREAD" or the dict of a strategy object, checked against the group's bundles."""
+    strategy = given.get("scheduling_strategy")
+    group = given.get("placement_group", "default")
+    index = given.get("placement_group_bundle_index", -1)
+    if strategy is not None and group not in (None, "default"):
+        raise ValueError("Give the placement group by scheduling_strategy only, not by placement_group too.")
+    if isinstance(strategy, str):
+        if strategy not in ("DEFAULT", "SPREAD"):
+            raise ValueError(
+                f"Invalid scheduling_strategy value {strategy}. Valid values are 'DEFAULT', 'SPREAD', "
+                "PlacementGroupSchedulingStrategy, NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy"
+            )
+        return None if strategy == "DEFAULT" else strategy
+    if strategy is not None:
+        spec = strategy._scheduling()
+        _check_fits(getattr(strategy, "placement_group", None), spec, resources, what)
+        return spec
+    if group is None or group == "default" or getattr(group, "is_empty", False):
+        if index != -1:
+            raise ValueError("If placement group is not set, the value of bundle index must be -1.")
+        return None
+    if isinstance(group, str):
+        raise ValueError(f"placement_group must be a PlacementGroup, None or 'default', not {group!r}")
+    spec = group._scheduling(index, given.get("placement_group_capture_child_tasks"))
+    _check_fits(group, spec, resources, what)
+    return spec
+
+
+def _check_fits(group: Any, spec: Any, resources: dict[str, float], what: str) -> None:
+    bundles = getattr(group, "bundle_cache", None)
+    if not bundles:
+        return
+    index = spec["index"]
+    if not -1 <= index < len(bundles):
+        raise ValueError(
+            f"placement group bundle index {index} is invalid. Valid placement group indexes: 0-{len(bundles) - 1}"
+        )
+    wanted = {name: amount for name, amount in resources.items() if not name.startswith("accelerator_type:")}
+    choice = bundles if index == -1 else [bundles[index]]
+    if not any(all(bundle.get(name, 0) >= amount for name, amount in wanted.items()) for bundle in choice):
+        raise ValueError(
+            f"Cannot schedule {what} with the placement group because the resource request {wanted} "
+            f"cannot fit into any bundles for the placement group, {bundles}."
+        )
+
+
+class _Placed:
+    """What tasks and actors have in common: resources, strategy, environment."""
+
+    __slots__ = ("_spec", "capture_child_tasks", "fallback_strategy", "given", "inherits_group",
+                 "label_selector", "labels", "name", "resources", "runtime_env", "strategy")  # fmt: skip
+
+    def __init__(self, given: Mapping[str, Any], what: str, default_cpus: float) -> None:
+        self.given = dict(given)
+        self.name: str | None = given.get("name")
+        self.label_selector: dict[str, str] = given.get("label_selector") or {}
+        check_label_selector(self.label_selector)
+        self.fallback_strategy: list[dict[str, Any]] = given.get("fallback_strategy") or []
+        _check_fallback(self.fallback_strategy)
+        self.labels: dict[str, str] = given.get("_labels") or {}
+        self.runtime_env = environments.checked(given.get("runtime_env") or {})
+        self.resources = _resources(given, default_cpus)
+        self.strategy = _strategy(given, self.resources, what)
+        # A task of a group member runs in that group too if it captures and nothing else is said.
+        self.inherits_group = (
+            given.get("scheduling_strategy") is None and given.get("placement_group", "default") == "default"
+        )
+        self.capture_child_tasks: bool | None = given.get("placement_group_capture_child_tasks")
+        self._spec: tuple[Any, dict[str, Any]] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.given,)
+
+    def scheduling_spec(self, job_env: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What the hub must know, as plain values; `job_env` is the runtime environment of the job.
+
+        The same dict is given for the same `job_env` object: do not change it.
+        """
+        cached = self._spec
+        if cached is not None and cached[0] is job_env:
+            return cached[1]
+        spec = self._build_spec()
+        spec["env"] = environments.worker_variables(environments.merged(job_env, self.runtime_env))
+        self._spec = (job_env, spec)
+        return spec
+
+    def _build_spec(self) -> dict[str, Any]:
+        spec: dict[str, Any] = {"resources": self.resources, "strategy": self.strategy}
+        if self.label_selector:
+            spec["label_selector"] = self.label_selector
+        if self.fallback_strategy:
+            spec["fallback_strategy"] = self.fallback_strategy
+        return spec
+
+
+class TaskOptions(_Placed):
+    """Options of a remote function; `num_returns` is >= 0, `STREAMING` or `DYNAMIC`."""
+
+    __slots__ = ("backpressure", "is_generator", "max_calls", "max_retries", "num_returns", "retry_exceptions",
+                 "retry_on")  # fmt: skip
+
+    def __init__(
+        self, given: Mapping[str, Any], *, is_generator: bool = False, what: str = "the task"
+    ) -> None:
+        _check_types(given, TASK, "remote functions")
+        if given.get("object_store_memory") is not None:
+            raise ValueError("Setting 'object_store_memory' is not implemented for tasks")
+        _check_count(given, "max_retries", infinite=True)
+        _check_count(given, "max_calls", infinite=False)
+        self.is_generator = is_generator
+        self.num_returns = parse_num_returns(given.get("num_returns"), is_generator)
+        self.max_calls: int = given.get("max_calls") or 0
+        retries = given.get("max_retries", 3)
+        self.max_retries: int = 3 if retries is None else retries
+        self.retry_exceptions: Any = given.get("retry_exceptions", False)
+        _check_retry_exceptions(self.retry_exceptions)
+        self.retry_on = _retry_on(self.retry_exceptions)
+        self.backpressure: int | None = given.get("_generator_backpressure_num_objects")
+        super().__init__(given, what, 1.0)
+
+    def updated(self, more: Mapping[str, Any], what: str = "the task") -> TaskOptions:
+        """These options with others on top."""
+        return TaskOptions({**self.given, **more}, is_generator=self.is_generator, what=what)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_task_options, (self.given, self.is_generator)
+
+    def _build_spec(self) -> dict[str, Any]:
+        spec = super()._build_spec()
+        if self.max_calls == 1:
+            spec["single_use"] = True
+        return spec
+
+
+def _rebuild_task_options(given: dict[str, Any], is_generator: bool) -> TaskOptions:
+    return TaskOptions(given, is_generator=is_generator)
+
+
+class ActorOptions(_Placed):
+    """Options of an actor class.
+
+    `resources` are held for the actor's life, `placement_resources` are needed to place it: an actor
+    that asks for nothing needs one CPU to be placed and holds none.
+    """
+
+    __slots__ = ("allow_out_of_order_execution", "concurrency_groups", "detached", "enable_tensor_transport",
+                 "get_if_exists", "max_concurrency", "max_pending_calls", "max_restarts", "max_task_retries",
+                 "namespace", "placement_resources")  # fmt: skip
+
+    def __init__(self, given: Mapping[str, Any], *, what: str = "the actor") -> None:
+        _check_types(given, ACTOR, "actors")
+        for name in ("max_restarts", "max_task_retries", "max_pending_calls"):
+            _check_count(given, name, infinite=True)
+        _check_count(given, "max_concurrency", infinite=False)
+        lifetime = given.get("lifetime")
+        if lifetime not in (None, "detached", "non_detached"):
+            raise ValueError(f"actor `lifetime` must be 'detached', 'non_detached' or None, not {lifetime!r}.")
+        self.detached = lifetime == "detached"
+        self.get_if_exists: bool = given.get("get_if_exists", False)
+        if self.get_if_exists and not given.get("name"):
+            raise ValueError("The actor name must be specified to use `get_if_exists`.")
+        self.namespace: str | None = given.get("namespace")
+        self.max_restarts: int = given.get("max_restarts") or 0
+        self.max_task_retries: int = given.get("max_task_retries") or 0
+        self.max_concurrency: int | None = given.get("max_concurrency") or None
+        pending = given.get("max_pending_calls")
+        self.max_pending_calls: int = -1 if pending is None else pending
+        self.concurrency_groups = _concurrency_groups(given.get("concurrency_groups"))
+        self.allow_out_of_order_execution: bool | None = given.get("allow_out_of_order_execution")
+        self.enable_tensor_transport: bool = bool(given.get("enable_tensor_transport"))
+        asks = given.get("num_cpus") is not None or given.get("num_gpus") is not None
+        asks = asks or bool(given.get("resources"))
+        super().__init__(given, what, 1.0 if asks else 0.0)
+        self.placement_resources = self.resources if asks else {**self.resources, "CPU": 1.0}
+
+    def updated(self, more: Mapping[str, Any], what: str = "the actor") -> ActorOptions:
+        """These options with others on top.
+
+        Raises:
+            ValueError: `more` holds concurrency groups, which belong to the class.
+        """
+        if "concurrency_groups" in more:
+            raise ValueError("Setting 'concurrency_groups' is not supported in '.options()'.")
+        return ActorOptions({**self.given, **more}, what=what)
+
+    def check_names(self) -> None:
+        """Check name and namespace, when an actor is made of these options.
+
+        Raises:
+            ValueError: empty, too long, or with a NUL character.
+        """
+        if self.name is not None:
+            check_name(self.name, "Actor name")
+        if self.namespace is not None:
+            check_namespace(self.namespace)
+
+    def _build_spec(self) -> dict[str, Any]:
+        spec = super()._build_spec()
+        spec.update(
+            placement_resources=self.placement_resources,
+            name=self.name,
+            namespace=self.namespace,
+            get_if_exists=self.get_if_exists,
+            detached=self.detached,
+            max_restarts=self.max_restarts,
+            max_task_retries=self.max_task_retries,
+            max_pending_calls=self.max_pending_calls,
+            max_concurrency=self.max_concurrency,
+            concurrency_groups=self.concurrency_groups,
+        )
+        return spec
+
+
+def check_name(name: Any, what: str) -> None:
+    """Check a name that others look up.
+
+    Raises:
+        TypeError: not text.
+        ValueError: empty, longer than 255 characters, or with a NUL character.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be a string, got {type(name)}")
+    if not name:
+        raise ValueError(f"{what} cannot be an empty string.")
+    if len(name) > MAX_NAME_CHARS or "\0" in name:
+        raise ValueError(f"{what} must have at most {MAX_NAME_CHARS} characters and no NUL")
+
+
+def check_namespace(namespace: Any) -> None:
+    """Check a namespace.
+
+    Raises:
+        TypeError: not text.
+        ValueError: empty.
+    """
+    if not isinstance(namespace, str):
+        raise TypeError(f"namespace must be None or a string, got {type(namespace)}")
+    if not namespace:
+        raise ValueError('"" is not a valid namespace. Pass None to not specify a namespace.')
+    check_name(namespace, "namespace")
+
+
+def _concurrency_groups(groups: Any) -> dict[str, int]:
+    if isinstance(groups, list):
+        groups = {group["name"]: group["max_concurrency"] for group in groups}
+    for name, size in (groups or {}).items():
+        if not isinstance(name, str) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"concurrency_groups: {name!r}: {size!r} is not a name and a positive number")
+    return dict(groups or {})
+
+
+class MethodOptions:
+    """Options of an actor method; None means as the actor's own option says."""
+
+    __slots__ = ("backpressure", "concurrency_group", "given", "is_generator", "max_task_retries", "name",
+                 "num_returns", "retry_exceptions", "retry_on", "tensor_transport")  # fmt: skip
+
+    def __init__(self, given: Mapping[str, Any], *, is_generator: bool = False) -> None:
+        _check_types(given, CALL, "actor methods")
+        _check_count(given, "max_task_retries", infinite=True)
+        self.given = dict(given)
+        self.is_generator = is_generator
+        self.num_returns = parse_num_returns(given.get("num_returns"), is_generator)
+        self.concurrency_group: str | None = given.get("concurrency_group")
+        self.max_task_retries: int | None = given.get("max_task_retries")
+        self.retry_exceptions: Any = given.get("retry_exceptions")
+        _check_retry_exceptions(self.retry_exceptions)
+        self.retry_on = _retry_on(self.retry_exceptions)
+        self.backpressure: int | None = given.get("_generator_backpressure_num_objects")
+        self.name: str | None = given.get("name")
+        self.tensor_transport: str | None = given.get("tensor_transport")
+        if self.tensor_transport and self.tensor_transport.lower() not in _TENSOR_TRANSPORTS:
+            raise ValueError(f"Invalid tensor transport: {self.tensor_transport.upper()}")
+
+    def updated(self, more: Mapping[str, Any]) -> MethodOptions:
+        """These options with others on top."""
+        return MethodOptions({**self.given, **more}, is_generator=self.is_generator)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_method_options, (self.given, self.is_generator)
+
+
+def _rebuild_method_options(given: dict[str, Any], is_generator: bool) -> MethodOptions:
+    return MethodOptions(given, is_generator=is_generator)

@@ -1,0 +1,74 @@
+"""Processes that a worker started and left behind.
+
+The daemon makes itself the subreaper of everything below it, so that a grandchild whose parent died
+becomes its child, however the grandchild changed its session or group.  Such children are reaped, and
+killed once the worker that they stem from (by `SPOKE_WORKER_ID` in their environment) is gone.
+"""
+
+from __future__ import annotations
+
+import os
+from _signal import SIGKILL  # type: ignore[import-not-found]  # a plain number: signal imports enum
+
+from spoke.machine import read_text
+
+VARIABLE = "SPOKE_WORKER_ID"
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def become_subreaper() -> bool:
+    """Orphans below this process become its children.  False where the system does not offer that."""
+    try:
+        import ctypes
+
+        return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+    except (ImportError, OSError, AttributeError):
+        return False
+
+
+def children() -> list[int]:
+    """Process ids of this process's children, zombies included."""
+    pid = os.getpid()
+    listed = read_text(f"/proc/{pid}/task/{pid}/children")
+    if listed or os.path.exists(f"/proc/{pid}/task/{pid}/children"):
+        return [int(word) for word in listed.split()]
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent(name) == pid]
+
+
+def sweep(workers: dict[int, bytes], everything: bool = False) -> int:
+    """Reap dead orphans, kill those whose worker is gone; returns how many orphans still live.
+
+    Args:
+        workers: pid -> worker id of the live workers, which are left alone.
+        everything: kill every orphan, whatever its worker.
+    """
+    alive = {worker_id.hex() for worker_id in workers.values()}
+    left = 0
+    for pid in children():
+        if pid in workers:
+            continue
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                continue
+        except ChildProcessError:
+            continue
+        left += 1
+        origin = _origin(pid)
+        if everything or (origin and origin not in alive):
+            try:
+                os.kill(pid, SIGKILL)
+            except ProcessLookupError:
+                continue
+    return left
+
+
+def _parent(pid: str) -> int:
+    after_name = read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return int(after_name[1]) if len(after_name) > 1 else 0
+
+
+def _origin(pid: int) -> str:
+    for entry in read_text(f"/proc/{pid}/environ").split("\0"):
+        if entry.startswith(VARIABLE + "="):
+            return entry[len(VARIABLE) + 1 :]
+    return ""

@@ -1,0 +1,227 @@
+"""Answering a job: its value, its error, its items, or that it was cancelled."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from spoke import codec, wire
+from spoke.core.refs import CANCELLED, EXCEPTION, SYSTEM, VALUE
+from spoke.errors import ActorDiedError, RayTaskError
+from spoke.lead import Waiter
+from spoke.submit import DYNAMIC, return_id
+from spoke.wire import encode
+
+if TYPE_CHECKING:
+    from spoke.execution import Executor, Job
+    from spoke.incoming import CallSource
+
+
+class Outcome:
+    """Packs and sends the answers of one worker."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._client = executor.client
+
+    def returned(
+        self, job: Job, result: Any, num_returns: int, started: int, source: CallSource | None
+    ) -> None:
+        """Send the return values; raises TypeError if one does not serialize."""
+        if num_returns == 1:
+            values = [self._pack(job, job.call_id, result)]
+        elif num_returns == 0:
+            values = []
+        else:
+            values = [self._pack(job, job.call_id, item) for item in _split(result, num_returns)]
+        del result
+        self._reply(job, VALUE, started, values, source)
+
+    def _pack(self, job: Job, key: bytes, value: Any) -> list[Any]:
+        """One value as ``[parts, contained refs]``; blocks and refs are the caller's from here on."""
+        client = self._client
+        parts, contains, blocks = client.values.pack(value)
+        if blocks:
+            client.store.lend(job.link.peer, blocks)
+        refs = None
+        if contains:
+            own = client.address
+            refs = [[entry.id, entry.owner or own] for entry in contains]
+            with client.lock:
+                client.replies.hand_over(job.link.peer, key, contains)
+        return [parts, refs]
+
+    def _reply(
+        self, job: Job, status: int, started: int, values: list[Any] | None, source: CallSource | None
+    ) -> None:
+        client = self._client
+        retained = source.finish() if source is not None else None
+        micros = (time.perf_counter_ns() - started) // 1000
+        meta = encode(wire.REPLY, job.message[1], status, micros, values, retained)
+        client.reactor.send(job.link.conn, meta)
+
+    def raised(self, job: Job, error: BaseException, started: int, source: CallSource | None) -> None:
+        """Send the error of the user's code (or of unpickling its arguments)."""
+        if isinstance(error, SystemExit) and self._exits(job, error, started, source):
+            return
+        body = self.pack_error(self._name(job), error)
+        error.__traceback__ = None  # its frames hold the arguments, which may be views
+        self._reply(job, EXCEPTION, started, [[[body], None]], source)
+
+    def _exits(self, job: Job, error: SystemExit, started: int, source: Any) -> bool:
+        """exit_actor() and sys.exit(): the caller is answered, then the process ends."""
+        executor = self._executor
+        if executor.actor is not None:
+            self._reply(job, VALUE, started, [[codec.dumps(None)[:1], None]], source) if getattr(
+                error, "graceful", False
+            ) else None
+            code = 0 if getattr(error, "graceful", False) else _exit_code(error)
+            executor.stop_soon(code)
+            return True
+        executor.flush_output()
+        os._exit(_exit_code(error))
+
+    def _name(self, job: Job) -> str:
+        message = job.message
+        if message[0] == wire.CALL:
+            host = self._executor.actor
+            return f"{host.class_name if host else 'actor'}.{message[4]}"
+        return job.name or "task"
+
+    def pack_error(self, name: str, error: BaseException) -> bytes:
+        """A RayTaskError of `error`, pickled; an error that does not travel goes as its text."""
+        task_error = self.task_error(name, error)
+        try:
+            body, buffers, refs = codec.dumps(task_error)
+            if not buffers and not refs:
+                codec.loads(body)
+                return body
+        except Exception:
+            pass  # the cause does not pickle, or does not unpickle: its traceback text still does
+        text = task_error.traceback_str or repr(error)
+        return codec.dumps(RayTaskError(name, text, _text_only(error), None, os.getpid()))[0]
+
+    def task_error(self, name: str, error: BaseException) -> RayTaskError:
+        lines = traceback.format_exception(type(error), error, _user_frames(error))
+        host = self._executor.actor
+        actor_id = host.actor_id.hex() if host else None
+        ip = self._client.address[2]
+        return RayTaskError(name, "".join(lines), error, f"ray::{name}()", os.getpid(), ip, None, actor_id)
+
+    def constructor_error(self, host: Any, error: BaseException) -> tuple[str, bytes]:
+        """Text and pickled ActorDiedError for a constructor that raised."""
+        task_error = self.task_error(f"{host.class_name}.__init__", error)
+        died = ActorDiedError.from_task_error(task_error)
+        text = f"the actor's constructor raised {type(error).__name__}: {error}"
+        try:
+            body = codec.dumps(died)[0]
+            codec.loads(body)
+        except Exception:
+            task_error = RayTaskError(task_error.function_name, task_error.traceback_str, _text_only(error))
+            body = codec.dumps(ActorDiedError.from_task_error(task_error))[0]
+        return text, body
+
+    def cancelled(self, job: Job) -> None:
+        self._executor.jobs.pop(job.call_id, None)
+        self._client.reactor.send(
+            job.link.conn, encode(wire.REPLY, job.call_id, CANCELLED, 0, [], None)
+        )
+
+    def system(self, job: Job, name: str, text: str) -> None:
+        """Refuse a job by a named error of ours."""
+        self._executor.jobs.pop(job.call_id, None)
+        value = [[[codec.dumps((name, text))[0]], None]]
+        self._client.reactor.send(job.link.conn, encode(wire.REPLY, job.call_id, SYSTEM, 0, value, None))
+
+    # -- generators
+
+    def generator(
+        self, job: Job, result: Any, num_returns: int, started: int, source: CallSource | None
+    ) -> None:
+        """Run a synchronous generator and send what it yields."""
+        if num_returns == DYNAMIC:
+            from spoke.streams import DynamicObjectRefGenerator
+
+            refs = [self._client.put(item) for item in result]
+            self.returned(job, DynamicObjectRefGenerator(refs), 1, started, source)
+            return
+        index = 0
+        for item in _iterate(result, self._name(job)):
+            index += 1
+            self.send_item(job, index, item)
+            del item
+            self.keep_pace(job, index)
+            if job.cancelled:
+                raise KeyboardInterrupt
+        self.end_stream(job, index, started, source)
+
+    def send_item(self, job: Job, index: int, item: Any) -> None:
+        value = self._pack(job, return_id(job.call_id, index), item)
+        self._client.reactor.send(
+            job.link.conn, encode(wire.STREAM_ITEM, job.call_id, index, VALUE, value)
+        )
+
+    def end_stream(self, job: Job, count: int, started: int, source: CallSource | None) -> None:
+        body = codec.dumps(count)[0]
+        self._executor.consumed.pop(job.call_id, None)
+        self._reply(job, VALUE, started, [[[body], None]], source)
+
+    def keep_pace(self, job: Job, index: int) -> None:
+        """With a limit on items ahead of the consumer, wait for it (LIM-1)."""
+        limit = job.options.get("backpressure")
+        if not limit or limit < 0:
+            return
+        executor = self._executor
+        while index - executor.consumed.get(job.call_id, 0) >= limit and not job.cancelled:
+            job.credit = Waiter(1)
+            if index - executor.consumed.get(job.call_id, 0) >= limit and not job.cancelled:
+                self._client.block_on(job.credit, None)
+            job.credit = None
+
+
+def _iterate(result: Any, name: str) -> Any:
+    try:
+        return iter(result)
+    except TypeError:
+        raise TypeError(
+            f"{name} was called with num_returns='streaming' and must be a generator, "
+            f"but returned {type(result).__name__}"
+        ) from None
+
+
+def _split(result: Any, num_returns: int) -> list[Any]:
+    try:
+        values = list(result)
+    except TypeError:
+        raise ValueError(
+            f"The task has num_returns={num_returns} but returned one {type(result).__name__}; "
+            "return that many values"
+        ) from None
+    if len(values) != num_returns:
+        raise ValueError(f"The task returned {len(values)} values, but num_returns={num_returns}")
+    return values
+
+
+def _user_frames(error: BaseException) -> Any:
+    """The traceback from the user's first frame on."""
+    frames = error.__traceback__
+    while frames is not None and "/spoke/" in frames.tb_frame.f_code.co_filename.replace("\\", "/"):
+        if frames.tb_next is None:
+            break
+        frames = frames.tb_next
+    return frames
+
+
+def _text_only(error: BaseException) -> Exception:
+    """A stand-in for an error that does not travel."""
+    try:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    except Exception:
+        return RuntimeError(type(error).__name__)
+
+
+def _exit_code(error: SystemExit) -> int:
+    code = error.code
+    return code if isinstance(code, int) else (0 if code is None else 1)

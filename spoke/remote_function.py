@@ -1,0 +1,7 @@
+"""Names of `ray.remote_function`."""
+
+from __future__ import annotations
+
+from spoke.handles import RemoteFunction as RemoteFunction
+
+__all__ = ["RemoteFunction"]

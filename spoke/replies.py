@@ -1,0 +1,219 @@
+"""What comes back: replies, stream items, and the errors they become."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from spoke import codec, errors
+from spoke.core.calls import Call
+from spoke.core.refs import CANCELLED, EXCEPTION, SYSTEM, VALUE, Entry
+from spoke.objectref import ObjectRef
+from spoke.submit import return_id
+
+if TYPE_CHECKING:
+    from spoke.client import Client
+    from spoke.links import Link
+
+
+class Handover:
+    """Refs that arrived inside a reply: the sender keeps them until their owners know of us."""
+
+    __slots__ = ("call_id", "client", "peer", "remaining")
+
+    def __init__(self, client: Client, peer: bytes, call_id: bytes) -> None:
+        self.client = client
+        self.peer = peer
+        self.call_id = call_id
+        self.remaining = 1
+
+    def confirmed(self) -> None:
+        from spoke import wire
+
+        self.remaining -= 1
+        if self.remaining == 0:
+            self.client.tell(self.peer, wire.HELD, [self.call_id])
+
+
+class Replies:
+    """Resolves the calls of one client."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        # Entries kept because a callee still uses them and their owner does not know it yet.
+        self._retained: dict[tuple[bytes, bytes], Entry] = {}
+        # Entries inside replies that this process sent, until the caller holds them itself.
+        self._handed: dict[tuple[bytes, bytes], list[Entry]] = {}
+
+    def on_reply(self, link: Link, message: list[Any], payload: Any) -> None:
+        """REPLY: resolve, retry, or drop a late duplicate (CALL-1)."""
+        _, call_id, status, micros, values, retained = message
+        client = self._client
+        call = client.calls.replied(time.monotonic(), call_id, micros)
+        if call is None:
+            self._refuse(link, call_id, values)
+            return
+        if status == EXCEPTION and call.retry_on is not None and call.retries_left != 0:
+            if self._may_retry(call, values) and client.calls.retry(call):
+                return
+        if status == VALUE:
+            entries = call.entries
+            if len(entries) == 1 and values and values[0][1] is None:
+                client.refs.resolve(entries[0], VALUE, values[0][0])
+            else:
+                self._resolve_each(link, call, values or [])
+        else:
+            value = values[0][0] if values else []
+            for entry in call.entries:
+                client.refs.resolve(entry, status, value)
+        self._unpin(link, call, retained)
+
+    def _may_retry(self, call: Call, values: Any) -> bool:
+        try:
+            error = codec.loads(values[0][0][0])
+        except Exception:  # an error class this process cannot load: no filter can match it
+            return False
+        return bool(call.retry_on(getattr(error, "cause", error)))  # type: ignore[misc]
+
+    def _resolve_each(self, link: Link, call: Call, values: list[Any]) -> None:
+        client = self._client
+        handover = Handover(client, link.peer, call.id)
+        contained = False
+        for entry, (parts, contains) in zip(call.entries, values, strict=False):
+            contained = contained or bool(contains)
+            client.refs.resolve(entry, VALUE, parts, self._take_over(handover, contains))
+        if contained:
+            handover.confirmed()
+
+    def _take_over(self, handover: Handover, contains: list[Any] | None) -> list[Entry] | None:
+        """Count the refs inside a value for that value; their owners are told if need be."""
+        if not contains:
+            return None
+        client = self._client
+        inner = []
+        for object_id, owner in contains:
+            if owner[0] == client.process_id:
+                entry = client.refs.entries.get(object_id)
+                if entry is None:
+                    continue
+            else:
+                handover.remaining += 1
+                entry = client.refs.meet(object_id, owner, handover.confirmed)
+            entry.local += 1
+            inner.append(entry)
+        return inner
+
+    def _unpin(self, link: Link, call: Call, retained: list[bytes] | None) -> None:
+        """The call needs its arguments no more, except those the callee goes on using."""
+        refs = self._client.refs
+        for entry in call.pins or ():
+            key = (link.peer, entry.id)
+            if retained and entry.id in retained and key not in self._retained:
+                self._retained[key] = entry
+            else:
+                refs.drop(entry)
+        call.pins = None
+
+    def _refuse(self, link: Link, call_id: bytes, values: Any) -> None:
+        """Nobody waits for these values: give back what they hold."""
+        from spoke import wire
+
+        client = self._client
+        contained = False
+        for item in values or ():
+            blocks = [part for part in item[0] if type(part) is not bytes]
+            if blocks:
+                client.free_blocks(link.peer, blocks)
+            contained = contained or bool(item[1])
+        if contained:
+            client.tell(link.peer, wire.HELD, [call_id])
+
+    def resolve_all(self, call: Call, status: int, value: list[Any]) -> None:
+        """Resolve every return of a call that has no reply."""
+        refs = self._client.refs
+        for entry in call.entries:
+            refs.resolve(entry, status, value)
+        for entry in call.pins or ():
+            refs.drop(entry)
+        call.pins = None
+
+    # -- streams
+
+    def on_stream_item(self, link: Link, message: list[Any], payload: Any) -> None:
+        """STREAM_ITEM: one yielded value; items of a retried generator that we have are dropped."""
+        _, call_id, index, status, item = message
+        client = self._client
+        call = client.calls.calls.get(call_id)
+        if call is None or call.stream is None or index <= call.stream.received:
+            self._refuse(link, call_id + index.to_bytes(4, "little"), [item] if item else [])
+            return
+        stream = call.stream
+        stream.received = index
+        stream.peer = link.peer
+        entry = client.refs.own(return_id(call_id, index))
+        handover = Handover(client, link.peer, entry.id)
+        client.refs.resolve(entry, status, item[0], self._take_over(handover, item[1]))
+        if item[1]:
+            handover.confirmed()
+        entry.local += 1
+        stream.items.append(ObjectRef(entry))
+        stream.wake()
+
+    # -- the sender's side of handed-over refs
+
+    def hand_over(self, peer: bytes, key: bytes, entries: list[Entry]) -> None:
+        """Keep these counted entries until `peer` says HELD for `key`; lock held."""
+        self._handed.setdefault((peer, key), []).extend(entries)
+
+    def unpin(self, peer: bytes, key: bytes) -> bool:
+        """HELD from a peer; False if it is the owner's word on a borrow instead."""
+        entry = self._retained.pop((peer, key), None)
+        if entry is not None:
+            self._client.refs.drop(entry)
+            return True
+        handed = self._handed.pop((peer, key), None)
+        for inner in handed or ():
+            self._client.refs.drop(inner)
+        return handed is not None
+
+    def peer_lost(self, peer: bytes) -> None:
+        for key in [key for key in self._retained if key[0] == peer]:
+            self._client.refs.drop(self._retained.pop(key))
+        for key in [key for key in self._handed if key[0] == peer]:
+            for inner in self._handed.pop(key):
+                self._client.refs.drop(inner)
+
+    # -- errors
+
+    def error_of(self, entry: Entry) -> BaseException:
+        """The exception that ``get`` raises for a failed entry."""
+        parts = entry.value or []
+        if entry.status == CANCELLED:
+            return errors.TaskCancelledError()
+        try:
+            error = self._client.values.unpack(parts, entry, None)
+        except Exception as problem:
+            return errors.RaySystemError(f"the error of the call could not be unpickled: {problem!r}")
+        if entry.status == SYSTEM:
+            return named_error(error)
+        if isinstance(error, errors.RayTaskError):
+            return error.as_instanceof_cause()
+        if isinstance(error, BaseException):
+            return error
+        return errors.RaySystemError(f"the call failed with {error!r}")
+
+
+def named_error(error: Any) -> BaseException:
+    """An exception from its class name and message, as messages carry it."""
+    if isinstance(error, BaseException):
+        return error
+    name, text = error
+    cls = getattr(errors, name, None)
+    if isinstance(cls, type) and issubclass(cls, errors.RayError):
+        return cls.from_message(text)
+    import builtins
+
+    plain = getattr(builtins, name, None)
+    if isinstance(plain, type) and issubclass(plain, Exception):
+        return plain(text)
+    return errors.RaySystemError(f"{name}: {text}")

@@ -1,0 +1,237 @@
+"""Where the running code is: job, node, worker, task, actor, and what was assigned to them.
+
+`get_runtime_context()` is cheap and always tells the present state of the calling thread's task.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spoke.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
+
+_ACCELERATORS = ("GPU",)
+
+
+class RuntimeContext:
+    """Facts about the process, the task and the actor that ask.
+
+    All ids are hexadecimal text, as `nodes()` and the command line show them.
+    """
+
+    __slots__ = ()
+
+    def get(self) -> dict[str, Any]:
+        """job_id, node_id and namespace; in a task or actor also task_id or actor_id."""
+        facts = _facts()
+        found: dict[str, Any] = {
+            "job_id": self.job_id,
+            "node_id": self.node_id,
+            "namespace": self.namespace,
+        }
+        if facts.get("task_id"):
+            found["task_id"] = TaskID(facts["task_id"])
+        if facts.get("actor_id"):
+            found["actor_id"] = ActorID(facts["actor_id"])
+        return found
+
+    @property
+    def job_id(self) -> JobID:
+        """The job of this driver or worker."""
+        return JobID(_facts()["job_id"])
+
+    @property
+    def node_id(self) -> NodeID:
+        """The node that this process runs on."""
+        return NodeID(_facts()["node_id"])
+
+    @property
+    def task_id(self) -> TaskID:
+        """The running task.
+
+        Raises:
+            AssertionError: this process is a driver.
+        """
+        task_id = _facts().get("task_id")
+        assert task_id, "task_id is only available in a worker."
+        return TaskID(task_id)
+
+    @property
+    def actor_id(self) -> ActorID:
+        """The actor that runs in this process.
+
+        Raises:
+            AssertionError: no actor runs here.
+        """
+        actor_id = _facts().get("actor_id")
+        assert actor_id, "actor_id is only available in an actor."
+        return ActorID(actor_id)
+
+    @property
+    def namespace(self) -> str:
+        """The namespace in which this process names and finds actors."""
+        return str(_facts().get("namespace") or "")
+
+    def get_job_id(self) -> str:
+        """The job of this driver or worker."""
+        return self.job_id.hex()
+
+    def get_node_id(self) -> str:
+        """The node that this process runs on; "NodeID" of an entry of `nodes()`."""
+        return self.node_id.hex()
+
+    def get_worker_id(self) -> str:
+        """This process."""
+        return bytes(_facts()["worker_id"]).hex()
+
+    def get_task_id(self) -> str | None:
+        """The running task, or None in a driver."""
+        return _hex(_facts().get("task_id"))
+
+    def get_actor_id(self) -> str | None:
+        """The actor that runs in this process, or None."""
+        return _hex(_facts().get("actor_id"))
+
+    def get_actor_name(self) -> str | None:
+        """The name of the actor that runs in this process: None outside of actors, "" without a name."""
+        facts = _facts()
+        return str(facts.get("actor_name") or "") if facts.get("actor_id") else None
+
+    def get_task_name(self) -> str | None:
+        """The name of the running task, or None in a driver."""
+        return _text(_facts().get("task_name"))
+
+    def get_task_function_name(self) -> str | None:
+        """The function of the running task, or None in a driver."""
+        facts = _facts()
+        return _text(facts.get("function_name") or facts.get("task_name"))
+
+    def get_placement_group_id(self) -> str | None:
+        """The placement group of the running task or actor, or None."""
+        return _hex(_facts().get("group_id"))
+
+    @property
+    def current_placement_group_id(self) -> PlacementGroupID:
+        """The placement group of the running task or actor; a nil id outside of groups."""
+        group_id = _facts().get("group_id")
+        return PlacementGroupID(group_id) if group_id else PlacementGroupID.nil()
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Do tasks and actors started here go into the same placement group?"""
+        return bool(_facts().get("capture"))
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Is this actor's process not its first one?
+
+        Raises:
+            AssertionError: no actor runs here.
+        """
+        facts = _facts()
+        assert facts.get("actor_id"), "was_current_actor_reconstructed is only available in an actor."
+        return int(facts.get("incarnation") or 0) > int(facts.get("first_incarnation") or 0)
+
+    @property
+    def current_actor(self) -> Any:
+        """A handle of the actor that runs in this process.
+
+        Raises:
+            RuntimeError: no actor runs here.
+        """
+        if not _facts().get("actor_id"):
+            raise RuntimeError("This method is only available in an actor.")
+        from spoke.handles import own_handle
+
+        return own_handle()
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        """What the running task or actor holds, by resource name.
+
+        Raises:
+            AssertionError: this process is a driver.
+        """
+        facts = _facts()
+        assert facts.get("is_worker"), "This method is only available when the process is a worker."
+        return {name: float(amount) for name, amount in (facts.get("resources") or {}).items()}
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """Assigned device ids by kind; every kind is there, with an empty list if none is assigned."""
+        found: dict[str, list[str]] = {kind: [] for kind in _ACCELERATORS}
+        found["GPU"] = [str(index) for index in assigned_gpu_ids()]
+        return found
+
+    get_resource_ids = get_accelerator_ids
+
+    def get_node_labels(self) -> dict[str, str]:
+        """The labels of this node."""
+        from spoke.handles import engine
+
+        mine = self.get_node_id()
+        for node in engine().request("nodes"):
+            if node["NodeID"] == mine:
+                return {str(name): str(value) for name, value in (node.get("Labels") or {}).items()}
+        return {}
+
+    @property
+    def runtime_env(self) -> Any:
+        """The runtime environment of this job, task or actor (a `RuntimeEnv`)."""
+        from spoke.runtime_env import RuntimeEnv
+
+        return RuntimeEnv(_validate=False, **(_facts().get("runtime_env") or {}))
+
+    def get_runtime_env_string(self) -> str:
+        """The runtime environment as JSON."""
+        return str(self.runtime_env.serialize())
+
+    @property
+    def gcs_address(self) -> str:
+        """``host:port`` of the cluster: another driver joins with ``init(address=...)`` or SPOKE_ADDRESS."""
+        return str(_facts().get("address") or "")
+
+    def get_session_name(self) -> str:
+        """The name of this run of the cluster."""
+        return str(_facts().get("session") or "")
+
+    def get_temp_dir(self) -> str:
+        """The directory that holds the session's files."""
+        return str(_facts().get("temp_dir") or _facts().get("log_dir") or "")
+
+    def is_canceled(self) -> bool:
+        """Was the running task cancelled?
+
+        Raises:
+            RuntimeError: this process is a driver.
+        """
+        facts = _facts()
+        if not facts.get("is_worker"):
+            raise RuntimeError("This method is only available when the process is a worker.")
+        return bool(facts.get("cancelled"))
+
+
+def _facts() -> Any:
+    """The engine's facts: a mapping by the names used in this module; ids are bytes or None."""
+    from spoke.handles import engine
+
+    facts = engine().runtime_context
+    return facts() if callable(facts) else facts
+
+
+def _hex(value: Any) -> str | None:
+    return bytes(value).hex() if value else None
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if value else None
+
+
+def assigned_gpu_ids() -> list[Any]:
+    """The GPUs assigned to this worker: indices, or UUIDs where the node was started with UUIDs."""
+    return list(_facts().get("gpu_ids") or [])
+
+
+_context = RuntimeContext()
+
+
+def get_runtime_context() -> RuntimeContext:
+    """Facts about the running process, task and actor; starts a cluster if there is none yet."""
+    return _context

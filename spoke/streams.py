@@ -1,0 +1,170 @@
+"""Streaming generators on the caller's side: items arrive as they are yielded."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from spoke import wire
+from spoke.core.refs import PENDING
+from spoke.lead import Waiter
+
+if TYPE_CHECKING:
+    from spoke.client import Client
+    from spoke.objectref import ObjectRef
+
+
+class Stream:
+    """Items of one streaming call that the consumer has not taken yet."""
+
+    __slots__ = ("call_id", "consumed", "ended", "items", "peer", "received", "waiters")
+
+    def __init__(self, call_id: bytes) -> None:
+        self.call_id = call_id
+        self.items: deque[Any] = deque()  # ObjectRefs, in order
+        self.received = 0  # items with an index up to here have arrived
+        self.consumed = 0
+        self.ended = False
+        self.peer: bytes | None = None
+        self.waiters: list[Any] = []
+
+    def wake(self) -> None:
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter.resolved(None)
+
+    def resolved(self, entry: Any) -> None:
+        """The call is over (this object waits on its hidden return)."""
+        self.ended = True
+        self.wake()
+
+
+class ObjectRefGenerator:
+    """Yields an ObjectRef per item of a remote generator, in order, as they arrive.
+
+    ``next()`` waits for the next item; its ref is resolved already.  An error raised by the remote
+    generator comes as a last ref whose value is that error.  Works with ``for`` and ``async for``.
+    """
+
+    def __init__(self, client: Client, stream: Stream, completed: ObjectRef[Any]) -> None:
+        self._client = client
+        self._stream = stream
+        self._completed = completed
+        entry = completed._entry
+        entry.waiters = [stream]
+        self._failed = False
+        weakref.finalize(self, _abandon, client, stream, completed)
+
+    def __iter__(self) -> ObjectRefGenerator:
+        return self
+
+    def __next__(self) -> ObjectRef[Any]:
+        return self._next_sync(None)
+
+    def _next_sync(self, timeout_s: float | None = None) -> ObjectRef[Any]:
+        """The next ref; after `timeout_s` seconds without an item GetTimeoutError."""
+        stream = self._stream
+        while not stream.items:
+            if stream.ended:
+                return self._end()
+            waiter = Waiter(1)
+            with self._client.lock:
+                if stream.items or stream.ended:
+                    continue
+                stream.waiters.append(waiter)
+            if not self._client.block_on(waiter, timeout_s):
+                from spoke.errors import GetTimeoutError
+
+                raise GetTimeoutError(f"no item of the generator within {timeout_s} s")
+        return self._take()
+
+    def _take(self) -> ObjectRef[Any]:
+        stream = self._stream
+        ref: ObjectRef[Any] = stream.items.popleft()
+        stream.consumed += 1
+        if stream.peer is not None and not stream.ended:
+            with self._client.lock:
+                self._client.tell(stream.peer, wire.STREAM_CREDIT, stream.call_id, stream.consumed)
+        return ref
+
+    def _end(self) -> ObjectRef[Any]:
+        """The stream's end: once the error that ended it, then StopIteration."""
+        if self._completed._entry.status > 0 and not self._failed:
+            self._failed = True
+            return self._completed
+        raise StopIteration
+
+    def __aiter__(self) -> ObjectRefGenerator:
+        return self
+
+    async def __anext__(self) -> ObjectRef[Any]:
+        import asyncio
+
+        stream = self._stream
+        while not stream.items:
+            if stream.ended:
+                try:
+                    return self._end()
+                except StopIteration:
+                    raise StopAsyncIteration from None
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[None] = loop.create_future()
+            with self._client.lock:
+                if stream.items or stream.ended:
+                    continue
+                stream.waiters.append(_LoopWaiter(loop, future))
+            await future
+        return self._take()
+
+    def completed(self) -> ObjectRef[Any]:
+        """A ref that resolves when the generator has ended (with its error if it raised)."""
+        return self._completed
+
+    def next_ready(self) -> bool:
+        """Whether ``next()`` would return or raise at once."""
+        return bool(self._stream.items) or self._stream.ended
+
+    def is_finished(self) -> bool:
+        """Whether every item was taken."""
+        return self._stream.ended and not self._stream.items
+
+    def task_id(self) -> Any:
+        """The id of the call."""
+        return self._completed.task_id()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("An ObjectRefGenerator cannot be serialized: pass the refs it yields instead.")
+
+
+class _LoopWaiter:
+    __slots__ = ("future", "loop")
+
+    def __init__(self, loop: Any, future: Any) -> None:
+        self.loop = loop
+        self.future = future
+
+    def resolved(self, entry: Any) -> None:
+        try:
+            self.loop.call_soon_threadsafe(lambda: self.future.done() or self.future.set_result(None))
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+
+
+def _abandon(client: Client, stream: Stream, completed: ObjectRef[Any]) -> None:
+    """The consumer is gone: the producer need not go on."""
+    if not stream.ended and client.closed is None and completed._entry.status == PENDING:
+        client.abandon(completed)
+
+
+class DynamicObjectRefGenerator:
+    """The refs returned by a task with ``num_returns="dynamic"``."""
+
+    def __init__(self, refs: list[Any]) -> None:
+        self._refs = refs
+
+    def __iter__(self) -> Any:
+        return iter(self._refs)
+
+    def __len__(self) -> int:
+        return len(self._refs)

@@ -1,0 +1,304 @@
+"""Turning a call of the user into messages: tasks, actor creations, actor calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from spoke import wire
+from spoke.context import grant_context
+from spoke.core.calls import Call
+from spoke.core.refs import PENDING, VALUE, Entry
+from spoke.errors import PendingCallsLimitExceeded
+from spoke.objectref import ObjectRef
+from spoke.running import running
+from spoke.streams import ObjectRefGenerator, Stream
+from spoke.wire import encode
+
+if TYPE_CHECKING:
+    from spoke.client import Client
+    from spoke.links import Link
+    from spoke.values import PackedArgs
+
+STREAMING: Final = -1  # num_returns="streaming"
+DYNAMIC: Final = -2  # num_returns="dynamic"
+ARGS_SUFFIX: Final = b"\xff\xff\xff\xff"  # object id of the large arguments of a call
+
+_INDEX = [index.to_bytes(4, "little") for index in range(64)]
+
+
+def return_id(call_id: bytes, index: int) -> bytes:
+    """Object id of one return value."""
+    return call_id + (_INDEX[index] if index < 64 else index.to_bytes(4, "little"))
+
+
+class Creation:
+    """An actor whose constructor's arguments are not all there yet, or not handed over yet."""
+
+    __slots__ = ("actor_id", "blob", "client", "failed", "packed", "spec", "waiting")
+
+    def __init__(
+        self, client: Client, actor_id: bytes, spec: dict[str, Any], blob: bytes, packed: PackedArgs | None
+    ) -> None:
+        self.client = client
+        self.actor_id = actor_id
+        self.spec = spec
+        self.blob = blob
+        self.packed = packed
+        self.waiting = 0
+        self.failed = False
+
+    def resolved(self, entry: Entry) -> None:
+        self.waiting -= 1
+        if entry.status > 0 and not self.failed:
+            self.failed = True
+            actors = self.client.calls.actors
+            payload = (entry.value or [b""])[0]
+            actors.on_state(self.actor_id, "DEAD", 0, None, {"cause": "an argument failed"}, payload)
+        elif self.waiting == 0 and not self.failed:
+            self.client.submitter.send_creation(self)
+
+
+class Submitter:
+    """Builds and sends the calls of one client."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.functions: dict[bytes, bytes] = {}
+        self._classes: dict[Any, int] = {}
+        self._creations: dict[bytes, Creation] = {}
+
+    # -- tasks
+
+    def submit_task(
+        self, function_id: bytes, spec_key: Any, spec: dict[str, Any], args: tuple[Any, ...],
+        kwargs: dict[str, Any], num_returns: int, name: str, max_retries: int,
+        retry_on: Any = None, options: dict[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        """Submit a task; returns a ref, a list of refs, a generator, or None for num_returns=0.
+
+        Raises:
+            TypeError: an argument cannot be serialized.
+        """
+        client = self._client
+        client.check_open()
+        packed = client.values.pack_args(args, kwargs)
+        class_id = self._classes.get(spec_key)
+        if class_id is None:
+            class_id = self._classes.setdefault(spec_key, len(self._classes) + 1)
+        call = Call(client.new_call_id(), class_id, function_id, (), num_returns)
+        call.name = name
+        call.retries_left = max_retries
+        call.retry_on = retry_on
+        call.options = options
+        with client.lock:
+            client.calls.tasks.task_class(class_id, spec)
+            return self._submit(call, packed)
+
+    # -- actors
+
+    def create_actor(
+        self, actor_id: bytes, spec: dict[str, Any], blob: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Entry:
+        """Ask the hub for an actor; returns the entry that counts its handles.
+
+        spec: as in core/hub.py; "request_id" is added for named actors, whose answer is awaited.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        client = self._client
+        client.check_open()
+        packed = client.values.pack_args(args, kwargs)
+        spec["context"] = grant_context(client, spec, None)
+        question = None
+        if spec.get("name"):
+            question_id, question = client.hub.expect()
+            spec["request_id"] = question_id
+        creation = Creation(client, actor_id, spec, blob, packed)
+        with client.lock:
+            entry = client.refs.own(actor_id + b"\xff" * 12)
+            entry.status = VALUE
+            entry.value = []
+            entry.local += 1
+            channel = client.calls.actors.channel(actor_id, watch=False)
+            channel.name = spec.get("class_name", "")
+            channel.out_of_order = bool(spec.get("out_of_order"))
+            self._creations[actor_id] = creation
+            for _, slot in (packed.slots or ()) if packed else ():
+                if slot.status == PENDING:
+                    creation.waiting += 1
+                    client._await_entry(slot, creation)
+                elif slot.status > 0:
+                    creation.waiting += 1
+                    creation.resolved(slot)
+            if creation.waiting == 0:
+                self.send_creation(creation)
+            client._settle()
+        if question is not None and creation.waiting == 0:
+            client.hub.collect(question_id, question)
+        return entry
+
+    def send_creation(self, creation: Creation) -> None:
+        """All constructor arguments are there; lock held."""
+        packed = creation.packed
+        parts: list[Any] = packed.parts if packed else []
+        slots = self._wire_slots(packed.slots) if packed and packed.slots else None
+        args_owner = None
+        if packed and packed.blocks:
+            args_owner = creation.actor_id + b"\xfe" * 12
+            entry = self._client.refs.own(args_owner)
+            entry.status, entry.value = VALUE, parts
+            entry.local += 1
+            packed.pins = [*(packed.pins or ()), entry]
+        payload = wire.msgpack.packb([creation.blob, parts, slots, args_owner, self._client.address])
+        self._client.hub.tell(wire.CREATE_ACTOR, creation.actor_id, creation.spec, payload=payload)
+
+    def actor_moved(self, actor_id: bytes, state: str) -> None:
+        """Constructor arguments are needed no longer once it ran, unless the actor may restart."""
+        creation = self._creations.get(actor_id)
+        if creation is None or state not in ("ALIVE", "DEAD"):
+            return
+        if state == "ALIVE" and creation.spec.get("max_restarts"):
+            return
+        del self._creations[actor_id]
+        for entry in (creation.packed.pins or ()) if creation.packed else ():
+            self._client.refs.drop(entry)
+
+    def call_actor(
+        self, actor_id: bytes, handle: Entry, method: str, args: tuple[Any, ...], kwargs: dict[str, Any],
+        num_returns: int = 1, max_retries: int = 0, retry_on: Any = None, max_pending: int = -1,
+        options: dict[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        """Call a method; returns as `submit_task`.
+
+        Raises:
+            TypeError: an argument cannot be serialized.
+            PendingCallsLimitExceeded: `max_pending` calls are waiting already.
+        """
+        client = self._client
+        if client.closed is not None:
+            client.check_open()
+        packed = client.values.pack_args(args, kwargs) if args or kwargs else None
+        call = Call(client.new_call_id(), actor_id, method, (), num_returns)
+        call.name = method
+        call.retries_left = max_retries
+        call.retry_on = retry_on
+        call.options = options
+        with client.lock:
+            if max_pending > 0 and client.calls.actors.pending(actor_id) >= max_pending:
+                self._unpack_pins(packed)
+                raise PendingCallsLimitExceeded(
+                    f"The actor has {max_pending} calls waiting, its max_pending_calls; get some results first."
+                )
+            handle.local += 1
+            call.pins = [handle]
+            return self._submit(call, packed)
+
+    def _unpack_pins(self, packed: PackedArgs | None) -> None:
+        for entry in (packed.pins or ()) if packed else ():
+            self._client.refs.drop(entry)
+        for block in (packed.blocks or ()) if packed else ():
+            self._client.store.release(block)
+
+    # -- both
+
+    def _submit(self, call: Call, packed: PackedArgs | None) -> Any:
+        """Make the returns and give the call to the table; lock held."""
+        client = self._client
+        if packed is not None:
+            call.args = packed.parts
+            call.slots = packed.slots
+            if packed.pins is not None:
+                call.pins = packed.pins if call.pins is None else [*call.pins, *packed.pins]
+            if packed.blocks:
+                self._own_args(call, packed)
+        refs = client.refs
+        if client.is_worker:
+            job = running.job()
+            call.parent = job.message[1] if job is not None else None
+        count = call.num_returns
+        result: Any
+        if count == 1 or count == DYNAMIC:
+            entry = refs.own(call.id + _INDEX[0])
+            entry.call = call
+            entry.local = 1
+            call.entries = [entry]
+            result = ObjectRef(entry)
+        elif count == STREAMING:
+            entry = refs.own(call.id + _INDEX[0])
+            entry.call = call
+            call.entries = [entry]
+            call.stream = Stream(call.id)
+            result = ObjectRefGenerator(client, call.stream, client.make_ref(entry))
+        else:
+            result = []
+            for index in range(count):
+                entry = refs.own(return_id(call.id, index))
+                entry.call = call
+                call.entries.append(entry)
+                result.append(client.make_ref(entry))
+            result = result or None
+        client.calls.submit(call)
+        client._settle()
+        return result
+
+    def _own_args(self, call: Call, packed: PackedArgs) -> None:
+        """Large arguments are an object of their own, so that the callee can keep views of them."""
+        entry = self._client.refs.own(call.id + ARGS_SUFFIX)
+        entry.status = VALUE
+        entry.value = packed.parts
+        entry.local = 1
+        call.pins = [*(call.pins or ()), entry]
+
+    def _wire_slots(self, slots: list[tuple[int | str, Entry]]) -> list[Any]:
+        own = self._client.address
+        return [[position, entry.id, entry.owner or own, entry.value] for position, entry in slots]
+
+    def send(self, link: Link, call: Call) -> None:
+        """Put one call on the wire; lock held."""
+        slots = self._wire_slots(call.slots) if call.slots else None
+        extra = [call.args, slots, call.options] if call.args or slots or call.options else None
+        client = self._client
+        payload = None
+        if type(call.key) is bytes:
+            incarnation = client.calls.actors.channels[call.key].incarnation
+            meta = encode(wire.CALL, call.id, call.key, incarnation, call.target, call.num_returns, extra)
+        else:
+            lease = client.calls.tasks.by_peer.get(link.peer)
+            lease_id = lease.lease_id if lease is not None else 0
+            grant = None
+            if lease is not None and not lease.introduced:
+                lease.introduced = True
+                grant = grant_context(client, lease.task_class.spec, lease.info)
+            meta = encode(wire.TASK, call.id, lease_id, call.target, call.num_returns, extra, grant)
+            if call.target not in link.sent_functions:
+                link.sent_functions.add(call.target)
+                payload = self.functions[call.target]
+        client.links.send(link, meta, payload)
+
+    def on_need_function(self, link: Link, message: list[Any], payload: Any) -> None:
+        blob = self.functions.get(message[1])
+        if blob is not None:
+            self._client.links.send(link, encode(wire.FUNCTION, message[1]), blob)
+
+    def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
+        """Cancel the call that would resolve `ref`; nothing happens if it is done.
+
+        Raises:
+            ValueError: `force` for a call of an actor.
+        """
+        client = self._client
+        with client.lock:
+            call = ref._entry.call
+            if isinstance(call, Call):
+                if force and isinstance(call.key, bytes):
+                    raise ValueError("force=True is not supported for actor tasks: use kill() to end the actor.")
+                client.calls.cancel(call, force, recursive)
+            client._settle()
+
+    def cancel_children(self, parent_id: bytes, force: bool) -> None:
+        """Cancel what the cancelled task `parent_id` has submitted; lock held."""
+        client = self._client
+        for call in list(client.calls.calls.values()):
+            if call.parent == parent_id:
+                client.calls.cancel(call, force and not isinstance(call.key, bytes), True)

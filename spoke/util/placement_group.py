@@ -1,0 +1,247 @@
+"""Placement groups: resources reserved together, in bundles, before anything runs in them.
+
+Rules of this module: a group is reserved whole or not at all (GANG-2); it lives until it is removed, or
+its creator ends, unless it is detached.  Arguments are checked here, the hub decides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spoke import current
+from spoke.handles import engine
+from spoke.ids import GROUP_BYTES, PlacementGroupID, random_bytes
+from spoke.options import check_label_selector, check_quantity
+
+VALID_PLACEMENT_GROUP_STRATEGIES = {"PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"}
+
+
+class PlacementGroup:
+    """A reservation of bundles; equal and hashable by its id, and may be passed between processes."""
+
+    def __init__(self, id: PlacementGroupID, bundle_cache: list[dict[str, float]] | None = None) -> None:
+        self.id = id
+        self.bundle_cache = bundle_cache
+
+    @staticmethod
+    def empty() -> PlacementGroup:
+        """The group that stands for none."""
+        return PlacementGroup(PlacementGroupID.nil())
+
+    @property
+    def is_empty(self) -> bool:
+        """Is this the group that stands for none?"""
+        return self.id.is_nil()
+
+    @property
+    def bundle_specs(self) -> list[dict[str, float]]:
+        """The resources of each bundle."""
+        if self.bundle_cache is None:
+            self.bundle_cache = [] if self.is_empty else list(_describe(self)["bundles"])
+        return self.bundle_cache
+
+    @property
+    def bundle_count(self) -> int:
+        """How many bundles the group has."""
+        return len(self.bundle_specs)
+
+    def ready(self) -> Any:
+        """A ref that resolves (to this group) when all bundles are reserved.
+
+        Reading it raises TaskPlacementGroupRemoved if the group is removed before or already.
+        """
+        client = current.client or engine()
+        return client.group_ready_ref(self.id.binary(), self)
+
+    def wait(self, timeout_seconds: float = 30) -> bool:
+        """Wait at most `timeout_seconds`; are all bundles reserved?
+
+        Raises:
+            ValueError: the group does not exist.
+        """
+        client = current.client or engine()
+        return bool(client.hub.wait_group(self.id.binary(), timeout_seconds))
+
+    def _scheduling(self, index: int = -1, capture: bool | None = None) -> dict[str, Any]:
+        """The strategy of a task or actor in bundle `index`; -1 is any bundle."""
+        return {"kind": "group", "group_id": self.id.binary(), "index": index, "capture": bool(capture)}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PlacementGroup) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"PlacementGroup({self.id.hex()})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PlacementGroup, (self.id, self.bundle_cache)
+
+
+def placement_group(
+    bundles: list[dict[str, float]],
+    strategy: str | None = None,
+    name: str = "",
+    lifetime: str | None = None,
+    _soft_target_node_id: str | None = None,
+    bundle_label_selector: list[dict[str, str]] | None = None,
+    topology_strategy: dict[str, str] | None = None,
+) -> PlacementGroup:
+    """Reserve bundles of resources together; returns at once, see `PlacementGroup.ready`.
+
+    Args:
+        bundles: resources by name, such as ``[{"CPU": 1, "GPU": 1}]``; zero amounts are dropped.
+        strategy: PACK (default: few nodes), SPREAD (many nodes), STRICT_PACK (one node) or STRICT_SPREAD
+            (a node for each bundle).
+        name: for `get_placement_group`; unique in the namespace.
+        lifetime: None ends the group with its creator, "detached" does not.
+        bundle_label_selector: one label selector per bundle.
+
+    Raises:
+        ValueError: a wrong argument.
+        TypeError: `name` is no text.
+    """
+    client = current.client or engine()
+    checked = _check_bundles(bundles)
+    strategy = "PACK" if strategy is None else strategy
+    if strategy not in VALID_PLACEMENT_GROUP_STRATEGIES:
+        raise ValueError(
+            f"Invalid placement group strategy {strategy}. "
+            f"Supported strategies are: {sorted(VALID_PLACEMENT_GROUP_STRATEGIES)}."
+        )
+    if lifetime not in (None, "detached"):
+        raise ValueError(f"Placement group `lifetime` must be None or 'detached'. Got {lifetime}.")
+    if not isinstance(name, str):
+        raise TypeError(f"The name of a placement group must be a string, got {type(name)}")
+    if _soft_target_node_id and strategy != "STRICT_PACK":
+        raise ValueError("_soft_target_node_id can only be used with STRICT_PACK.")
+    if topology_strategy:
+        raise NotImplementedError("placement_group(topology_strategy=...) is not supported by Spoke")
+    if bundle_label_selector:
+        if len(bundle_label_selector) != len(bundles):
+            raise ValueError(
+                f"Invalid bundle label selector {bundle_label_selector}. "
+                "The length of `bundle_label_selector` should equal the length of `bundles`."
+            )
+        for selector in bundle_label_selector:
+            check_label_selector(selector, "bundle_label_selector")
+    group_id = random_bytes(GROUP_BYTES)
+    spec = {
+        "bundles": checked,
+        "strategy": strategy,
+        "name": name,
+        "namespace": client.namespace,
+        "detached": lifetime == "detached",
+        "selectors": bundle_label_selector or None,
+        "target_node": bytes.fromhex(_soft_target_node_id) if _soft_target_node_id else None,
+    }
+    client.hub.create_group(group_id, spec)
+    return PlacementGroup(PlacementGroupID(group_id), checked)
+
+
+def _check_bundles(bundles: Any) -> list[dict[str, float]]:
+    if not isinstance(bundles, list):
+        raise ValueError(f"Placement group bundles must be a list, got {type(bundles)}.")
+    example = 'Bundles must be a non-empty list of resource dictionaries. For example: `[{"CPU": 1.0}]`.'
+    if not bundles:
+        raise ValueError(f"{example} Got empty list instead.")
+    checked = []
+    for bundle in bundles:
+        if not isinstance(bundle, dict) or not all(
+            isinstance(name, str) and isinstance(amount, (int, float)) for name, amount in bundle.items()
+        ):
+            raise ValueError(example)
+        kept = {name: check_quantity(name, amount) for name, amount in bundle.items()}
+        kept = {name: amount for name, amount in kept.items() if amount > 0}
+        if not kept:
+            raise ValueError(
+                f"Bundles cannot be an empty dictionary or resources with only 0 values. Bundles: {bundles}"
+            )
+        checked.append(kept)
+    return checked
+
+
+def remove_placement_group(placement_group: PlacementGroup) -> None:
+    """Give a group's resources back; its tasks and actors are killed.  May be called twice."""
+    client = current.client or engine()
+    client.hub.remove_group(placement_group.id.binary())
+
+
+def get_placement_group(placement_group_name: str) -> PlacementGroup:
+    """The group of this name in the namespace of this job.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not placement_group_name:
+        raise ValueError("Please supply a non-empty value to get_placement_group")
+    client = current.client or engine()
+    try:
+        found = client.request("group", name=placement_group_name, namespace=client.namespace)
+    except ValueError:
+        raise ValueError(f"Failed to look up placement group with name: {placement_group_name}") from None
+    return PlacementGroup(PlacementGroupID(found["group_id"]), list(found["bundles"]))
+
+
+def placement_group_table(placement_group: PlacementGroup | None = None) -> dict[str, Any]:
+    """State and place of one group, or of all groups by id.
+
+    Keys of one group: placement_group_id, name, bundles, bundles_to_node_id, bundles_to_gpu_ids, strategy,
+    state (PENDING, CREATED, RESCHEDULING or REMOVED), stats.
+    """
+    client = current.client or engine()
+    if placement_group is not None:
+        try:
+            return _row(_describe(placement_group))
+        except ValueError:
+            return {}
+    rows = [_row(found) for found in client.request("groups")]
+    return {row["placement_group_id"]: row for row in rows}
+
+
+def _describe(group: PlacementGroup) -> dict[str, Any]:
+    client = current.client or engine()
+    found: dict[str, Any] = client.request("group", id=group.id.binary())
+    return found
+
+
+def _row(found: dict[str, Any]) -> dict[str, Any]:
+    nodes = found.get("nodes") or []
+    return {
+        "placement_group_id": bytes(found["group_id"]).hex(),
+        "name": found.get("name") or "",
+        "bundles": dict(enumerate(found["bundles"])),
+        "bundles_to_node_id": {index: bytes(node).hex() if node else "" for index, node in enumerate(nodes)},
+        "bundles_to_gpu_ids": dict(enumerate(found.get("gpu_ids") or [])),
+        "strategy": found["strategy"],
+        "state": found["state"],
+        "stats": {"scheduling_state": found["state"], "highest_retry_delay_ms": 0.0, "scheduling_attempt": 0,
+                  "reason": found.get("reason") or ""},
+    }  # fmt: skip
+
+
+def get_current_placement_group() -> PlacementGroup | None:
+    """The group that the running task or actor was placed in, or None."""
+    client = current.client
+    if client is None:
+        return None
+    facts = client.runtime_context
+    group_id = (facts() if callable(facts) else facts).get("group_id")
+    return PlacementGroup(PlacementGroupID(group_id)) if group_id else None
+
+
+def check_placement_group_index(placement_group: PlacementGroup, bundle_index: int) -> None:
+    """Check the index of a bundle.
+
+    Raises:
+        ValueError: the group has no such bundle, or there is no group and the index is not -1.
+    """
+    if placement_group.is_empty:
+        if bundle_index != -1:
+            raise ValueError("If placement group is not set, the value of bundle index must be -1.")
+    elif not -1 <= bundle_index < placement_group.bundle_count:
+        raise ValueError(
+            f"placement group bundle index {bundle_index} is invalid. "
+            f"Valid placement group indexes: 0-{placement_group.bundle_count - 1}"
+        )

@@ -1,0 +1,187 @@
+"""Values between Python and the wire: packing with its refs and blocks, unpacking with its leases.
+
+Packing counts what the value carries (entries of contained refs, uses of blocks) so that nothing is
+freed on the way; whoever takes the packed value takes these counts over.  Unpacking hands out views
+of shared memory that are attached to a `Lease`: the object they belong to is in use until the last
+array over it is gone.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from spoke import codec
+from spoke.core.refs import Entry
+from spoke.objectref import ObjectRef
+from spoke.store import Block, Store
+
+if TYPE_CHECKING:
+    from spoke.client import Client
+
+EMPTY_ARGS: list[Any] = []
+
+
+class Lease:
+    """Counts the living views of one object; calls `ended` once when the last is gone."""
+
+    __slots__ = ("_keep", "_refs", "alive", "ended", "reading")
+
+    def __init__(self, keep: set[Lease], ended: Callable[[], None] | None) -> None:
+        self._keep = keep
+        self._refs: list[Any] = []
+        self.alive = 0
+        self.ended = ended
+        self.reading = True  # unpickling still runs; it is not over while views come and go
+
+    def attach(self, view: Any) -> None:
+        self.alive += 1
+        self._keep.add(self)
+        self._refs.append(weakref.ref(view, self._view_gone))
+
+    def _view_gone(self, _: Any) -> None:
+        self.alive -= 1
+        if self.alive == 0 and not self.reading:
+            self._end()
+
+    def done_reading(self) -> None:
+        self.reading = False
+        if self.alive == 0:
+            self._end()
+
+    def _end(self) -> None:
+        self._keep.discard(self)
+        self._refs.clear()
+        ended, self.ended = self.ended, None
+        if ended is not None:
+            ended()
+
+
+class PackedArgs:
+    """Arguments of a call, ready to send, with what they keep alive."""
+
+    __slots__ = ("blocks", "parts", "pins", "slots")
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = EMPTY_ARGS
+        self.slots: list[tuple[int | str, Entry]] | None = None
+        self.pins: list[Entry] | None = None
+        self.blocks: list[Block] | None = None
+
+
+class Values:
+    """Packs and unpacks the values of one client."""
+
+    def __init__(self, client: Client, store: Store) -> None:
+        self._client = client
+        self._store = store
+        self._leases: set[Lease] = set()
+        self._fetched: dict[tuple[bytes, int], Any] = {}  # copies of parts that lie on other nodes
+
+    # -- packing
+
+    def pack(self, value: Any) -> tuple[list[Any], list[Entry] | None, list[Block]]:
+        """``(parts, contained entries, blocks)``, each counted once for the taker.
+
+        Raises:
+            TypeError: not serializable, with the path to the culprit.
+            ObjectStoreFullError: no shared memory for its large parts.
+        """
+        body, buffers, refs = codec.dumps(value)
+        parts, blocks = self._store.write(body, buffers)
+        return parts, self._count(refs) if refs else None, blocks
+
+    def _count(self, refs: list[Any]) -> list[Entry]:
+        entries = [ref._entry for ref in refs]
+        with self._client.lock:
+            for entry in entries:
+                entry.local += 1
+        return entries
+
+    def pack_args(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> PackedArgs | None:
+        """Arguments with their top-level refs taken out into slots; None for no arguments."""
+        if not args and not kwargs:
+            return None
+        packed = PackedArgs()
+        slots: list[tuple[int | str, Entry]] = []
+        for index, value in enumerate(args):
+            if type(value) is ObjectRef:
+                slots.append((index, value._entry))
+        for name, value in kwargs.items():
+            if type(value) is ObjectRef:
+                slots.append((name, value._entry))
+        if slots:
+            args = tuple(None if type(value) is ObjectRef else value for value in args)
+            kwargs = {k: None if type(v) is ObjectRef else v for k, v in kwargs.items()}
+        body, buffers, refs = codec.dumps([args, kwargs] if kwargs else args)
+        if buffers or len(body) > 65536:
+            packed.parts, packed.blocks = self._store.write(body, buffers)
+        else:
+            packed.parts = [body]
+        if slots or refs:
+            pins = [entry for _, entry in slots]
+            pins.extend(ref._entry for ref in refs)
+            with self._client.lock:
+                for entry in pins:
+                    entry.local += 1
+            packed.pins = pins
+            packed.slots = slots or None
+        return packed
+
+    # -- unpacking
+
+    def unpack(self, parts: list[Any], source: Any, lease: Lease | None) -> Any:
+        """The object of these parts.
+
+        source: an object with ``pin() -> release function`` for refs met inside, or None.
+        lease: what views of blocks are attached to; None where no part is a block.
+        """
+        context = codec.context
+        before = context.source, context.lease
+        context.source, context.lease = source, lease
+        try:
+            if len(parts) == 1 and type(parts[0]) is bytes:
+                return codec.loads(parts[0])
+            opened = [self._open(part, lease) for part in parts]
+            return codec.loads(opened[0], opened[1:])
+        finally:
+            context.source, context.lease = before
+
+    def _open(self, part: Any, lease: Lease | None) -> Any:
+        if type(part) is bytes:
+            return part
+        if part[0] != self._store.node_id:
+            return self._client.fetch_block(part)
+        view = self._store.view(part)
+        if lease is not None:
+            lease.attach(view)
+        return view
+
+    def read(self, entry: Entry) -> Any:
+        """The value of a resolved entry; its views keep the entry in use."""
+        parts = entry.value
+        assert parts is not None
+        if len(parts) == 1 and type(parts[0]) is bytes:
+            context = codec.context
+            before, context.source = context.source, entry
+            try:
+                return codec.loads(parts[0])
+            finally:
+                context.source = before
+        client = self._client
+        with client.lock:
+            entry.local += 1
+        lease = Lease(self._leases, lambda: client.release(entry))
+        try:
+            return self.unpack(parts, entry, lease)
+        finally:
+            lease.done_reading()
+
+    def lease(self, ended: Callable[[], None] | None = None) -> Lease:
+        return Lease(self._leases, ended)
+
+
+def has_blocks(parts: list[Any]) -> bool:
+    """Whether any part lies in shared memory."""
+    return any(type(part) is not bytes for part in parts)

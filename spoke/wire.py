@@ -1,0 +1,239 @@
+"""Every message that crosses a process boundary: one table, one version.
+
+A frame on the wire is ``u32 meta_bytes | u32 payload_bytes | meta | payload`` (little endian; the
+native reactor cuts frames).  ``meta`` is a msgpack array ``[kind, field, ...]`` described by
+`SCHEMA`; ``payload`` is opaque bytes that belong to the message (a pickled value, a blob).
+
+Rules of this module: pure, no sockets, no clocks.  Any byte string that is not exactly one valid
+message raises `ProtocolError` and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgpack
+
+from spoke.errors import ProtocolError
+
+PROTOCOL_VERSION: Final = 1
+
+# An address names a process: [process_id, node_id, host, tcp_port].  Two processes with the same
+# node_id talk over the abstract unix socket `unix_name(process_id)`, others over TCP; port 0 means
+# that the process listens on its node only.
+Address = list[Any]
+
+
+def unix_name(process_id: bytes) -> bytes:
+    """Abstract unix socket name of a process: nothing on disk, gone with the process."""
+    return b"\0spoke-" + process_id.hex()[:40].encode()
+
+
+_NEXT = iter(range(1, 200))
+
+# -- session (core/session.py): nothing else is read before both sides proved the token
+HELLO = next(_NEXT)
+PROOF = next(_NEXT)
+ACCEPTED = next(_NEXT)
+REFUSED = next(_NEXT)
+
+# -- agent <-> hub
+AGENT_UP = next(_NEXT)
+HEARTBEAT = next(_NEXT)
+SPAWN = next(_NEXT)
+STOP_WORKER = next(_NEXT)
+WORKER_EXIT = next(_NEXT)
+SHUTDOWN = next(_NEXT)
+
+# -- client (driver or worker) <-> hub
+CLIENT_UP = next(_NEXT)
+WELCOME = next(_NEXT)
+WANT = next(_NEXT)
+GRANT = next(_NEXT)
+GIVE_BACK = next(_NEXT)
+RECLAIM = next(_NEXT)
+LEASE_LOST = next(_NEXT)
+PENDING_REASON = next(_NEXT)
+BLOCKED = next(_NEXT)
+CREATE_ACTOR = next(_NEXT)
+START_ACTOR = next(_NEXT)
+ACTOR_READY = next(_NEXT)
+ACTOR_FAILED = next(_NEXT)
+WATCH_ACTOR = next(_NEXT)
+ACTOR_STATE = next(_NEXT)
+KILL_ACTOR = next(_NEXT)
+CREATE_GROUP = next(_NEXT)
+GROUP_STATE = next(_NEXT)
+REMOVE_GROUP = next(_NEXT)
+REQUEST = next(_NEXT)
+RESPONSE = next(_NEXT)
+LOG_LINES = next(_NEXT)
+
+# -- process <-> process (calls and objects)
+CALL = next(_NEXT)
+TASK = next(_NEXT)
+REPLY = next(_NEXT)
+STREAM_ITEM = next(_NEXT)
+STREAM_CREDIT = next(_NEXT)
+CANCEL = next(_NEXT)
+RECALL = next(_NEXT)
+RECALLED = next(_NEXT)
+FETCH = next(_NEXT)
+VALUE = next(_NEXT)
+BORROW = next(_NEXT)
+RELEASE = next(_NEXT)
+HELD = next(_NEXT)
+FREE_BLOCKS = next(_NEXT)
+NEED_FUNCTION = next(_NEXT)
+FUNCTION = next(_NEXT)
+
+# -- process <-> agent (segments)
+NEW_SEGMENT = next(_NEXT)
+MAP_SEGMENT = next(_NEXT)
+SEGMENT = next(_NEXT)
+READ_BLOCK = next(_NEXT)
+BLOCK = next(_NEXT)
+ORPHAN_FREE = next(_NEXT)
+
+# -- hub -> client, added later: kinds are numbered in order and never renumbered
+NODE_STATE = next(_NEXT)
+
+_B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
+_NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
+_NL = (list, type(None))
+
+SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] = {
+    HELLO: ("HELLO", (("version", _I), ("role", _S), ("process_id", _B), ("nonce", _B))),
+    PROOF: ("PROOF", (("nonce", _B), ("mac", _B), ("process_id", _B))),
+    ACCEPTED: ("ACCEPTED", (("mac", _B),)),
+    REFUSED: ("REFUSED", (("reason", _S),)),
+    # resources are floats by name ("CPU", "GPU", "memory", custom); labels str -> str
+    AGENT_UP: (
+        "AGENT_UP",
+        (("node_id", _B), ("host", _S), ("port", _I), ("resources", _D), ("labels", _D), ("pid", _I)),
+    ),
+    HEARTBEAT: ("HEARTBEAT", (("sequence", _I),)),
+    # env: variables on top of the agent's; gpu_ids: devices to show, None = leave as inherited
+    SPAWN: ("SPAWN", (("worker_id", _B), ("env", _D), ("cwd", _NS), ("gpu_ids", _NL), ("log_dir", _NS))),
+    STOP_WORKER: ("STOP_WORKER", (("worker_id", _B), ("force", _BOOL))),
+    # code: exit code >= 0 or None, signal: number or 0; tail: last lines of stderr
+    WORKER_EXIT: (
+        "WORKER_EXIT",
+        (("worker_id", _B), ("pid", _I), ("code", _NI), ("signal", _I), ("tail", _S)),
+    ),
+    SHUTDOWN: ("SHUTDOWN", (("reason", _S),)),
+    # role: "driver" | "worker"; info: job and namespace of a driver, pid, env hash, entrypoint
+    CLIENT_UP: ("CLIENT_UP", (("role", _S), ("address", _L), ("pid", _I), ("info", _D))),
+    WELCOME: ("WELCOME", (("info", _D),)),
+    # The client wants `count` workers in all for this class of tasks (declarative, replaces the
+    # previous WANT of the class).  spec: see core/hub.py (resources, strategy, runtime_env, ...).
+    WANT: ("WANT", (("class_id", _I), ("spec", _D), ("count", _I))),
+    GRANT: ("GRANT", (("class_id", _I), ("lease_id", _I), ("address", _L), ("info", _D))),
+    GIVE_BACK: ("GIVE_BACK", (("lease_id", _I), ("retire", _BOOL))),
+    RECLAIM: ("RECLAIM", ()),
+    LEASE_LOST: ("LEASE_LOST", (("lease_id", _I), ("reason", _S), ("kind", _S))),
+    # Why a class, actor or group waits: id is the class_id, actor_id or group_id
+    PENDING_REASON: ("PENDING_REASON", (("what", _S), ("id", (int, bytes)), ("reason", _S), ("fatal", _BOOL))),
+    BLOCKED: ("BLOCKED", (("blocked", _BOOL),)),
+    # payload: opaque creation blob, handed to the worker as START_ACTOR's payload
+    CREATE_ACTOR: ("CREATE_ACTOR", (("actor_id", _B), ("spec", _D))),
+    START_ACTOR: ("START_ACTOR", (("actor_id", _B), ("incarnation", _I), ("spec", _D))),
+    ACTOR_READY: ("ACTOR_READY", (("actor_id", _B), ("incarnation", _I))),
+    # payload: pickled error of the constructor
+    ACTOR_FAILED: ("ACTOR_FAILED", (("actor_id", _B), ("incarnation", _I), ("text", _S))),
+    WATCH_ACTOR: ("WATCH_ACTOR", (("actor_id", _B),)),
+    # state: PENDING_CREATION | STARTING | ALIVE | RESTARTING | DEAD (STARTING: worker known,
+    # constructor not yet returned; calls may be sent).  info: cause, exit code, signal, tail, ...
+    # payload: pickled constructor error when state is DEAD because of it.
+    ACTOR_STATE: (
+        "ACTOR_STATE",
+        (("actor_id", _B), ("state", _S), ("incarnation", _I), ("address", _NL), ("info", _D)),
+    ),
+    KILL_ACTOR: ("KILL_ACTOR", (("actor_id", _B), ("no_restart", _BOOL), ("reason", _S))),
+    CREATE_GROUP: ("CREATE_GROUP", (("group_id", _B), ("spec", _D))),
+    GROUP_STATE: ("GROUP_STATE", (("group_id", _B), ("state", _S), ("info", _D))),
+    REMOVE_GROUP: ("REMOVE_GROUP", (("group_id", _B),)),
+    # A question to the hub; what: "nodes", "get_actor", "kv_put", ...; args and value are msgpack
+    REQUEST: ("REQUEST", (("request_id", _I), ("what", _S), ("args", _D))),
+    # error: None or [exception class name, message]
+    RESPONSE: ("RESPONSE", (("request_id", _I), ("error", _NL), ("value", (object,)))),
+    LOG_LINES: ("LOG_LINES", (("node_id", _B), ("pid", _I), ("name", _S), ("stream", _S), ("lines", _L))),
+    # payload of CALL, TASK: codec value of (args, kwargs); refs: top-level and nested, see client.py
+    CALL: (
+        "CALL",
+        (("call_id", _B), ("actor_id", _B), ("incarnation", _I), ("method", _S), ("num_returns", _I), ("extra", _NL)),
+    ),
+    TASK: (
+        "TASK",
+        (
+            ("call_id", _B), ("lease_id", _I), ("function_id", _B), ("num_returns", _I), ("extra", _NL),
+            ("grant", (dict, type(None))),
+        ),  # fmt: skip
+    ),
+    # status: 0 value, 1 exception, 2 cancelled, 3 system error; micros: execution time
+    REPLY: ("REPLY", (("call_id", _B), ("status", _I), ("micros", _I), ("values", _NL), ("retained", _NL))),
+    STREAM_ITEM: ("STREAM_ITEM", (("call_id", _B), ("index", _I), ("status", _I), ("value", _NL))),
+    STREAM_CREDIT: ("STREAM_CREDIT", (("call_id", _B), ("consumed", _I))),
+    CANCEL: ("CANCEL", (("call_id", _B), ("force", _BOOL), ("recursive", _BOOL))),
+    RECALL: ("RECALL", (("lease_id", _I), ("keep", _I))),
+    RECALLED: ("RECALLED", (("lease_id", _I), ("call_ids", _L))),
+    FETCH: ("FETCH", (("object_id", _B),)),
+    VALUE: ("VALUE", (("object_id", _B), ("status", _I), ("value", _NL))),
+    BORROW: ("BORROW", (("object_ids", _L),)),
+    RELEASE: ("RELEASE", (("object_ids", _L),)),
+    HELD: ("HELD", (("object_ids", _L),)),
+    FREE_BLOCKS: ("FREE_BLOCKS", (("blocks", _L),)),
+    NEED_FUNCTION: ("NEED_FUNCTION", (("function_id", _B),)),
+    FUNCTION: ("FUNCTION", (("function_id", _B),)),
+    NEW_SEGMENT: ("NEW_SEGMENT", (("request_id", _I), ("bytes", _I))),
+    MAP_SEGMENT: ("MAP_SEGMENT", (("request_id", _I), ("segment_id", _I))),
+    # answer to both; the descriptor travels with the frame; error: None or [class name, message]
+    SEGMENT: ("SEGMENT", (("request_id", _I), ("segment_id", _I), ("bytes", _I), ("error", _NL))),
+    READ_BLOCK: ("READ_BLOCK", (("request_id", _I), ("segment_id", _I), ("offset", _I), ("length", _I))),
+    BLOCK: ("BLOCK", (("request_id", _I), ("error", _NL))),
+    ORPHAN_FREE: ("ORPHAN_FREE", (("segment_id", _I), ("offset", _I))),
+    # a node died: links to its processes are worth nothing any more
+    NODE_STATE: ("NODE_STATE", (("node_id", _B), ("alive", _BOOL), ("reason", _S))),
+}
+
+
+def _signature(kind: int) -> tuple[tuple[type, ...], ...]:
+    return tuple(types for _, types in SCHEMA[kind][1])
+
+
+_SIGNATURES: Final = {kind: _signature(kind) for kind in SCHEMA}
+_ARITY: Final = {kind: len(fields) + 1 for kind, (_, fields) in SCHEMA.items()}
+
+
+def encode(*message: Any) -> bytes:
+    """``encode(kind, field, ...)`` -> meta bytes of one message."""
+    return msgpack.packb(message)  # type: ignore[no-any-return]
+
+
+def name_of(kind: int) -> str:
+    """Readable name of a message kind."""
+    entry = SCHEMA.get(kind)
+    return entry[0] if entry else f"kind {kind!r}"
+
+
+def decode(meta: bytes) -> list[Any]:
+    """One validated message as ``[kind, field, ...]``.
+
+    Raises:
+        ProtocolError: for anything that is not exactly one message of `SCHEMA`.
+    """
+    try:
+        message = msgpack.unpackb(meta, strict_map_key=False)
+        kind = message[0]
+        signature = _SIGNATURES[kind]
+    except Exception as error:  # msgpack raises a zoo of types on garbage; all mean the same here
+        raise ProtocolError(f"not a message: {type(error).__name__}") from None
+    if type(message) is not list or len(message) != _ARITY[kind]:
+        raise ProtocolError(f"{name_of(kind)} has the wrong number of fields")
+    index = 1
+    for types in signature:
+        if type(message[index]) not in types and object not in types:
+            name = SCHEMA[kind][1][index - 1][0]
+            raise ProtocolError(f"{name_of(kind)}.{name} is {type(message[index]).__name__}")
+        index += 1
+    return message  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Differential behaviour tests: the same small programs on Ray (recorded) and on Spoke (run)."""

@@ -1,0 +1,1 @@
+"""One module per area; every public function of a module whose first parameter is ``ray`` is a case."""
