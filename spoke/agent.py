@@ -27,6 +27,9 @@ from spoke.wire import AGENT_UP, HEARTBEAT, LOG_LINES, SPAWN, STOP_WORKER, WORKE
 
 Emit = Callable[[tuple[Any, ...]], None]  # sends one message to the hub
 
+SWEEP_SOON_S = 0.05  # from a worker's end to the search for its orphans
+SWEEP_AGAIN_S = 5.0  # while orphans of live workers are left
+
 KEPT_LOGS = 200  # files of dead workers that are kept in a directory of our own
 
 
@@ -83,6 +86,7 @@ class Agent:
         self._sequence = 0
         self._quiet_s = logs.BUSY_S
         self._closing = False
+        self._sweep_timer: Timer | None = None
         self.segments = SegmentService(
             SegmentTable(settings.store_limit, _native.Segment.create), loop.reactor
         )
@@ -233,9 +237,19 @@ class Agent:
         tail = logs.tail(worker.streams[1][1])
         self._put_away_logs(worker)
         self.segments.table.owner_died(worker.worker_id)
-        orphans.sweep(self.worker_pids())
+        self._sweep_soon()
         code, number = status
         self._emit((WORKER_EXIT, worker.worker_id, worker.pid, code, number, tail))
+
+    def _sweep_soon(self) -> None:
+        """Look for what ended workers left behind, once for all that end about now."""
+        if self._sweep_timer is None and not self._closing:
+            self._sweep_timer = self._loop.after_s(SWEEP_SOON_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweep_timer = None
+        if not self._closing and orphans.sweep(self.worker_pids()):
+            self._sweep_timer = self._loop.after_s(SWEEP_AGAIN_S, self._sweep)
 
     # -- logs
 

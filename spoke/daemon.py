@@ -265,11 +265,6 @@ class Daemon:
         """What can wait until the first workers run."""
         orphans.become_subreaper()
         records.remove_stale_sessions()
-        self._sweep()
-
-    def _sweep(self) -> None:
-        orphans.sweep(self.agent.worker_pids())
-        self.loop.after_s(5.0, self._sweep)
 
     # -- events
 

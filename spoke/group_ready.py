@@ -39,6 +39,18 @@ class _Watcher:
             client.hub.on_group(self.group_id, self)
 
 
+def watch(client: Client, group_id: bytes) -> None:
+    """Have the hub tell this process about a group; it is told of its own groups anyway.
+
+    Raises:
+        ValueError: the cluster knows no such group.
+    """
+    if group_id not in client.hub.group_states:
+        found = client.request("watch_group", id=group_id)
+        with client.lock:
+            client.hub.group_states.setdefault(group_id, (found["state"], found))
+
+
 def group_ready_ref(client: Client, group_id: bytes, value: Any) -> ObjectRef[Any]:
     """A ref to `value` that resolves when all bundles of the group are reserved.
 
@@ -46,7 +58,7 @@ def group_ready_ref(client: Client, group_id: bytes, value: Any) -> ObjectRef[An
         ValueError: the cluster knows no such group.
     """
     client.check_open()
-    client.hub.watch_group(group_id)
+    watch(client, group_id)
     parts, _, _ = client.values.pack(value)
     object_id = client.new_call_id() + b"\xff\xff\xff\x7f"
     with client.lock:

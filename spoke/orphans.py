@@ -26,13 +26,14 @@ def become_subreaper() -> bool:
         return False
 
 
-def children() -> list[int]:
-    """Process ids of this process's children, zombies included."""
-    pid = os.getpid()
-    listed = read_text(f"/proc/{pid}/task/{pid}/children")
-    if listed or os.path.exists(f"/proc/{pid}/task/{pid}/children"):
-        return [int(word) for word in listed.split()]
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent(name) == pid]
+def children(parent: int = 0) -> list[int]:
+    """Process ids of a process's children (default: this process's), zombies included."""
+    parent = parent or os.getpid()
+    path = f"/proc/{parent}/task/{parent}/children"
+    if os.path.exists(path):
+        return [int(word) for word in read_text(path).split()]
+    # A kernel built without that file: look at every process.
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent(name) == parent]
 
 
 def sweep(workers: dict[int, bytes], everything: bool = False) -> int:

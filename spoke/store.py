@@ -40,13 +40,14 @@ class Block:
 class OwnSegment:
     """A segment that this process allocates in."""
 
-    __slots__ = ("arena", "blocks", "memory", "segment_id")
+    __slots__ = ("arena", "blocks", "memory", "open", "segment_id")
 
     def __init__(self, segment_id: int, memory: _native.Segment) -> None:
         self.segment_id = segment_id
         self.memory = memory
         self.arena = _native.Arena(memory.size)
         self.blocks: dict[int, Block] = {}
+        self.open: dict[int, Block] = {}  # those of `empty`, which the user's code writes itself
 
 
 class Store:
@@ -73,6 +74,7 @@ class Store:
         self._mapped: dict[int, _native.Segment] = {}
         self._peers: dict[bytes, dict[tuple[int, int], int]] = {}  # uses by peers, for their death
         self._lock = threading.Lock()
+        self._open_blocks = 0
         self.copied_bytes = 0  # written into blocks by this process: the counter behind "zero copy"
         self.mapped_bytes = 0
 
@@ -117,6 +119,8 @@ class Store:
         block.uses -= 1
         if block.uses == 0:
             del block.segment.blocks[block.offset]
+            if block.segment.open.pop(block.offset, None) is not None:
+                self._open_blocks -= 1
             block.segment.arena.free(block.offset)
 
     def describe(self, block: Block) -> list[Any]:
@@ -137,7 +141,7 @@ class Store:
             return self._write_large(body, [])
         raw = [buffer.raw() for buffer in buffers]
         total = len(body) + sum(view.nbytes for view in raw)
-        if total <= INLINE_BYTES_MAX and not self._own:
+        if total <= INLINE_BYTES_MAX and not self._open_blocks:
             return [body, *(bytes(view) for view in raw)], []
         return self._write_large(body, raw)
 
@@ -176,14 +180,14 @@ class Store:
 
     def _find(self, view: memoryview) -> Block | None:
         """The block of this process that a buffer lies in, with one more use."""
-        if not self._own:
+        if not self._open_blocks:
             return None
         address = _native.buffer_address(view)
         with self._lock:
             for segment in self._own.values():
                 offset = address - segment.memory.address
                 if 0 <= offset < segment.memory.size:
-                    for block in segment.blocks.values():
+                    for block in segment.open.values():
                         if block.offset <= offset and offset + view.nbytes <= block.offset + block.length:
                             block.uses += 1
                             return block
@@ -267,6 +271,9 @@ class Store:
     def empty(self, length: int) -> tuple[Block, _native.SegmentView]:
         """A writable block that lives as long as the view or any object that carries it."""
         block = self.allocate(length)
+        with self._lock:
+            block.segment.open[block.offset] = block
+            self._open_blocks += 1
         view = block.segment.memory.view(block.offset, length, True)
         weakref.finalize(view, self.release, block)
         return block, view

@@ -42,6 +42,7 @@ class ResourceReferee:
         self.groups: dict[bytes, dict[str, Any]] = {}
         self.bundles: dict[bytes, list[dict[str, int]]] = {}
         self.specs: dict[tuple[bytes, int], dict[str, Any]] = {}
+        self.worker_node: dict[bytes, bytes] = {}
         self.granted_total = 0
 
     # -- what the hub hears
@@ -84,7 +85,9 @@ class ResourceReferee:
                 continue
             message = command.message
             kind = message[0]
-            if kind == wire.GRANT:
+            if kind == wire.SPAWN:
+                self.worker_node[message[1]] = command.peer
+            elif kind == wire.GRANT:
                 info = message[4]
                 spec = self.specs[command.peer, message[1]]
                 promise = Promise(
@@ -95,7 +98,7 @@ class ResourceReferee:
                 fresh.append(promise)
             elif kind == wire.START_ACTOR:
                 spec = message[3]
-                node_id = spec["test_node_of"](command.peer)
+                node_id = self.worker_node[command.peer]
                 promise = Promise(node_id, command.peer, spec["assigned"], spec["gpu_ids"], _group_of(spec))
                 self.promises["actor", command.peer] = promise
                 fresh.append(promise)
@@ -113,7 +116,7 @@ class ResourceReferee:
         self.groups[group_id] = {"state": state, **info}
         if state == "CREATED":
             for node_id in info["nodes"]:
-                self._check_node(node_id)
+                self._check_node(node_id, cpu=any("CPU" in one for one in self.bundles[group_id]))
 
     def _check(self, promise: Promise) -> None:
         others = [one for one in self.promises.values() if one.node_id == promise.node_id]
@@ -122,17 +125,22 @@ class ResourceReferee:
                 min(UNIT, one.amounts.get("GPU", 0)) for one in others if index in one.gpu_ids
             )
             assert used <= UNIT, f"GANG-1: device {index} was promised to several live processes"
-        self._check_node(promise.node_id)
+        self._check_node(promise.node_id, cpu="CPU" in promise.amounts)
 
-    def _check_node(self, node_id: bytes) -> None:
-        """Slots of groups plus what runs outside of groups stays within the node."""
+    def _check_node(self, node_id: bytes, cpu: bool) -> None:
+        """Slots of groups plus what runs outside of groups stays within the node.
+
+        CPUs may be oversubscribed by those that wake up from get, so they count only where new ones
+        were handed out.
+        """
         used: dict[str, int] = {}
         inside: dict[tuple[bytes, int], dict[str, int]] = {}
         for promise in self.promises.values():
             if promise.node_id != node_id:
                 continue
             amounts = dict(promise.amounts)
-            amounts.pop("CPU", None)  # may be oversubscribed by those that wake up; see sim.World
+            if not cpu or promise.blocked:
+                amounts.pop("CPU", None)
             target = used
             if promise.group is not None:
                 target = inside.setdefault(promise.group, {})
@@ -144,7 +152,8 @@ class ResourceReferee:
             for index, home in enumerate(group["nodes"]):
                 if home == node_id:
                     for name, units in self.bundles[group_id][index].items():
-                        used[name] = used.get(name, 0) + units
+                        if cpu or name != "CPU":
+                            used[name] = used.get(name, 0) + units
         totals = self.totals[node_id]
         for name, units in used.items():
             assert units <= totals.get(name, 0), f"{name} of {node_id.hex()[:8]} was promised twice"

@@ -19,15 +19,9 @@ from spoke import config, link, spawn, token, wire
 from spoke._native import Reactor
 from spoke.launch import LaunchError, launch
 from spoke.observer import Observer
+from spoke.orphans import children
 
 TOKEN = b"0123456789abcdef"
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
 
 
 def alive(pid: int) -> bool:

@@ -590,9 +590,9 @@ def test_title_shows_in_ps():
         "print(open('/proc/self/cmdline').read())"
     )
     root = os.path.dirname(os.path.dirname(os.path.abspath(_native.__file__)))
-    shown = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={"PYTHONPATH": root}
-    )
+    env = {**os.environ, "PYTHONPATH": root}
+    argv = [sys.executable, "-c", script]
+    shown = subprocess.run(argv, capture_output=True, text=True, check=True, env=env)
     assert shown.stdout.strip("\0\n") == "spoke: a title"
 
 

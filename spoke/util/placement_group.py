@@ -51,7 +51,9 @@ class PlacementGroup:
         Reading it raises TaskPlacementGroupRemoved if the group is removed before or already.
         """
         client = current.client or engine()
-        return client.group_ready_ref(self.id.binary(), self)
+        from spoke.group_ready import group_ready_ref
+
+        return group_ready_ref(client, self.id.binary(), self)
 
     def wait(self, timeout_seconds: float = 30) -> bool:
         """Wait at most `timeout_seconds`; are all bundles reserved?
@@ -60,6 +62,9 @@ class PlacementGroup:
             ValueError: the group does not exist.
         """
         client = current.client or engine()
+        from spoke.group_ready import watch
+
+        watch(client, self.id.binary())
         return bool(client.hub.wait_group(self.id.binary(), timeout_seconds))
 
     def _scheduling(self, index: int = -1, capture: bool | None = None) -> dict[str, Any]:
@@ -226,8 +231,7 @@ def get_current_placement_group() -> PlacementGroup | None:
     client = current.client
     if client is None:
         return None
-    facts = client.runtime_context
-    group_id = (facts() if callable(facts) else facts).get("group_id")
+    group_id = client.runtime_context.get("group_id")
     return PlacementGroup(PlacementGroupID(group_id)) if group_id else None
 
 

@@ -301,13 +301,3 @@ def large_objects_keep_their_bytes(ray: Any) -> Any:
 
 def put_of_something_unpicklable(ray: Any) -> Any:
     return caught(lambda: ray.put(threading.Lock()), "pickle", kinds=(TypeError,))
-
-
-def internal_free_of_an_object(ray: Any) -> Any:
-    from tests.conformance.kit import sub
-
-    ref = ray.put(b"z" * 1_000_000)
-    sub(ray, "internal").free([ref])
-    return caught(
-        lambda: ray.get(ref, timeout=5), kinds=(ray.exceptions.ObjectLostError, ray.exceptions.RayError)
-    )

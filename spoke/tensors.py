@@ -1,0 +1,99 @@
+"""Tensors that already live in shared memory, so that passing or returning them copies nothing.
+
+``empty`` allocates a block of this process's segment and lays a tensor over it.  A call, ``put`` or
+return value that carries the tensor (or a contiguous part of it) names the block instead of copying
+it; the block is reused when the tensor and every object that carries it are gone.  The receiver sees
+the bytes as they are when it reads them: do not write to the tensor while somebody may be reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from spoke.handles import engine
+
+
+def empty(shape: int | Sequence[int], dtype: Any = None) -> Any:
+    """An uninitialised tensor in shared memory.
+
+    Args:
+        shape: number of elements per dimension.
+        dtype: a torch dtype (or its name, or None for torch.float32) gives a `torch.Tensor`, a numpy
+            dtype gives a `numpy.ndarray`.
+
+    Raises:
+        ObjectStoreFullError: there is not that much shared memory left on this node.
+        ValueError, TypeError: a wrong shape or dtype.
+    """
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(not isinstance(size, int) or size < 0 for size in sizes):
+        raise ValueError(f"shape must be non-negative integers, not {shape!r}")
+    count = 1
+    for size in sizes:
+        count *= size
+    if _is_numpy(dtype):
+        return _empty_numpy(sizes, count, dtype)
+    import torch
+
+    kind = _torch_dtype(dtype)
+    if count == 0:
+        return torch.empty(sizes, dtype=kind)
+    _, view = engine().store.empty(count * kind.itemsize)
+    return torch.frombuffer(view, dtype=kind).view(sizes)
+
+
+def _is_numpy(dtype: Any) -> bool:
+    module = type(dtype).__module__.partition(".")[0]
+    return module == "numpy" or (isinstance(dtype, type) and dtype.__module__ == "numpy")
+
+
+def _empty_numpy(sizes: tuple[int, ...], count: int, dtype: Any) -> Any:
+    import numpy
+
+    kind = numpy.dtype(dtype)
+    if kind.hasobject:
+        raise TypeError("an array of Python objects cannot live in shared memory")
+    if count == 0:
+        return numpy.empty(sizes, kind)
+    _, view = engine().store.empty(count * kind.itemsize)
+    return numpy.frombuffer(view, dtype=kind).reshape(sizes)
+
+
+def _torch_dtype(dtype: Any) -> Any:
+    import torch
+
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype or torch.float32
+    if not isinstance(kind, torch.dtype):
+        raise TypeError(f"dtype must be a torch or numpy dtype, not {dtype!r}")
+    return kind
+
+
+def from_tensor(tensor: Any) -> Any:
+    """A copy of a CPU tensor or array in shared memory (the one copy; passing it on makes none).
+
+    Raises:
+        ObjectStoreFullError: there is not that much shared memory left on this node.
+        TypeError: not a torch tensor or numpy array.
+        ValueError: a tensor on another device: move it to the CPU first.
+    """
+    if type(tensor).__module__ == "numpy":
+        copy = empty(tensor.shape, tensor.dtype)
+        copy[...] = tensor
+        return copy
+    if not hasattr(tensor, "data_ptr"):
+        raise TypeError(f"from_tensor takes a torch tensor or a numpy array, not {type(tensor).__name__}")
+    if tensor.device.type != "cpu":
+        raise ValueError(f"from_tensor takes CPU tensors, this one is on {tensor.device}: call .cpu() first")
+    copy = empty(tuple(tensor.shape), tensor.dtype)
+    copy.copy_(tensor.detach())
+    return copy
+
+
+def object_store_stats() -> dict[str, int]:
+    """Counters of this process's shared memory.
+
+    segments, segment_bytes, blocks, used_bytes: what it holds; copied_bytes: what it has copied into
+    blocks so far (does not grow when `empty` tensors are passed); mapped_bytes: what it has read.
+    """
+    return engine().store.stats()
