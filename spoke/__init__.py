@@ -92,7 +92,8 @@ _LAZY = {
     "ObjectRef": "objectref",
     "ObjectRefGenerator": "streams",
     "empty": "tensors",
-    "from_numpy": "tensors",
+    "from_tensor": "tensors",
+    "object_store_stats": "tensors",
 }
 _MODULES = frozenset({
     "actor", "cloudpickle", "cluster_utils", "dag", "exceptions", "experimental", "internal", "job_config",
@@ -119,7 +120,7 @@ def __getattr__(name: str) -> Any:
             value = globals()[name] = found if name == module else getattr(found, name)
             return value
     if name in _NOT_CARRIED:
-        raise AttributeError(f"module 'spoke' has no attribute {name!r}: Spoke does not carry this part of Ray")
+        raise AttributeError(f"module 'spoke' has no attribute {name!r}: this part of Ray is not carried")
     raise AttributeError(f"module 'spoke' has no attribute {name!r}")
 
 

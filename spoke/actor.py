@@ -22,7 +22,6 @@ def exit_actor() -> NoReturn:
 
     client = current.client
     facts = client.runtime_context if client is not None else {}
-    facts = facts() if callable(facts) else facts
     if not facts.get("actor_id"):
         raise TypeError("exit_actor can only be called in an actor.")
     if facts.get("in_coroutine"):

@@ -154,13 +154,13 @@ def meta_from_blob(blob: bytes) -> ActorMeta:
         return known
     import pickle
 
-    *head, listed = pickle.loads(blob)
+    name_, is_async_, retries, pending, concurrency, out_of_order, listed = pickle.loads(blob)
     methods = {
         name: (MethodOptions(given, is_generator=generator), Signature(*plain))
         for name, given, generator, plain in listed
     }
     methods.update({name: (MethodOptions({}), signature) for name, signature in BUILT_IN.items()})
-    meta = ActorMeta(*head, methods)
+    meta = ActorMeta(name_, is_async_, retries, pending, concurrency, out_of_order, methods)
     meta._blob = blob
     if len(_known) >= _KNOWN_MAX:
         _known.clear()

@@ -22,9 +22,11 @@ T = TypeVar("T")
 
 # Accepted by `init` for compatibility and without effect here: what they turn does not exist in Spoke.
 _IGNORED = frozenset({
-    "_cgroup_path", "_driver_object_store_memory", "_enable_object_reconstruction", "_memory", "_metrics_export_port",
-    "_node_ip_address", "_node_name", "_object_spilling_directory", "_plasma_directory", "_redis_max_memory",
-    "_redis_password", "_redis_username", "_skip_env_hook", "_system_config", "_temp_dir", "_tracing_startup_hook",
+    "_cgroup_path", "_driver_object_store_memory", "_enable_object_reconstruction", "_memory",
+    "_metrics_export_port", "_node_ip_address", "_node_name", "_object_spilling_directory",
+    "_plasma_directory", "_redis_max_memory", "_redis_password", "_redis_username", "_skip_env_hook",
+    "_system_config", "_temp_dir", "_tracing_startup_hook", "cgroup_path", "enable_resource_isolation",
+    "proxy_server_url", "system_reserved_cpu", "system_reserved_memory",
 })  # fmt: skip
 
 
@@ -78,7 +80,8 @@ class Context:
         shutdown()
 
     def __repr__(self) -> str:
-        return f"Context(address={self.address_info.get('address')!r}, node_id={self.address_info.get('node_id')!r})"
+        info = self.address_info
+        return f"Context(address={info.get('address')!r}, node_id={info.get('node_id')!r})"
 
 
 def init(
@@ -125,9 +128,10 @@ def init(
         if ignore_reinit_error:
             return _context()
         raise RuntimeError(
-            "Maybe you called init twice by accident? Give 'ignore_reinit_error=True' or call 'shutdown()' before."
+            "Maybe you called init twice by accident? Give 'ignore_reinit_error=True' or call 'shutdown()'."
         )
-    from spoke import driver, runtime_env as environments
+    from spoke import driver
+    from spoke import runtime_env as environments
 
     if namespace is not None:
         check_namespace(namespace)
@@ -164,9 +168,7 @@ def init(
 
 
 def _check_unknown(kwargs: dict[str, Any]) -> None:
-    known = _IGNORED | {"enable_resource_isolation", "cgroup_path", "system_reserved_cpu", "proxy_server_url",
-                        "system_reserved_memory"}  # fmt: skip
-    unknown = [name for name in kwargs if name not in known]
+    unknown = [name for name in kwargs if name not in _IGNORED]
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
 
@@ -217,7 +219,6 @@ def _plain_address(address: str) -> str:
 def _context() -> Context:
     client = engine()
     facts = client.runtime_context
-    facts = facts() if callable(facts) else facts
     address = facts.get("address") or ""
     return Context({
         "address": address,
@@ -249,9 +250,11 @@ def is_initialized() -> bool:
 
 
 @overload
-def remote(function_or_class: type, /) -> ActorClass: ...
+def remote(function: FunctionType, /) -> RemoteFunction: ...
 @overload
-def remote(function_or_class: Callable[..., Any], /) -> RemoteFunction: ...
+def remote(cls: type, /) -> ActorClass: ...
+@overload
+def remote(function_or_class: Callable[..., Any], /) -> Any: ...
 @overload
 def remote(**options: Any) -> Callable[[Any], Any]: ...
 def remote(*args: Any, **options: Any) -> Any:
@@ -301,7 +304,8 @@ def method(*args: Any, **options: Any) -> Any:
         raise AssertionError(f"The method decorator takes only keyword options: {list(METHOD)}")
     for name in options:
         if name not in METHOD:
-            raise AssertionError(f"Unexpected keyword argument to method: {name!r}. Known ones: {list(METHOD)}")
+            known = list(METHOD)
+            raise AssertionError(f"Unexpected keyword argument to method: {name!r}. Known ones: {known}")
 
     def mark(function: T) -> T:
         from spoke.actormeta import METHOD_MARK
@@ -354,7 +358,8 @@ def _get_unusual(given: Any, timeout: float | None) -> Any:
         wrong = next(item for item in given if not hasattr(item, "_entry"))
         raise TypeError(f"Attempting to call `get` on the value {wrong!r}, which is not an ObjectRef.")
     raise ValueError(
-        f"Invalid type of object refs, {type(given)}, is given. It must be an ObjectRef or a list of ObjectRefs."
+        f"Invalid type of object refs, {type(given)}, is given. "
+        "'object_refs' must either be an ObjectRef or a list of ObjectRefs."
     )
 
 

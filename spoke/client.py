@@ -371,7 +371,8 @@ class Client:
 
     def _on_actor_state(self, link: Link, message: list[Any], payload: Any) -> None:
         self.submitter.actor_moved(message[1], message[2])
-        self.calls.actors.on_state(*message[1:], payload)
+        _, actor_id, state, incarnation, address, info = message
+        self.calls.actors.on_state(actor_id, state, incarnation, address, info, payload)
 
     def _dead_actor_value(self, channel: ActorChannel) -> tuple[int, list[Any]]:
         """What every call to a dead actor resolves to."""

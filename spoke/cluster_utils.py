@@ -170,9 +170,9 @@ class Cluster:
         Raises:
             ValueError: this process is connected to that node; it is disconnected first.
         """
-        from spoke import client
+        from spoke import current
 
-        mine = client.current()
+        mine = current.client
         if mine is not None and mine.node_id.hex() == node.node_id:
             from spoke import api
 

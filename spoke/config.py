@@ -158,9 +158,7 @@ KNOBS: dict[str, Knob] = {
     "cuda_visible_devices": Knob(
         "CUDA_VISIBLE_DEVICES", parse_text, None, "the devices that this process may use"
     ),
-    "cloud_instance_id": Knob(
-        "SPOKE_CLOUD_INSTANCE_ID", parse_text, None, "the cloud's id of this machine", also=("CLOUD_INSTANCE_ID",)
-    ),
+    "cloud_instance_id": Knob("CLOUD_INSTANCE_ID", parse_text, None, "the cloud's id of this machine"),
     "runtime_dir": Knob("XDG_RUNTIME_DIR", parse_text, None, "directory for the user's session files"),
 }
 

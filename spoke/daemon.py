@@ -64,6 +64,7 @@ class Daemon:
         self._hub_conn = -1
         self._link_conn = -1
         self._reading = False
+        self._log_fd = -1  # until there is a log, a failure is told over the link alone
         self.why_ended = ""
         self.hub: Any = None  # HubShell on the head
         self.agent: Agent
@@ -140,8 +141,8 @@ class Daemon:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise Failure(f"the log directory cannot be used: {error}") from None
-        os.dup2(fd, 2)
-        os.close(fd)
+        os.dup2(fd, 2)  # also for what the interpreter itself may have to say
+        self._log_fd = fd
         return log_dir
 
     def _node_settings(self, log_dir: str) -> NodeSettings:
@@ -424,10 +425,10 @@ class Daemon:
 
     def log(self, level: str, text: str) -> None:
         """A line in the daemon's log."""
-        if _LEVELS.get(level, 20) >= self._level:
+        if self._log_fd >= 0 and _LEVELS.get(level, 20) >= self._level:
             now = time.time()
             stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
-            os.write(2, f"{stamp}.{int(now % 1 * 1000):03d} {level} {text}\n".encode("utf-8", "replace"))
+            os.write(self._log_fd, f"{stamp}.{int(now % 1 * 1000):03d} {level} {text}\n".encode("utf-8", "replace"))
 
     def _failed(self, what: str, error: Exception) -> None:
         import traceback

@@ -222,11 +222,12 @@ class RayTaskError(RayError):
         actor_id: str | None = None,
     ) -> None:
         if isinstance(cause, RayTaskError):
-            cause = cause.cause  # raised while waiting for another call: what the user raised counts
+            # It came up while waiting for another call: what the user raised there counts.
+            cause = getattr(cause, "cause", None)
         super().__init__(function_name, traceback_str, cause, proctitle, pid, ip, actor_repr, actor_id)
         self.function_name = function_name
         self.traceback_str = traceback_str
-        self.cause = cause
+        self.cause: BaseException | None = cause
         self.proctitle = proctitle or f"ray::{function_name}()"
         self.pid = pid
         self.ip = ip
@@ -285,13 +286,13 @@ def _dual_class(cause_class: type) -> type:
 
 
 def _dual(error: RayTaskError, cause: BaseException) -> RayError:
-    made = _dual_class(type(cause))
+    made: Any = _dual_class(type(cause))
     if _EXCEPTION_GROUP is not None and isinstance(cause, _EXCEPTION_GROUP):
         group: Any = cause
         instance = made.__new__(made, group.message, group.exceptions)
     else:
         instance = made.__new__(made)
-    instance.__init__(error, cause)  # type: ignore[misc]  # __new__ may take other arguments
+    instance.__init__(error, cause)  # apart, since __new__ may take other arguments
     return instance  # type: ignore[no-any-return]
 
 
@@ -390,8 +391,9 @@ class ActorDiedError(RayActorError):
         if isinstance(cause, BaseException):
             text = f"The actor died because of an error raised in its creation task, {cause}"
         else:
+            told = cause is not None and cause.startswith("The actor ")  # a whole obituary
             text = _lines(
-                self.BASE_ERROR_MSG,
+                None if told else self.BASE_ERROR_MSG,
                 f"\tclass_name: {class_name}" if class_name else None,
                 f"\tactor_id: {actor_id}" if actor_id else None,
                 cause,

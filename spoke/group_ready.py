@@ -14,7 +14,7 @@ REMOVED: Final = "The placement group was removed before it was ready."
 
 
 class _Watcher:
-    """Asks again at each change of the group's state; keeps the ref so that it has something to resolve."""
+    """Asks again at each change of the group's state; keeps the ref, which it will resolve."""
 
     __slots__ = ("client", "group_id", "parts", "ref")
 
@@ -32,7 +32,8 @@ class _Watcher:
         if state == "CREATED":
             client.refs.resolve(entry, VALUE, self.parts)
         elif state == "REMOVED":
-            client.refs.resolve(entry, SYSTEM, client.calls.encode_error("TaskPlacementGroupRemoved", REMOVED))
+            error = client.calls.encode_error("TaskPlacementGroupRemoved", REMOVED)
+            client.refs.resolve(entry, SYSTEM, error)
         elif client.closed is not None:
             client.refs.resolve(entry, SYSTEM, client.calls.encode_error("RaySystemError", client.closed))
         else:

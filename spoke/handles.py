@@ -80,6 +80,7 @@ class RemoteFunction:
         self._key: Any = None
         self._spec: dict[str, Any] = {}
         self._spec_env: Any = None
+        self._spec_group: bytes | None = None
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Start the function somewhere in the cluster.
@@ -102,8 +103,8 @@ class RemoteFunction:
             shared.export()
         submitter = client.submitter
         if shared.function_id not in submitter.functions:
-            submitter.functions[shared.function_id] = shared.blob
-        if self._key is None or self._spec_env is not client.job_env or client.captured_group is not None:
+            submitter.functions[shared.function_id] = shared.pickled()
+        if self._spec_env is not client.job_env or self._spec_group != client.captured_group:
             self._schedule(client)
         return submitter.submit_task(
             shared.function_id,
@@ -126,6 +127,7 @@ class RemoteFunction:
             spec = {**spec, "strategy": {"kind": "group", "group_id": group, "index": -1, "capture": True}}
         self._spec = spec
         self._spec_env = client.job_env
+        self._spec_group = group
         self._key = spec_key(spec)
 
     def options(self, **task_options: Any) -> RemoteFunction:
@@ -154,21 +156,13 @@ class RemoteFunction:
 
     def pickled(self) -> bytes:
         """The function as bytes for other processes; made at the first use."""
-        if self._shared.blob is None:
-            self._shared.export()
-        assert self._shared.blob is not None
-        return self._shared.blob
-
-    def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """A node of a lazy graph that calls the function (`spoke.dag`)."""
-        from spoke.dag import FunctionNode
-
-        return FunctionNode(self, args, kwargs)
+        return self._shared.pickled()
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         name = f"{self._function.__module__}.{self._name}"
         raise TypeError(
-            f"Remote functions cannot be called directly. Instead of running '{name}()', try '{name}.remote()'."
+            f"Remote functions cannot be called directly. Instead of running '{name}()', "
+            f"try '{name}.remote()'."
         )
 
     def __repr__(self) -> str:
@@ -197,6 +191,12 @@ class _Exported:
         self.function_id = blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest()
         self.blob = blob
 
+    def pickled(self) -> bytes:
+        if self.blob is None:
+            self.export()
+        assert self.blob is not None
+        return self.blob
+
 
 def spec_key(spec: dict[str, Any]) -> str:
     """Equal texts for specs that mean the same."""
@@ -224,8 +224,8 @@ class Core:
 class ActorMethod:
     """A method of an actor: ``handle.method.remote(*args, **kwargs)`` gives an ObjectRef."""
 
-    __slots__ = ("_actor_id", "_core", "_entry", "_high", "_low", "_name", "_num_returns", "_options", "_pending",
-                 "_retries", "_retry_on", "_signature", "_travel")  # fmt: skip
+    __slots__ = ("_actor_id", "_core", "_entry", "_high", "_low", "_name", "_num_returns", "_options",
+                 "_pending", "_retries", "_retry_on", "_signature", "_travel")  # fmt: skip
 
     def __init__(self, core: Core, name: str, options: MethodOptions, signature: Any) -> None:
         self._core = core
@@ -288,12 +288,6 @@ class ActorMethod:
         """`options` and `remote` in one call."""
         method = self.options(**options) if options else self
         return method.remote(*(args or ()), **(kwargs or {}))
-
-    def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """A node of a lazy graph that calls the method (`spoke.dag`)."""
-        from spoke.dag import ClassMethodNode
-
-        return ClassMethodNode(self, args, kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(
@@ -442,9 +436,6 @@ class ActorClass:
         from spoke.ids import ACTOR_BYTES, random_bytes
         from spoke.objectref import ObjectRef
 
-        if self._shared.blob is None:
-            self._shared.export()
-        assert self._shared.blob is not None
         options = self._options
         spec = dict(options.scheduling_spec(client.job_env))
         if client.captured_group is not None and options.inherits_group:
@@ -456,8 +447,9 @@ class ActorClass:
         spec["is_async"] = meta.is_async
         spec["out_of_order"] = meta.out_of_order
         spec["meta"] = meta.blob
+        spec["owner"] = client.address
         actor_id = random_bytes(ACTOR_BYTES)
-        entry = client.submitter.create_actor(actor_id, spec, self._shared.blob, args, kwargs)
+        entry = client.submitter.create_actor(actor_id, spec, self._shared.pickled(), args, kwargs)
         if options.detached:
             with client.lock:
                 entry.local += 1  # no handle keeps a detached actor alive, so none may end it
@@ -479,12 +471,6 @@ class ActorClass:
         """`options` and `remote` in one call."""
         cls = self.options(**actor_options) if actor_options else self
         return cls.remote(*(args or ()), **(kwargs or {}))
-
-    def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """A node of a lazy graph that makes the actor (`spoke.dag`)."""
-        from spoke.dag import ClassNode
-
-        return ClassNode(self, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__") and "_cls" in self.__dict__:
@@ -528,7 +514,7 @@ def find_actor(name: str, namespace: str | None = None) -> ActorHandle:
     check_name(name, "The name of an actor")
     client = engine()
     found = client.request("get_actor", name=name, namespace=namespace or client.namespace)
-    life = client.resolve_ref(found["actor_id"] + b"\xff" * 12, found["owner"])
+    life = client.resolve_ref(found["actor_id"] + b"\xff" * 12, found["spec"]["owner"])
     return rebuild_handle(life, found["meta"])
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from spoke._native import Reactor
 
 PAUSE_S: Final = 0.002  # how long the lead must be free before the I/O thread takes it
+LOOK_US: Final = 1_000_000  # a signal that arrives just before the sleep is seen this late at most
 SPIN_US: Final = 30  # bounded spinning before a leader sleeps in epoll
 
 
@@ -115,7 +116,7 @@ class Lead:
         while not waiter.done:
             due = self._next_deadline()
             if due is None and deadline is None:
-                events = poll(-1, SPIN_US)
+                events = poll(LOOK_US, SPIN_US)
             else:
                 now = time.monotonic()
                 if due is not None and due <= now:
@@ -127,7 +128,7 @@ class Lead:
                         dispatch(events)
                     return waiter.done
                 until = min(t for t in (due, deadline) if t is not None)
-                events = poll(int((until - now) * 1e6) + 1, SPIN_US)
+                events = poll(min(LOOK_US, int((until - now) * 1e6) + 1), SPIN_US)
             if events:
                 dispatch(events)
         return True

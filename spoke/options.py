@@ -240,7 +240,8 @@ def _strategy(given: Mapping[str, Any], resources: dict[str, float], what: str) 
         if strategy not in ("DEFAULT", "SPREAD"):
             raise ValueError(
                 f"Invalid scheduling_strategy value {strategy}. Valid values are 'DEFAULT', 'SPREAD', "
-                "PlacementGroupSchedulingStrategy, NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy"
+                "PlacementGroupSchedulingStrategy, NodeAffinitySchedulingStrategy, "
+                "NodeLabelSchedulingStrategy"
             )
         return None if strategy == "DEFAULT" else strategy
     if strategy is not None:
@@ -265,7 +266,8 @@ def _check_fits(group: Any, spec: Any, resources: dict[str, float], what: str) -
     index = spec["index"]
     if not -1 <= index < len(bundles):
         raise ValueError(
-            f"placement group bundle index {index} is invalid. Valid placement group indexes: 0-{len(bundles) - 1}"
+            f"placement group bundle index {index} is invalid. "
+            f"Valid placement group indexes: 0-{len(bundles) - 1}"
         )
     wanted = {name: amount for name, amount in resources.items() if not name.startswith("accelerator_type:")}
     choice = bundles if index == -1 else [bundles[index]]
@@ -328,8 +330,8 @@ class _Placed:
 class TaskOptions(_Placed):
     """Options of a remote function; `num_returns` is >= 0, `STREAMING` or `DYNAMIC`."""
 
-    __slots__ = ("backpressure", "is_generator", "max_calls", "max_retries", "num_returns", "retry_exceptions",
-                 "retry_on")  # fmt: skip
+    __slots__ = ("backpressure", "is_generator", "max_calls", "max_retries", "num_returns",
+                 "retry_exceptions", "retry_on")  # fmt: skip
 
     def __init__(
         self, given: Mapping[str, Any], *, is_generator: bool = False, what: str = "the task"
@@ -375,9 +377,9 @@ class ActorOptions(_Placed):
     that asks for nothing needs one CPU to be placed and holds none.
     """
 
-    __slots__ = ("allow_out_of_order_execution", "concurrency_groups", "detached", "enable_tensor_transport",
-                 "get_if_exists", "max_concurrency", "max_pending_calls", "max_restarts", "max_task_retries",
-                 "namespace", "placement_resources")  # fmt: skip
+    __slots__ = ("allow_out_of_order_execution", "concurrency_groups", "detached",
+                 "enable_tensor_transport", "get_if_exists", "max_concurrency", "max_pending_calls",
+                 "max_restarts", "max_task_retries", "namespace", "placement_resources")  # fmt: skip
 
     def __init__(self, given: Mapping[str, Any], *, what: str = "the actor") -> None:
         _check_types(given, ACTOR, "actors")
@@ -386,7 +388,9 @@ class ActorOptions(_Placed):
         _check_count(given, "max_concurrency", infinite=False)
         lifetime = given.get("lifetime")
         if lifetime not in (None, "detached", "non_detached"):
-            raise ValueError(f"actor `lifetime` must be 'detached', 'non_detached' or None, not {lifetime!r}.")
+            raise ValueError(
+                f"actor `lifetime` must be one of 'detached', 'non_detached' and None, not {lifetime!r}."
+            )
         self.detached = lifetime == "detached"
         self.get_if_exists: bool = given.get("get_if_exists", False)
         if self.get_if_exists and not given.get("name"):

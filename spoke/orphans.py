@@ -29,9 +29,10 @@ def become_subreaper() -> bool:
 def children(parent: int = 0) -> list[int]:
     """Process ids of a process's children (default: this process's), zombies included."""
     parent = parent or os.getpid()
-    path = f"/proc/{parent}/task/{parent}/children"
-    if os.path.exists(path):
-        return [int(word) for word in read_text(path).split()]
+    tasks = f"/proc/{parent}/task"
+    if os.path.exists(f"{tasks}/{parent}/children"):
+        listed = [read_text(f"{tasks}/{thread}/children") for thread in _listdir(tasks)]
+        return [int(word) for text in listed for word in text.split()]
     # A kernel built without that file: look at every process.
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent(name) == parent]
 
@@ -61,6 +62,13 @@ def sweep(workers: dict[int, bytes], everything: bool = False) -> int:
             except ProcessLookupError:
                 continue
     return left
+
+
+def _listdir(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
 
 
 def _parent(pid: str) -> int:

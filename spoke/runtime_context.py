@@ -212,8 +212,7 @@ def _facts() -> Any:
     """The engine's facts: a mapping by the names used in this module; ids are bytes or None."""
     from spoke.handles import engine
 
-    facts = engine().runtime_context
-    return facts() if callable(facts) else facts
+    return engine().runtime_context
 
 
 def _hex(value: Any) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+import msgpack
+
 from spoke import wire
 from spoke.context import grant_context
 from spoke.core.calls import Call
@@ -12,6 +14,7 @@ from spoke.errors import PendingCallsLimitExceeded
 from spoke.objectref import ObjectRef
 from spoke.running import running
 from spoke.streams import ObjectRefGenerator, Stream
+from spoke.values import EMPTY_ARGS
 from spoke.wire import encode
 
 if TYPE_CHECKING:
@@ -85,7 +88,7 @@ class Submitter:
         class_id = self._classes.get(spec_key)
         if class_id is None:
             class_id = self._classes.setdefault(spec_key, len(self._classes) + 1)
-        call = Call(client.new_call_id(), class_id, function_id, (), num_returns)
+        call = Call(client.new_call_id(), class_id, function_id, EMPTY_ARGS, num_returns)
         call.name = name
         call.retries_left = max_retries
         call.retry_on = retry_on
@@ -150,7 +153,7 @@ class Submitter:
             entry.status, entry.value = VALUE, parts
             entry.local += 1
             packed.pins = [*(packed.pins or ()), entry]
-        payload = wire.msgpack.packb([creation.blob, parts, slots, args_owner, self._client.address])
+        payload = msgpack.packb([creation.blob, parts, slots, args_owner, self._client.address])
         self._client.hub.tell(wire.CREATE_ACTOR, creation.actor_id, creation.spec, payload=payload)
 
     def actor_moved(self, actor_id: bytes, state: str) -> None:
@@ -179,7 +182,7 @@ class Submitter:
         if client.closed is not None:
             client.check_open()
         packed = client.values.pack_args(args, kwargs) if args or kwargs else None
-        call = Call(client.new_call_id(), actor_id, method, (), num_returns)
+        call = Call(client.new_call_id(), actor_id, method, EMPTY_ARGS, num_returns)
         call.name = method
         call.retries_left = max_retries
         call.retry_on = retry_on

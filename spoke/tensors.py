@@ -57,7 +57,7 @@ def _empty_numpy(sizes: tuple[int, ...], count: int, dtype: Any) -> Any:
     if count == 0:
         return numpy.empty(sizes, kind)
     _, view = engine().store.empty(count * kind.itemsize)
-    return numpy.frombuffer(view, dtype=kind).reshape(sizes)
+    return numpy.frombuffer(memoryview(view), dtype=kind).reshape(sizes)
 
 
 def _torch_dtype(dtype: Any) -> Any:

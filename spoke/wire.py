@@ -236,4 +236,4 @@ def decode(meta: bytes) -> list[Any]:
             name = SCHEMA[kind][1][index - 1][0]
             raise ProtocolError(f"{name_of(kind)}.{name} is {type(message[index]).__name__}")
         index += 1
-    return message  # type: ignore[no-any-return]
+    return message

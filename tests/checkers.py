@@ -43,6 +43,8 @@ class ResourceReferee:
         self.bundles: dict[bytes, list[dict[str, int]]] = {}
         self.specs: dict[tuple[bytes, int], dict[str, Any]] = {}
         self.worker_node: dict[bytes, bytes] = {}
+        self.dead: dict[bytes, bool] = {}  # processes that are reaped, whether or not the hub knows
+        self.woke: dict[bytes, bool] = {}  # nodes where a sleeper took its CPUs back
         self.granted_total = 0
 
     # -- what the hub hears
@@ -63,6 +65,8 @@ class ResourceReferee:
             for promise in self.promises.values():
                 if promise.worker_id == peer:
                     promise.blocked = message[1]
+                    if not message[1]:
+                        self.woke[promise.node_id] = True
         elif kind == wire.CREATE_GROUP:
             self.bundles[message[1]] = [
                 {name: round(value * UNIT) for name, value in bundle.items()}
@@ -73,6 +77,7 @@ class ResourceReferee:
 
     def process_died(self, worker_id: bytes) -> None:
         """The process is reaped: what it was promised is free from here on."""
+        self.dead[worker_id] = True
         for key in [key for key, promise in self.promises.items() if promise.worker_id == worker_id]:
             del self.promises[key]
 
@@ -93,15 +98,17 @@ class ResourceReferee:
                 promise = Promise(
                     info["node_id"], message[3][0], info["resources"], info["gpu_ids"], _group_of(spec)
                 )
-                self.promises["lease", message[2]] = promise
                 self.granted_total += 1
-                fresh.append(promise)
+                if promise.worker_id not in self.dead:
+                    self.promises["lease", message[2]] = promise
+                    fresh.append(promise)
             elif kind == wire.START_ACTOR:
                 spec = message[3]
                 node_id = self.worker_node[command.peer]
                 promise = Promise(node_id, command.peer, spec["assigned"], spec["gpu_ids"], _group_of(spec))
-                self.promises["actor", command.peer] = promise
-                fresh.append(promise)
+                if promise.worker_id not in self.dead:
+                    self.promises["actor", command.peer] = promise
+                    fresh.append(promise)
             elif kind == wire.GROUP_STATE:
                 self._group_state(message[1], message[2], message[3])
         for promise in fresh:
@@ -131,8 +138,9 @@ class ResourceReferee:
         """Slots of groups plus what runs outside of groups stays within the node.
 
         CPUs may be oversubscribed by those that wake up from get, so they count only where new ones
-        were handed out.
+        were handed out and nobody ever woke up.
         """
+        cpu = cpu and node_id not in self.woke
         used: dict[str, int] = {}
         inside: dict[tuple[bytes, int], dict[str, int]] = {}
         for promise in self.promises.values():

@@ -287,7 +287,9 @@ class SimWorker(Caller):
         if not task.nested:
             self.world.after(task.seconds, lambda: self.alive and reply())
             return
-        waiting = [Task(self.world, dict(task.spec), task.seconds, 0) for _ in range(task.nested)]
+        # Only CPUs are lent while a task sleeps: a child that needs more could wait for its parent.
+        cpus = {"resources": {"CPU": task.spec["resources"]["CPU"]}}
+        waiting = [Task(self.world, cpus, task.seconds, 0) for _ in range(task.nested)]
 
         def one_done() -> None:
             if all(child.outcome for child in waiting) and self.alive:
@@ -413,8 +415,8 @@ class Driver(Caller):
     def _group(self) -> None:
         rng = self.world.rng
         strategy = rng.choice(["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"])
-        size = rng.randrange(1, 4)
         bundle = rng.choice([{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}, {"GPU": 0.5, "CPU": 0.5}])
+        size = rng.randrange(1, 3 if bundle.get("GPU") == 1.0 else 4)  # some nodes have two GPUs only
         group_id = self.world.new_id(18)
         self.groups[group_id] = size
         self.send(wire.CREATE_GROUP, group_id, {"bundles": [bundle] * size, "strategy": strategy})

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from spoke.util.placement_group import placement_group, remove_placement_group
-from spoke.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 import spoke as ray
+from spoke.util.placement_group import placement_group, remove_placement_group
+from spoke.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from .rank import COLLECTIVE_TIMEOUT_S, Rank
 

@@ -21,7 +21,7 @@ class Failed(click.ClickException):
         click.echo(f"spoke: {' '.join(self.message.split())}", err=True)
 
 
-class Bytes(click.ParamType):
+class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic in new versions only
     """A size such as 500m or 2GiB, in bytes."""
 
     name = "bytes"
@@ -34,7 +34,7 @@ class Bytes(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class HostPort(click.ParamType):
+class HostPort(click.ParamType):  # type: ignore[type-arg]  # as above
     """An address such as 10.0.0.1:6380."""
 
     name = "host:port"

@@ -18,7 +18,7 @@ Peer = bytes  # process id of the other end: node_id of an agent, process_id of 
 class _Record:
     """Fields by `__slots__`, equal when of one class with equal fields, readable in a failed test."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
     __hash__ = None  # type: ignore[assignment]  # fields may change
 
     def _fields(self) -> tuple[Any, ...]:
@@ -27,7 +27,7 @@ class _Record:
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return NotImplemented
-        return self._fields() == other._fields()  # type: ignore[attr-defined,no-any-return]
+        return self._fields() == other._fields()
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
@@ -46,7 +46,8 @@ class Joined(_Record):
 class Received(_Record):
     """A decoded message (`spoke.wire.decode`) and its payload."""
 
-    __slots__ = ("peer", "message", "payload")
+    __slots__ = ("message", "payload", "peer")
+    __match_args__ = ("peer", "message", "payload")
 
     def __init__(self, peer: Peer, message: list[Any], payload: Any = b"") -> None:
         self.peer = peer
@@ -76,7 +77,8 @@ Event = Joined | Received | Lost | Tick
 class Send(_Record):
     """Send one message to a peer; dropped silently if the peer is gone (its Lost follows)."""
 
-    __slots__ = ("peer", "message", "payload")
+    __slots__ = ("message", "payload", "peer")
+    __match_args__ = ("peer", "message", "payload")
 
     def __init__(self, peer: Peer, message: tuple[Any, ...], payload: Any = b"") -> None:
         self.peer = peer
@@ -97,7 +99,7 @@ class Drop(_Record):
 class Log(_Record):
     """A line for the log of the shell."""
 
-    __slots__ = ("level", "text", "fields")
+    __slots__ = ("fields", "level", "text")
 
     def __init__(self, level: str, text: str, fields: dict[str, Any] | None = None) -> None:
         self.level = level

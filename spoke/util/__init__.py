@@ -40,9 +40,9 @@ _LAZY = {
     "map_unordered": "iterating",
 }
 _MODULES = frozenset({
-    "accelerators", "actor_group", "actor_pool", "annotations", "check_serialize", "collective", "debug", "helpers",
-    "iterating", "joblib", "metrics", "multiprocessing", "queue", "scheduling_strategies", "serialization", "state",
-    "timer", "tracing",
+    "accelerators", "actor_group", "actor_pool", "annotations", "check_serialize", "collective", "debug",
+    "helpers", "iterating", "joblib", "metrics", "multiprocessing", "queue", "scheduling_strategies",
+    "serialization", "state", "timer", "tracing",
 })  # fmt: skip
 
 _logged: set[str] = set()

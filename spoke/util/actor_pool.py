@@ -84,9 +84,9 @@ class ActorPool:
         if self._next not in self._refs:
             raise ValueError("It is not allowed to call get_next() after get_next_unordered().")
         ref = self._refs[self._next]
-        if timeout is not None and not api.wait([ref], timeout=timeout)[0]:
-            if not ignore_if_timedout:
-                raise TimeoutError("Timed out waiting for result")
+        late = timeout is not None and not api.wait([ref], timeout=timeout)[0]
+        if late and not ignore_if_timedout:
+            raise TimeoutError("Timed out waiting for result")
         del self._refs[self._next]
         self._next += 1
         self._release(ref)

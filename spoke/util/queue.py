@@ -115,7 +115,9 @@ class Queue:
         batch = list(items)
         room = api.get(self._actor.put_batch.remote(batch))
         if room is not None:
-            raise Full(f"Cannot add {len(batch)} items to a queue of size {room} and maximum size {self.maxsize}.")
+            raise Full(
+                f"Cannot add {len(batch)} items to a queue of size {room} and maximum size {self.maxsize}."
+            )
 
     def get_nowait_batch(self, num_items: int) -> list[Any]:
         """Take exactly `num_items` items.

@@ -142,11 +142,13 @@ class NodeLabelSchedulingStrategy:
         ValueError: not a dict of label names to In, NotIn, Exists or DoesNotExist.
     """
 
-    def __init__(self, hard: Mapping[str, _Condition], *, soft: Mapping[str, _Condition] | None = None) -> None:
+    def __init__(
+        self, hard: Mapping[str, _Condition], *, soft: Mapping[str, _Condition] | None = None
+    ) -> None:
         self.hard = _conditions(hard, "hard")
         self.soft = _conditions(soft, "soft")
         if not self.hard and not self.soft:
-            raise ValueError("The `hard` and `soft` parameter of NodeLabelSchedulingStrategy cannot both be empty.")
+            raise ValueError("NodeLabelSchedulingStrategy: `hard` and `soft` cannot both be empty.")
 
     def _scheduling(self) -> dict[str, Any]:
         return {
@@ -168,7 +170,7 @@ def _conditions(given: Any, what: str) -> dict[str, _Condition]:
             raise ValueError(f"The map key of the {what} parameter must be of type str but got {key!r}.")
         if not isinstance(condition, _Condition):
             raise ValueError(
-                f"The map value for key {key} of the {what} parameter must be one of the `In`, `NotIn`, `Exists` "
-                f"or `DoesNotExist` operator but got {condition} of type {type(condition)}."
+                f"The map value for key {key} of the {what} parameter must be one of the `In`, `NotIn`, "
+                f"`Exists` or `DoesNotExist` operator but got {condition} of type {type(condition)}."
             )
     return dict(given)

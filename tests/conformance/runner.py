@@ -137,10 +137,15 @@ def _one_process(
 
 
 def run_area(
-    area: str, *, engine: str = "spoke", python: str = sys.executable, extra: list[str] | None = None
+    area: str,
+    *,
+    engine: str = "spoke",
+    python: str = sys.executable,
+    extra: list[str] | None = None,
+    names: list[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Every case of `area` on `engine`: name -> {"result", "seconds", "log"}."""
-    remaining = list(cases(area))
+    """The cases of `area` (all, or `names`) on `engine`: name -> {"result", "seconds", "log"}."""
+    remaining = list(cases(area) if names is None else names)
     done: dict[str, dict[str, Any]] = {}
     while remaining:
         lines, log = _one_process(python, engine, area, remaining, extra or [])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance import record, runner
+from tests.conformance import compare, record, runner
 from tests.conformance.differences import DIFFERENCES
 
 _RESULTS: dict[str, dict[str, dict[str, Any]]] = {}
@@ -23,15 +23,9 @@ def _result(area: str, name: str) -> dict[str, Any]:
 @pytest.mark.timeout_s(900)
 @pytest.mark.parametrize(("area", "name"), _CASES, ids=[f"{area}-{name}" for area, name in _CASES])
 def test_case(area: str, name: str) -> None:
-    expected = record.read(area)
-    assert name in expected, "never recorded: run python -m tests.conformance.record"
-    line = _result(area, name)
-    wanted = expected[name]
-    difference = DIFFERENCES.get(f"{area}/{name}")
-    if difference is not None:
-        assert difference.spoke != wanted, "no difference any more: remove it from the table"
-        wanted = difference.spoke
-    assert line["result"] == wanted, "\n".join(
+    assert name in record.read(area), "never recorded: run python -m tests.conformance.record"
+    wanted, line = compare.wanted_of(area, name), _result(area, name)
+    assert compare.matches(wanted, line["result"]), "\n".join(
         [f"Ray:   {json.dumps(wanted)}", f"Spoke: {json.dumps(line['result'])}", line["log"]]
     )
 

@@ -422,7 +422,7 @@ def exception_tree(ray: Any) -> Any:
     for name in names:
         kind = getattr(ray.exceptions, name)
         if isinstance(kind, type) and issubclass(kind, ray.exceptions.RayError):
-            tree[name] = [base.__name__ for base in kind.__mro__[1:-1]]
+            tree[name] = [base.__name__ for base in kind.__mro__[1:-1] if not base.__name__.startswith("_")]
     return tree
 
 
