@@ -31,7 +31,7 @@ if __name__ == "__main__":
     ray.init()
     refs = [square.remote(number) for number in range(5)]
     print("squares:", ray.get(refs))
-    counter = Counter.remote()
+    counter = Counter.remote()  # type: ignore[attr-defined]  # mypy ignores class decorators
     totals = [counter.add.remote(ref) for ref in refs]  # a ref as an argument arrives as its value
     print("running totals:", ray.get(totals))
     ray.shutdown()

@@ -36,7 +36,7 @@ import spoke as ray
 
 SENTENCES = Path(__file__).with_name("sentences.txt")
 TOLERANCE = 1e-5  # how far the sharded result may be from the unsharded one, per component
-DRAIN_S = 5.0  # how long requests under way may take to finish at the end
+DRAIN_S = 15.0  # how long requests under way may take to finish at the end
 LINGER_S = 2.0  # how long a broken launcher goes on answering 503, so that its clients learn why
 
 
@@ -167,9 +167,8 @@ def serve(server: EmbeddingServer, stop: threading.Event) -> None:
         time.sleep(LINGER_S)
     else:
         say("ending")
-    server.shutdown()
+    server.stop(DRAIN_S)
     thread.join()
-    server.drain(DRAIN_S)
 
 
 def run(options: argparse.Namespace) -> int:

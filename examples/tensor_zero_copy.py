@@ -39,7 +39,7 @@ def timed(what: str, action: Callable[..., Any], *arguments: Any) -> Any:
 def main() -> None:
     """Compare an ordinary tensor with one that is born in shared memory."""
     ray.init()
-    reader = Reader.remote()
+    reader = Reader.remote()  # type: ignore[attr-defined]  # mypy ignores class decorators
     ordinary = torch.full(SHAPE, 1.0)
     shared = ray.empty(SHAPE, torch.float32)
     shared.fill_(2.0)  # computing in place, as into any tensor

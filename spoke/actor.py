@@ -26,9 +26,7 @@ def exit_actor() -> NoReturn:
         raise TypeError("exit_actor can only be called in an actor.")
     if facts.get("in_coroutine"):
         raise AsyncioActorExit("exit_actor() was called")
-    exiting = SystemExit(0)
-    exiting.graceful = True  # type: ignore[attr-defined]  # tells the worker that this is no failure
-    raise exiting
+    raise SystemExit(0)  # the worker takes code 0 for meant, and does not restart the actor
 
 
 __all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor", "method"]

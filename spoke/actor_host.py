@@ -115,9 +115,7 @@ class ActorHost:
         return function(self.instance, *args, **kwargs)
 
     def _terminate(self) -> None:
-        error = SystemExit(0)
-        error.graceful = True  # type: ignore[attr-defined]
-        raise error
+        raise SystemExit(0)
 
     # -- plain and threaded
 

@@ -318,6 +318,16 @@ def method(*args: Any, **options: Any) -> Any:
 
 # -- objects ----------------------------------------------------------------------------------------
 
+_ref_type: Any = None  # ObjectRef, whose module `import spoke` leaves for later
+
+
+def _load_ref_type() -> Any:
+    global _ref_type
+    from spoke.objectref import ObjectRef
+
+    _ref_type = ObjectRef
+    return ObjectRef
+
 
 def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
     """The value of a ref, or the list of values of a list of refs.
@@ -332,15 +342,16 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
         ValueError, TypeError: not a ref or a list of refs.
     """
     client = current.client or engine()
+    ref_type = _ref_type or _load_ref_type()
     if timeout is not None and timeout < 0:
         timeout = None
-    if type(object_refs) is list:
+    if type(object_refs) is ref_type:
+        return client.get([object_refs], timeout)[0]
+    if isinstance(object_refs, list):
         for ref in object_refs:
-            if not hasattr(ref, "_entry"):
+            if type(ref) is not ref_type:
                 return _get_unusual(object_refs, timeout)
         return client.get(object_refs, timeout)
-    if hasattr(object_refs, "_entry"):
-        return client.get([object_refs], timeout)[0]
     return _get_unusual(object_refs, timeout)
 
 
@@ -355,7 +366,7 @@ def _get_unusual(given: Any, timeout: float | None) -> Any:
     if isinstance(given, list):
         if all(hasattr(item, "_compiled_get") for item in given):
             return [item._compiled_get(timeout) for item in given]
-        wrong = next(item for item in given if not hasattr(item, "_entry"))
+        wrong = next(item for item in given if type(item) is not _ref_type)
         raise TypeError(f"Attempting to call `get` on the value {wrong!r}, which is not an ObjectRef.")
     raise ValueError(
         f"Invalid type of object refs, {type(given)}, is given. "
@@ -371,7 +382,7 @@ def put(value: T, *, _owner: Any = None, _tensor_transport: str | None = None) -
         ObjectStoreFullError: there is no room for it.
     """
     client = current.client or engine()
-    if hasattr(value, "_entry"):
+    if type(value) is (_ref_type or _load_ref_type()):
         raise TypeError(
             "Calling 'put' on an ObjectRef is not allowed. If you really want to do this, wrap it in a list."
         )
@@ -400,7 +411,8 @@ def wait(
     """
     client = current.client or engine()
     if not isinstance(ray_waitables, list):
-        what = "a single ref" if hasattr(ray_waitables, "_entry") else str(type(ray_waitables))
+        single = type(ray_waitables) is (_ref_type or _load_ref_type())
+        what = "a single ObjectRef" if single else str(type(ray_waitables))
         raise TypeError(f"wait() expected a list of ObjectRef or ObjectRefGenerator, got {what}")
     waitables = _waitables(ray_waitables)
     if timeout is not None and timeout < 0:
@@ -425,16 +437,25 @@ def _given(item: Any) -> Any:
 
 def _waitables(given: list[Any]) -> list[Any]:
     """The list itself, or with generators as things that resolve with their next item."""
-    unusual = False
+    ref_type = _ref_type or _load_ref_type()
     for item in given:
-        if not hasattr(item, "_entry"):
-            if not hasattr(item, "_stream"):
-                raise TypeError(
-                    "wait() expected a list of ObjectRef or ObjectRefGenerator, "
-                    f"got list containing {type(item)}"
-                )
-            unusual = True
-    return [_NextItem(item) if hasattr(item, "_stream") else item for item in given] if unusual else given
+        if type(item) is not ref_type:
+            break
+    else:
+        return given
+    from spoke.streams import ObjectRefGenerator
+
+    waitables: list[Any] = []
+    for item in given:
+        if isinstance(item, ObjectRefGenerator):
+            waitables.append(_NextItem(item))
+        elif type(item) is ref_type:
+            waitables.append(item)
+        else:
+            raise TypeError(
+                f"wait() expected a list of ObjectRef or ObjectRefGenerator, got list containing {type(item)}"
+            )
+    return waitables
 
 
 class _NextItem:
@@ -497,8 +518,10 @@ def cancel(ray_waitable: Any, *, force: bool = False, recursive: bool = True) ->
         TypeError: not a ref or generator.
         ValueError: `force` for a call of an actor.
     """
-    ref = ray_waitable._completed if hasattr(ray_waitable, "_completed") else ray_waitable
-    if not hasattr(ref, "_entry"):
+    from spoke.streams import ObjectRefGenerator
+
+    ref = ray_waitable._completed if isinstance(ray_waitable, ObjectRefGenerator) else ray_waitable
+    if type(ref) is not (_ref_type or _load_ref_type()):
         raise TypeError(
             f"cancel() only supported for object refs. For actors, try kill(). Got: {type(ray_waitable)}."
         )

@@ -73,6 +73,7 @@ class Client:
         )
         self.values = Values(self, self.store)
         self.submitter = Submitter(self)
+        self.calls.place = self.submitter.place
         self.replies = Replies(self)
         self.futures = Futures(self)
         self.closed: str | None = None  # why nothing can be called any more

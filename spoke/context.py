@@ -44,6 +44,7 @@ def of_worker(client: Client) -> dict[str, Any]:
             actor_name=spec.get("name"),
             incarnation=host.incarnation,
             first_incarnation=0,
+            in_coroutine=host.is_async and not running.on_main_thread(),
             resources=spec.get("assigned"),
             gpu_ids=spec.get("gpu_ids"),
         )

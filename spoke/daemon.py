@@ -428,7 +428,9 @@ class Daemon:
         if self._log_fd >= 0 and _LEVELS.get(level, 20) >= self._level:
             now = time.time()
             stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
-            os.write(self._log_fd, f"{stamp}.{int(now % 1 * 1000):03d} {level} {text}\n".encode("utf-8", "replace"))
+            os.write(
+                self._log_fd, f"{stamp}.{int(now % 1 * 1000):03d} {level} {text}\n".encode("utf-8", "replace")
+            )
 
     def _failed(self, what: str, error: Exception) -> None:
         import traceback

@@ -97,10 +97,10 @@ class Executor:
         starting, self._starting = self._starting, None
         if starting is not None:
             self._start_actor(*starting)
-        elif self.queue:
-            self._run_job(self.queue.popleft())
         elif self._stop is not None:
             self._exit(self._stop)
+        elif self.queue:
+            self._run_job(self.queue.popleft())
         else:
             idle = Waiter(1)
             with self.client.lock:
@@ -237,8 +237,6 @@ class Executor:
             host.construct(codec.loads(blob), args, kwargs)
             del args, kwargs
         except BaseException as error:
-            if isinstance(error, SystemExit) and self._stop is not None:
-                self._exit(self._stop)
             text, body = self.outcome.constructor_error(host, error)
             with self.client.lock:
                 self.client.hub.tell(wire.ACTOR_FAILED, actor_id, incarnation, text, payload=body)

@@ -433,7 +433,7 @@ class ActorClass:
     def _create(
         self, client: Client, meta: ActorMeta, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> ActorHandle:
-        from spoke.ids import ACTOR_BYTES, random_bytes
+        from spoke.ids import ACTOR_BYTES, JOB_BYTES, random_bytes
         from spoke.objectref import ObjectRef
 
         options = self._options
@@ -448,7 +448,7 @@ class ActorClass:
         spec["out_of_order"] = meta.out_of_order
         spec["meta"] = meta.blob
         spec["owner"] = client.address
-        actor_id = random_bytes(ACTOR_BYTES)
+        actor_id = random_bytes(ACTOR_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
         entry = client.submitter.create_actor(actor_id, spec, self._shared.pickled(), args, kwargs)
         if options.detached:
             with client.lock:

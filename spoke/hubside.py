@@ -253,7 +253,9 @@ class HubSide:
 
     def _on_pending_reason(self, link: Link, message: list[Any], payload: Any) -> None:
         _, what, key, reason, fatal = message
-        if self.on_pending_reason is not None:
+        if fatal and what == "class":
+            self._client.calls.tasks.unschedulable(key, reason)
+        elif self.on_pending_reason is not None:
             self.on_pending_reason(what, key, reason, fatal)
 
     def _on_log_lines(self, link: Link, message: list[Any], payload: Any) -> None:

@@ -18,7 +18,6 @@ from spoke._native import Reactor
 
 PAUSE_S: Final = 0.002  # how long the lead must be free before the I/O thread takes it
 LOOK_US: Final = 1_000_000  # a signal that arrives just before the sleep is seen this late at most
-SPIN_US: Final = 30  # bounded spinning before a leader sleeps in epoll
 
 
 class Waiter:
@@ -116,19 +115,19 @@ class Lead:
         while not waiter.done:
             due = self._next_deadline()
             if due is None and deadline is None:
-                events = poll(LOOK_US, SPIN_US)
+                events = poll(LOOK_US)
             else:
                 now = time.monotonic()
                 if due is not None and due <= now:
                     self._tick(now)
                     continue
                 if deadline is not None and deadline <= now:
-                    events = poll(0, 0)  # a timeout of 0 still takes what has arrived
+                    events = poll(0)  # a timeout of 0 still takes what has arrived
                     if events:
                         dispatch(events)
                     return waiter.done
                 until = min(t for t in (due, deadline) if t is not None)
-                events = poll(min(LOOK_US, int((until - now) * 1e6) + 1), SPIN_US)
+                events = poll(min(LOOK_US, int((until - now) * 1e6) + 1))
             if events:
                 dispatch(events)
         return True
@@ -187,12 +186,12 @@ class Lead:
         while not self._followers and not self._closing:
             due = self._next_deadline()
             if due is None:
-                events = self.reactor.poll(-1, 0)
+                events = self.reactor.poll(-1)
             else:
                 now = time.monotonic()
                 if due <= now:
                     self._tick(now)
                     continue
-                events = self.reactor.poll(int((due - now) * 1e6) + 1, 0)
+                events = self.reactor.poll(int((due - now) * 1e6) + 1)
             if events:
                 self._dispatch(events)

@@ -361,8 +361,8 @@ class TaskOptions(_Placed):
 
     def _build_spec(self) -> dict[str, Any]:
         spec = super()._build_spec()
-        if self.max_calls == 1:
-            spec["single_use"] = True
+        if self.max_calls:
+            spec["max_calls"] = self.max_calls
         return spec
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spoke import codec, wire
 from spoke.core.refs import CANCELLED, EXCEPTION, SYSTEM, VALUE
-from spoke.errors import ActorDiedError, RayTaskError
+from spoke.errors import ActorDiedError, AsyncioActorExit, RayTaskError
 from spoke.lead import Waiter
 from spoke.submit import DYNAMIC, return_id
 from spoke.wire import encode
@@ -64,24 +64,25 @@ class Outcome:
 
     def raised(self, job: Job, error: BaseException, started: int, source: CallSource | None) -> None:
         """Send the error of the user's code (or of unpickling its arguments)."""
-        if isinstance(error, SystemExit) and self._exits(job, error, started, source):
+        if isinstance(error, (SystemExit, AsyncioActorExit)):
+            self._exit(error)
             return
         body = self.pack_error(self._name(job), error)
         error.__traceback__ = None  # its frames hold the arguments, which may be views
         self._reply(job, EXCEPTION, started, [[[body], None]], source)
 
-    def _exits(self, job: Job, error: SystemExit, started: int, source: Any) -> bool:
-        """exit_actor() and sys.exit(): the caller is answered, then the process ends."""
-        executor = self._executor
-        if executor.actor is not None:
-            self._reply(job, VALUE, started, [[codec.dumps(None)[:1], None]], source) if getattr(
-                error, "graceful", False
-            ) else None
-            code = 0 if getattr(error, "graceful", False) else _exit_code(error)
-            executor.stop_soon(code)
-            return True
-        executor.flush_output()
-        os._exit(_exit_code(error))
+    def _exit(self, error: BaseException) -> None:
+        """exit_actor() or sys.exit(): the process ends, and its end answers the call.
+
+        An actor that ends without an error code means it: the hub is told, so that it is not restarted.
+        """
+        executor, client = self._executor, self._client
+        code = _exit_code(error) if isinstance(error, SystemExit) else 0
+        host = executor.actor
+        if host is not None and code == 0:
+            with client.lock:
+                client.hub.tell(wire.KILL_ACTOR, host.actor_id, True, "exit_actor() was called in it")
+        executor.stop_soon(code)
 
     def _name(self, job: Job) -> str:
         message = job.message

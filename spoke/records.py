@@ -153,12 +153,18 @@ def find(address: str) -> Record | None:
     """The record of a daemon on this machine whose cluster has this address.
 
     Args:
-        address: ``host:port`` of the head, or "auto" for the newest head or node of this user.
+        address: ``host:port`` of the head, or "auto" for the cluster of the newest daemon of this user.
+
+    Returns:
+        The head's record where the head is on this machine, otherwise that of the newest node.
     """
     records = live()
-    if address != "auto":
-        records = [record for record in records if record["address"] == address]
-    return records[-1] if records else None
+    if address == "auto" and records:
+        address = records[-1]["address"]
+    records = [record for record in records if record["address"] == address]
+    heads = [record for record in records if record["role"] == "head"]
+    found = heads or records
+    return found[-1] if found else None
 
 
 def token_for(address: str) -> bytes | None:

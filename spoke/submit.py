@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 STREAMING: Final = -1  # num_returns="streaming"
 DYNAMIC: Final = -2  # num_returns="dynamic"
+LOCALITY_BYTES_MIN: Final = 1 << 20  # smaller arguments do not decide where a task runs
 ARGS_SUFFIX: Final = b"\xff\xff\xff\xff"  # object id of the large arguments of a call
 
 _INDEX = [index.to_bytes(4, "little") for index in range(64)]
@@ -96,6 +97,27 @@ class Submitter:
         with client.lock:
             client.calls.tasks.task_class(class_id, spec)
             return self._submit(call, packed)
+
+    def place(self, call: Call) -> None:
+        """A task goes where its large arguments are: its class becomes the one of that node; lock held."""
+        held: dict[bytes, int] = {}
+        for _, entry in call.slots or ():
+            for part in entry.value or ():
+                if type(part) is not bytes:
+                    held[part[0]] = held.get(part[0], 0) + part[4]
+        if not held:
+            return
+        node_id = max(held, key=lambda node: held[node])
+        group = self._client.calls.tasks.classes[call.key]
+        if held[node_id] < LOCALITY_BYTES_MIN or "locality" in group.spec or group.spec.get("strategy"):
+            return
+        key = (call.key, node_id)
+        class_id = self._classes.get(key)
+        if class_id is None:
+            class_id = self._classes[key] = len(self._classes) + 1
+            spec = {**group.spec, "locality": {node_id: held[node_id]}}
+            self._client.calls.tasks.task_class(class_id, spec)
+        call.key = class_id
 
     # -- actors
 

@@ -186,10 +186,13 @@ class Caller(Process):
         if group is None:
             group = self.classes[key] = TaskClass(len(self.classes), task.spec)
         group.queue.append(task)
+        self._fill(group)
+        self._want(group)
+
+    def _fill(self, group: TaskClass) -> None:
         for lease_id, running in group.running.items():
             if running is None and group.queue:
                 self._run(group, lease_id)
-        self._want(group)
 
     def _want(self, group: TaskClass) -> None:
         busy = sum(task is not None for task in group.running.values())
@@ -266,6 +269,7 @@ class Caller(Process):
         group.wanted = min(group.wanted, len(group.running))
         if task is not None:
             group.queue.append(task)
+            self._fill(group)
         self._want(group)
 
 
@@ -443,6 +447,8 @@ class Driver(Caller):
             if self.referee.groups.get(group_id) == "CREATED":
                 self.groups.pop(group_id)
                 self.send(wire.REMOVE_GROUP, group_id)
+        for actor_id in self.world.detached:
+            self.send(wire.KILL_ACTOR, actor_id, True, "finishing")
         self.world.after(0.5, self.finish)
 
 

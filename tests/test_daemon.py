@@ -132,14 +132,14 @@ def test_nothing_secret_is_in_sight(embedded: Embedded) -> None:
 def test_PROC_2_nothing_outlives_a_killed_driver(root: Path) -> None:
     """The driver is killed, while a fork of it holds the link open."""
     script = (
-        "import os, sys, time; sys.path[:] = %r; sys.path.insert(0, %r)\n"
-        "from pathlib import Path\nfrom test_daemon import *\n"
-        "daemon = Embedded(Path(%r)); daemon.up()\n"
+        f"import os, sys, time; sys.path[:] = {sys.path}; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        f"from pathlib import Path\nfrom test_daemon import *\n"
+        f"daemon = Embedded(Path({str(root)!r})); daemon.up()\n"
         "daemon.tell(wire.WANT, 1, {'resources': {'CPU': 1.0}}, 1); daemon.next(wire.GRANT)\n"
         "fork = os.fork()\n"
         "if fork == 0: time.sleep(60)\n"
         "print(fork, daemon.pid, *children(daemon.pid), flush=True); time.sleep(60)\n"
-    ) % (sys.path, os.path.dirname(__file__), str(root))
+    )
     driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     fork, *pids = map(int, driver.stdout.readline().split())
@@ -207,7 +207,7 @@ def test_output_of_a_dead_worker_is_in_its_obituary(embedded: Embedded) -> None:
     grant = embedded.next(wire.GRANT)
     os.kill(grant[4]["pid"], signal.SIGSEGV)
     lost = embedded.next(wire.LEASE_LOST)
-    assert lost[1] == grant[2] and "11" in lost[2] or "SIGSEGV" in lost[2]
+    assert (lost[1] == grant[2] and "11" in lost[2]) or "SIGSEGV" in lost[2]
 
 
 # -- heads and nodes over TCP
@@ -237,7 +237,14 @@ def states(daemon: Any) -> list[bool]:
 
 
 def test_a_node_joins_and_its_end_is_seen(head: Any, root: Path) -> None:
-    node = {"mode": "node", "link": "tied", "token": TOKEN, "port": 0, "hub": list(target(head)), "num_cpus": 1}
+    node = {
+        "mode": "node",
+        "link": "tied",
+        "token": TOKEN,
+        "port": 0,
+        "hub": list(target(head)),
+        "num_cpus": 1,
+    }
     first = launch(node, environment(root))
     second = launch(node, environment(root))
     until(lambda: states(head) == [True, True, True])
@@ -257,7 +264,14 @@ def test_a_node_waits_for_its_head(root: Path) -> None:
     import threading
 
     node: list[Any] = []
-    given = {"mode": "node", "link": "tied", "token": TOKEN, "port": 0, "hub": ["127.0.0.1", port], "num_cpus": 1}
+    given = {
+        "mode": "node",
+        "link": "tied",
+        "token": TOKEN,
+        "port": 0,
+        "hub": ["127.0.0.1", port],
+        "num_cpus": 1,
+    }
     thread = threading.Thread(target=lambda: node.append(launch(given, environment(root))))
     thread.start()
     time.sleep(0.5)

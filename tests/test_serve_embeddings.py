@@ -33,6 +33,7 @@ for needed in ("safetensors", "tokenizers"):
 EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
+from embeddings.batcher import MAX_WAITING_TEXTS, Batcher, Closed, Overloaded  # noqa: E402
 from embeddings.reference import UnshardedBert  # noqa: E402
 from embeddings.text import ModelConfig, Tokens, default_model_dir  # noqa: E402
 
@@ -297,6 +298,59 @@ def test_eight_clients_at_once_get_their_own_vectors(
 
     with ThreadPoolExecutor(8) as pool:
         assert max(pool.map(client, range(8))) < TOLERANCE
+
+
+def test_ctrl_c_lets_a_request_under_way_finish(launch: Callable[..., Launcher]) -> None:
+    launcher = launch("--port", "0")
+    port = launcher.port()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, port, {"model": MODEL, "input": ["a sentence of some length " * 8] * 96})
+        time.sleep(0.3)
+        os.killpg(launcher.process.pid, signal.SIGINT)
+        assert answer.result()[0] == 200
+    assert launcher.finish()[0] == 0
+    assert launcher.nothing_left()
+
+
+class SlowGang:
+    """A gang whose passes wait for a word from the test."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.batches: list[int] = []
+
+    def embed(self, rows: list[list[int]]) -> Any:
+        """Vectors that tell the rows apart."""
+        self.go.wait()
+        self.batches.append(len(rows))
+        return np.array([[float(row[0])] for row in rows], np.float32)
+
+    def ping(self) -> None:
+        """Alive."""
+
+
+def test_the_queue_is_bounded_and_its_waiters_are_told_of_the_end() -> None:
+    gang: Any = SlowGang()
+    batcher = Batcher(gang)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(batcher.embed, [[number] * (1 + number % 3) for number in range(100)])
+        second = pool.submit(batcher.embed, [[7]] * (MAX_WAITING_TEXTS - 100))
+        deadline = time.monotonic() + 10
+        with pytest.raises(Overloaded):
+            batcher.embed([[1]] * (MAX_WAITING_TEXTS + 1))
+        while len(batcher._waiting) < MAX_WAITING_TEXTS - 100 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(Overloaded):
+            batcher.embed([[1]] * 200)
+        gang.go.set()
+        assert first.result()[:, 0].tolist() == list(
+            range(100)
+        )  # the caller's order
+        assert second.result().shape == (MAX_WAITING_TEXTS - 100, 1)
+    assert max(gang.batches) <= 64
+    batcher.close()
+    with pytest.raises(Closed):
+        batcher.embed([[1]])
 
 
 def test_a_dead_rank_gives_503_and_ends_the_launcher(launch: Callable[..., Launcher]) -> None:

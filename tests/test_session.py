@@ -188,7 +188,7 @@ def test_connect_names_what_is_wrong(server: Any) -> None:
     name, tcp, _trusted = server
     with pytest.raises(AuthenticationError, match="token"):
         link.connect(Reactor(), tcp, b"wrong-token-of-16ch", CLIENT, "driver")
-    with pytest.raises(OSError, match="127.0.0.1:9"):
+    with pytest.raises(OSError, match=r"127\.0\.0\.1:9"):
         link.connect(Reactor(), ("127.0.0.1", 9), TOKEN, CLIENT, "driver")
     with pytest.raises(ConnectionError, match="another process"):
         link.connect(Reactor(), name, TOKEN, CLIENT, "driver", expect_id=b"q" * 28)

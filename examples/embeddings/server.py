@@ -59,6 +59,7 @@ class EmbeddingServer(ThreadingHTTPServer):
         self.created = int(time.time())
         self._connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._busy = 0
+        self.ending = False
         self._idle = threading.Condition()
         try:
             self.server_bind()
@@ -84,7 +85,10 @@ class EmbeddingServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Start the connection's thread, once there are less than 256."""
-        self._connections.acquire()
+        while not self._connections.acquire(timeout=0.2):
+            if self.ending:
+                self.shutdown_request(request)
+                return
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -110,8 +114,10 @@ class EmbeddingServer(ThreadingHTTPServer):
             self._busy -= 1
             self._idle.notify_all()
 
-    def drain(self, timeout_s: float) -> bool:
-        """Wait until no answer is being made; tells whether that came true in time."""
+    def stop(self, timeout_s: float) -> bool:
+        """Take no more connections, and let what was asked be answered; tells if that was done in time."""
+        self.ending = True
+        self.shutdown()
         with self._idle:
             return self._idle.wait_for(lambda: self._busy == 0, timeout_s)
 
@@ -172,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
-        if self.close_connection or self.server.batcher.failure:
+        if self.close_connection or self.server.ending or self.server.batcher.failure:
             self.close_connection = True
             self.send_header("Connection", "close")
         self.end_headers()

@@ -50,9 +50,7 @@ class HostPort(click.ParamType):  # type: ignore[type-arg]  # as above
         return f"{host}:{port}"
 
 
-def parse_resources(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> dict[str, float]:
+def parse_resources(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, float]:
     """``'{"name": 2}'`` as a table of positive numbers."""
     if value is None:
         return {}
@@ -68,9 +66,7 @@ def parse_resources(
     return {name: float(amount) for name, amount in table.items()}
 
 
-def parse_labels(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> dict[str, str]:
+def parse_labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     """``("k=v", "a=b,c=d")`` as a table."""
     labels = {}
     for value in values:

@@ -18,18 +18,34 @@ DEFAULT_PORT = 6380
 @click.command()
 @click.option("--head", is_flag=True, help="Start a new cluster with this machine as its head.")
 @click.option("--address", type=HostPort(), help="Join the cluster whose head is at HOST:PORT.")
-@click.option("--port", type=click.IntRange(0, 65535), default=None,
-              help=f"TCP port of the head, 0 for a free one.  [default: {DEFAULT_PORT}]")
-@click.option("--host", default="127.0.0.1", show_default=True,
-              help="Address to listen on; 0.0.0.0 lets other machines in.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=None,
+    help=f"TCP port of the head, 0 for a free one.  [default: {DEFAULT_PORT}]",
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 lets other machines in.",
+)
 @click.option("--num-cpus", type=click.FloatRange(0), help="CPUs to offer.  [default: all]")
 @click.option("--num-gpus", type=click.FloatRange(0), help="GPUs to offer.  [default: all]")
 @click.option("--memory", type=Bytes(), help="Bytes of memory to offer to tasks that ask for memory.")
-@click.option("--object-store-memory", type=Bytes(), 
-              help="Bytes of shared memory.  [default: 30 % of memory]")
+@click.option(
+    "--object-store-memory", type=Bytes(), help="Bytes of shared memory.  [default: 30 % of memory]"
+)
 @click.option("--resources", metavar="JSON", callback=parse_resources, help="Further resources by name.")
-@click.option("--label", "--labels", "labels", metavar="KEY=VALUE", multiple=True, callback=parse_labels,
-              help="A label of the node; can be repeated.")
+@click.option(
+    "--label",
+    "--labels",
+    "labels",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=parse_labels,
+    help="A label of the node; can be repeated.",
+)
 @click.option("--log-dir", type=click.Path(file_okay=False), help="Where workers' logs are kept.")
 @click.option("--block", is_flag=True, help="Stay in the foreground until the daemon ends.")
 def start(head: bool, address: str | None, port: int | None, host: str, block: bool, **node: Any) -> None:
@@ -44,9 +60,12 @@ def start(head: bool, address: str | None, port: int | None, host: str, block: b
     else:
         settings.update(mode="node", port=0)
     daemon = _launch(settings, address)
-    click.echo(_ready_line(daemon, head), err=False)
-    if block:
-        _wait(daemon)
+    try:
+        click.echo(_ready_line(daemon, head))
+        while block and daemon.is_alive():
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        daemon.stop()
     else:
         daemon.release()
 
@@ -86,11 +105,3 @@ def _ready_line(daemon: Launched, head: bool) -> str:
         )
     name = daemon.node_id.hex()[:12]
     return f"ready: node {name} of {daemon.address} (pid {daemon.pid}); end with `spoke stop`"
-
-
-def _wait(daemon: Launched) -> None:
-    try:
-        while daemon.is_alive():
-            time.sleep(0.1)
-    except KeyboardInterrupt:
-        daemon.stop()

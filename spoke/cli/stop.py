@@ -15,8 +15,14 @@ from spoke.cli.common import Failed
 
 @click.command()
 @click.option("-f", "--force", is_flag=True, help="Kill at once instead of asking first.")
-@click.option("-g", "--grace-period", type=click.FloatRange(0), default=10.0, show_default=True,
-              help="Seconds from asking to killing.")
+@click.option(
+    "-g",
+    "--grace-period",
+    type=click.FloatRange(0),
+    default=10.0,
+    show_default=True,
+    help="Seconds from asking to killing.",
+)
 def stop(force: bool, grace_period: float) -> None:
     """End all of this user's daemons on this machine, with their workers."""
     try:

@@ -83,6 +83,7 @@ class CallTable:
         self.encode_error = encode_error  # (class name, text) -> value of a SYSTEM error
         self.calls: dict[bytes, Call] = {}
         self.out: list[tuple[Any, ...]] = []
+        self.place: Callable[[Call], None] | None = None  # may change the class by where arguments lie
         self.actors = ActorChannels(self)
         self.tasks = TaskClasses(self)
 
@@ -114,6 +115,8 @@ class CallTable:
         if isinstance(call.key, bytes):
             self.actors.pump(call.key)
         else:
+            if call.slots and self.place is not None:
+                self.place(call)
             self.tasks.enqueue(call)
 
     def fail(self, call: Call, status: int, value: list[Any]) -> None:

@@ -14,7 +14,7 @@ from spoke.core.ledger import Amounts, Ledger, show
 from spoke.core.selectors import count_matching, matches_all
 from spoke.core.selectors import show as show_selectors
 from spoke.core.shape import Shape
-from spoke.core.state import Bundle, Group, Item, Node, State
+from spoke.core.state import Bundle, Group, Item, Node, State, Want
 
 PACK_UNTIL: Final = 0.5  # share of the caller's node that is filled before others are used
 _REASON_NODES_MAX: Final = 8
@@ -79,8 +79,16 @@ def _fits(s: State, node: Node, shape: Shape, item: Item) -> bool:
 
 
 def visible(s: State, node: Node, item: Item) -> Ledger:
-    """A node's ledger less the room that is kept free for older requests."""
+    """A node's ledger less the room that is kept free for older requests.
+
+    A caller that sleeps in get passes: what it holds, and others may wait for, is free only when it
+    wakes up.
+    """
     ledger = node.ledger
+    if isinstance(item, Want) and item.client.worker is not None:
+        holding = item.client.worker.holding
+        if holding is not None and holding.blocked:
+            return ledger
     for older in s.earmarked:
         if older.seq < item.seq and older.earmark is not None:
             kept = older.earmark.get(node.node_id)

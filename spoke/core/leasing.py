@@ -30,7 +30,7 @@ WANT_MAX: Final = 4096
 class Lease:
     """One leased worker."""
 
-    __slots__ = ("address", "idle_since", "inflight", "info", "introduced", "lease_id", "lost", "peer", "recalling",
+    __slots__ = ("address", "calls_done", "idle_since", "inflight", "info", "introduced", "lease_id", "lost", "peer", "recalling",
                  "task_class")  # fmt: skip
 
     def __init__(self, lease_id: int, address: wire.Address, info: dict[str, Any], owner: TaskClass) -> None:
@@ -42,6 +42,7 @@ class Lease:
         self.inflight: dict[bytes, Call] = {}
         self.idle_since: float | None = None
         self.recalling = False
+        self.calls_done = 0
         self.introduced = False  # the worker was told whom it works for
         self.lost: float | None = None  # link ended; when to stop waiting for the hub's verdict
 
@@ -49,7 +50,7 @@ class Lease:
 class TaskClass:
     """Tasks that any one of a set of leased workers can run."""
 
-    __slots__ = ("class_id", "leases", "micros", "queue", "recall_at", "single", "spec", "wanted", "warned")
+    __slots__ = ("class_id", "leases", "max_calls", "micros", "queue", "recall_at", "spec", "wanted", "warned")
 
     def __init__(self, class_id: int, spec: dict[str, Any]) -> None:
         self.class_id = class_id
@@ -59,7 +60,7 @@ class TaskClass:
         self.wanted = 0
         self.micros: float | None = None  # moving average of the execution time
         self.recall_at: float | None = None
-        self.single = bool(spec.get("single_use"))  # a fresh worker for each task (max_calls=1)
+        self.max_calls: int = spec.get("max_calls") or 0  # a worker is retired after so many; 0: never
         self.warned = ""
 
 
@@ -91,7 +92,7 @@ class TaskClasses:
         self._dispatch(group)
 
     def _depth(self, group: TaskClass) -> int:
-        if group.micros is None or group.single:
+        if group.micros is None or group.max_calls:
             return 1
         return max(1, min(DEPTH_MAX, int(AHEAD_S * 1e6 / (group.micros + 1))))
 
@@ -161,7 +162,8 @@ class TaskClasses:
             return
         group = lease.task_class
         group.micros = micros if group.micros is None else group.micros * 0.8 + micros * 0.2
-        if group.single:
+        lease.calls_done += 1
+        if group.max_calls and lease.calls_done >= group.max_calls:
             self._give_back(lease, retire=True)
             self._want(group)
         elif group.queue:
@@ -261,6 +263,15 @@ class TaskClasses:
                 self.table.fail_named(call, error, f"Task {call.name} failed: {reason}")
         group.queue.extendleft(reversed(again))
         self._dispatch(group)
+
+    def unschedulable(self, class_id: int, reason: str) -> None:
+        """The hub will never grant a worker for this class: its waiting tasks fail by name."""
+        group = self.classes.get(class_id)
+        if group is None:
+            return
+        group.wanted = len(group.leases)
+        while group.queue:
+            self.table.fail_named(group.queue.popleft(), "TaskUnschedulableError", reason)
 
     # -- time
 

@@ -77,8 +77,8 @@ class Pool:
             if worker.holding is not None or not _overlap(worker.key, key):
                 continue
             same = worker.key == key and worker.job in (job, b"")
-            if same and worker.state == STARTING:
-                continue
+            if worker.state == STARTING and (same or worker.key in holding.node.waiting):
+                continue  # a start that somebody with another share of the GPU waits for
             if same and worker.state == IDLE and not (whole and kept):
                 kept = True
                 continue

@@ -24,6 +24,10 @@ from spoke.core.shape import Shape
 from spoke.core.state import Actor, Bundle, Group, Holding, Item, Lease, Line, Node, State, Want, Worker
 
 EARMARKS_MAX: Final = 4
+# Room is kept free with pauses: what is waited for may, through ways the hub cannot see (an actor's
+# method, a file), depend on the small ones that are held back.
+KEEP_S: Final = 8.0
+PAUSE_S: Final = 2.0
 
 
 class Scheduler:
@@ -247,7 +251,8 @@ class Scheduler:
             self._reclaim(head)
             due = head.blocked_since + s.config.reserve_after_s
             if due <= s.now:
-                old.append((head.seq, head))
+                if (s.now - due) % (KEEP_S + PAUSE_S) < KEEP_S:
+                    old.append((head.seq, head))
                 s.wake_at(s.now + s.config.reclaim_every_s)
             else:
                 s.wake_at(due)

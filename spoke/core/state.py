@@ -492,11 +492,12 @@ class State:
         ledger = bundle.ledger if bundle is not None else holding.node.ledger
         if bundle is not None and bundle.node is not holding.node:
             return
+        if blocked:
+            self.grew()
         if ledger is None or not holding.shape.cpu:
             return
         if blocked:
             ledger.lend(holding.shape.cpu)
-            self.grew()
         else:
             ledger.overdraw(holding.shape.cpu)
 

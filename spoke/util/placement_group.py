@@ -10,7 +10,7 @@ from typing import Any
 
 from spoke import current
 from spoke.handles import engine
-from spoke.ids import GROUP_BYTES, PlacementGroupID, random_bytes
+from spoke.ids import GROUP_BYTES, JOB_BYTES, PlacementGroupID, random_bytes
 from spoke.options import check_label_selector, check_quantity
 
 VALID_PLACEMENT_GROUP_STRATEGIES = {"PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"}
@@ -131,7 +131,7 @@ def placement_group(
             )
         for selector in bundle_label_selector:
             check_label_selector(selector, "bundle_label_selector")
-    group_id = random_bytes(GROUP_BYTES)
+    group_id = random_bytes(GROUP_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
     spec = {
         "bundles": checked,
         "strategy": strategy,

@@ -15,4 +15,40 @@ class Difference(NamedTuple):
     spoke: Any
 
 
-DIFFERENCES: dict[str, Difference] = {}
+_OK = {"value": "defined"}
+_VALUE_ERROR = {"error": "ValueError"}
+_TYPE_ERROR = {"error": "TypeError"}
+
+DIFFERENCES: dict[str, Difference] = {
+    "concurrency/unknown_concurrency_group": Difference(
+        "a wrong name of a group refuses the call; Ray ends the actor",
+        {"error": "ValueError", "is": ["ValueError"]},
+    ),
+    "errors/task_error_pickles": Difference(
+        "errors pickle, so that they can be results, arguments and log records",
+        {"error": "RayTaskError(ValueError)", "has": ["text"], "is": ["RayTaskError", "ValueError"]},
+    ),
+    "generators/yield_from": Difference("yield from an iterator works as in plain Python", [1, 2, 3]),
+    "options/num_gpus": Difference(
+        "1.5 GPUs are refused at the definition; Ray refuses at the submission",
+        [_VALUE_ERROR, _TYPE_ERROR, _OK, _VALUE_ERROR],
+    ),
+    "options/num_returns": Difference(
+        "a wrong word is a wrong value; Ray compares it with a number by accident",
+        [_VALUE_ERROR, _VALUE_ERROR, _OK, _TYPE_ERROR, _VALUE_ERROR, _VALUE_ERROR, _OK],
+    ),
+    "options/placement_group_bundle_index": Difference(
+        "a bundle of no group is refused at the definition; Ray refuses at the submission",
+        [_OK, _VALUE_ERROR, _OK, _OK],
+    ),
+    "options/scheduling_strategy": Difference(
+        "an unknown strategy is refused at the definition; Ray refuses at the submission",
+        [_OK, _OK, _VALUE_ERROR, _TYPE_ERROR],
+    ),
+    "serialization/shared_identity_in_one_value": Difference(
+        "one object twice in one value stays one object, as in plain pickle", True
+    ),
+    "serialization/identity_is_not_shared_between_arguments": Difference(
+        "the arguments of one call are one value, as in a local call", True
+    ),
+}

@@ -269,7 +269,7 @@ def table(ray: Any) -> Any:
     whole = ray.util.placement_group_table()
     node = ray.nodes()[0]["NodeID"]
     seen = [
-        sorted(set(row) - {"stats"}), row["name"], row["bundles"], row["strategy"], row["state"], row["placement_group_id"] == pg.id.hex(),
+        [key for key in ("bundles", "state", "strategy") if key in row], row["name"], row["bundles"], row["strategy"], row["state"], row["placement_group_id"] == pg.id.hex(),
         row["bundles_to_node_id"] == {0: node, 1: node}, pg.id.hex() in whole,
     ]  # fmt: skip
     ray.util.remove_placement_group(pg)

@@ -316,7 +316,7 @@ def runtime_env_variables(ray: Any) -> Any:
 
 
 def remote_on_a_value(ray: Any) -> Any:
-    return caught(lambda: ray.remote(5), "@ray.remote")
+    return caught(lambda: ray.remote(5), "remote")
 
 
 def remote_without_keywords(ray: Any) -> Any:
