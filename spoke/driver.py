@@ -9,7 +9,7 @@ import time
 from socket import socketpair
 from typing import Any, Final
 
-from spoke import config, context, current, machine, records, spawn, token, wire
+from spoke import config, context, current, records, spawn, token, wire
 from spoke._native import Reactor, reap
 from spoke.client import Client
 from spoke.errors import AuthenticationError
@@ -80,29 +80,44 @@ def join(address: str, options: dict[str, Any]) -> Client:
             f"could not join the cluster at {address}: {error}. Is it running (`spoke status`), and is the "
             "address that of its head?"
         ) from None
-    local = _local_node(record, hub_id)
-    links = Links(reactor, secret, process_id, local[1])
+    try:
+        agent_conn, node_id, host = _local_agent(reactor, record, hub_id, secret, process_id)
+    except OSError:
+        reactor.close_all()
+        raise ConnectionError(
+            f"the cluster at {address} has no node on this machine, whose shared memory a driver needs: "
+            f"run `spoke start --address {address}` here first"
+        ) from None
+    links = Links(reactor, secret, process_id, node_id)
     reactor.listen_unix(wire.unix_name(process_id))
-    host = local[2]
     port = reactor.listen_tcp(host, 0)[1]
-    hub = links.adopt(conn, hub_id)
-    agent = hub
-    if local[0] != hub_id:
-        agent_conn, agent_id = connect(reactor, wire.unix_name(local[0]), secret, process_id, "driver", 1.8)
-        agent = links.adopt(agent_conn, agent_id)
-    client = Client(reactor, links, [process_id, local[1], host, port], hub, agent)
+    agent = links.adopt(agent_conn, node_id)
+    if node_id == hub_id:
+        reactor.close(conn)  # one link to the head's daemon is enough: the one that can carry descriptors
+    hub = agent if node_id == hub_id else links.adopt(conn, hub_id)
+    client = Client(reactor, links, [process_id, node_id, host, port], hub, agent)
     client.info["address"] = f"{target[0]}:{target[1]}"
     return _enter(client, options, f"the cluster at {address} closed the connection")
 
 
-def _local_node(record: Any, hub_id: bytes) -> wire.Address:
-    """The node whose shared memory this driver uses: one of the cluster's on this machine."""
-    if record is not None:
-        node_id = bytes.fromhex(record["node_id"])
-        return [node_id, node_id, record["host"], record["port"]]
-    for other in records.live():
-        return [bytes.fromhex(other["node_id"])] * 2 + [other["host"], other["port"]]
-    return [hub_id, hub_id, machine.outward_ip(), 0]
+def _local_agent(
+    reactor: Reactor, record: Any, hub_id: bytes, secret: bytes, process_id: bytes
+) -> tuple[int, bytes, str]:
+    """A link to an agent of the cluster on this machine: (connection, node id, its host).
+
+    Raises:
+        OSError: there is none.
+    """
+    known = [record] if record is not None else records.live()
+    nodes = [(bytes.fromhex(found["node_id"]), str(found["host"])) for found in known]
+    failure: Exception = OSError("no agent")
+    for node_id, host in [*nodes, (hub_id, "127.0.0.1")]:
+        try:
+            conn, _ = connect(reactor, wire.unix_name(node_id), secret, process_id, "driver", 1.8)
+            return conn, node_id, host
+        except (OSError, AuthenticationError) as error:  # a node of another cluster
+            failure = error
+    raise OSError(str(failure))
 
 
 def _enter(client: Client, options: dict[str, Any], failure: str) -> Client:

@@ -72,8 +72,6 @@ class RemoteFunction:
         """What every call needs of the options, computed once."""
         options = self._options
         travel: dict[str, Any] = {}
-        if options.max_calls:
-            travel["max_calls"] = options.max_calls
         if options.backpressure:
             travel["backpressure"] = options.backpressure
         self._travel = travel or None

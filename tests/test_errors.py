@@ -77,7 +77,9 @@ def test_every_error_pickles_and_takes_a_message(name: str) -> None:
 
 
 def dual_of(cause: BaseException) -> Any:
-    error = errors.RayTaskError("f", f"Traceback (most recent call last):\n  line\n{cause!r}\n", cause, pid=1, ip="h")
+    error = errors.RayTaskError(
+        "f", f"Traceback (most recent call last):\n  line\n{cause!r}\n", cause, pid=1, ip="h"
+    )
     return error.as_instanceof_cause()
 
 

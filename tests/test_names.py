@@ -20,17 +20,62 @@ from spoke.runtime_env import RuntimeEnv, merged
 from spoke.signature import Signature, signature_of, signature_of_class
 
 RAY_NAMES = [
-    "ActorClassID", "ActorID", "DynamicObjectRefGenerator", "FunctionID", "JobID", "NodeID", "ObjectID",
-    "ObjectRef", "ObjectRefGenerator", "PlacementGroupID", "SCRIPT_MODE", "TaskID", "UniqueID", "WORKER_MODE",
-    "WorkerID", "actor", "available_resources", "cancel", "cluster_resources", "get", "get_actor", "get_gpu_ids",
-    "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes", "put", "remote", "shutdown",
-    "timeline", "util", "wait", "exceptions", "types", "runtime_env", "remote_function", "cloudpickle",
-]  # fmt: skip
+    "ActorClassID",
+    "ActorID",
+    "DynamicObjectRefGenerator",
+    "FunctionID",
+    "JobID",
+    "NodeID",
+    "ObjectID",
+    "ObjectRef",
+    "ObjectRefGenerator",
+    "PlacementGroupID",
+    "SCRIPT_MODE",
+    "TaskID",
+    "UniqueID",
+    "WORKER_MODE",
+    "WorkerID",
+    "actor",
+    "available_resources",
+    "cancel",
+    "cluster_resources",
+    "get",
+    "get_actor",
+    "get_gpu_ids",
+    "get_runtime_context",
+    "init",
+    "is_initialized",
+    "kill",
+    "method",
+    "nodes",
+    "put",
+    "remote",
+    "shutdown",
+    "timeline",
+    "util",
+    "wait",
+    "exceptions",
+    "types",
+    "runtime_env",
+    "remote_function",
+    "cloudpickle",
+]
 UTIL_NAMES = [
-    "ActorPool", "as_completed", "deregister_serializer", "get_current_placement_group", "get_node_ip_address",
-    "get_placement_group", "inspect_serializability", "list_named_actors", "log_once", "map_unordered",
-    "placement_group", "placement_group_table", "register_serializer", "remove_placement_group",
-]  # fmt: skip
+    "ActorPool",
+    "as_completed",
+    "deregister_serializer",
+    "get_current_placement_group",
+    "get_node_ip_address",
+    "get_placement_group",
+    "inspect_serializability",
+    "list_named_actors",
+    "log_once",
+    "map_unordered",
+    "placement_group",
+    "placement_group_table",
+    "register_serializer",
+    "remove_placement_group",
+]
 
 
 @pytest.mark.parametrize("name", RAY_NAMES)
@@ -81,10 +126,16 @@ def test_import_is_lean() -> None:
 @pytest.mark.parametrize(
     ("cls", "size"),
     [
-        (ids.JobID, 4), (ids.ActorID, 16), (ids.PlacementGroupID, 18), (ids.TaskID, 24), (ids.ObjectID, 28),
-        (ids.NodeID, 28), (ids.WorkerID, 28), (ids.UniqueID, 28),
+        (ids.JobID, 4),
+        (ids.ActorID, 16),
+        (ids.PlacementGroupID, 18),
+        (ids.TaskID, 24),
+        (ids.ObjectID, 28),
+        (ids.NodeID, 28),
+        (ids.WorkerID, 28),
+        (ids.UniqueID, 28),
     ],
-)  # fmt: skip
+)
 def test_ids(cls: type[ids.BaseID], size: int) -> None:
     assert cls.size() == size
     made = cls.from_random()
@@ -156,10 +207,20 @@ def required(a: int, *, c: int) -> None: ...
 @pytest.mark.parametrize(
     ("args", "kwargs"),
     [
-        ((), {}), ((1,), {}), ((1, 2), {}), ((1, 2, 3), {}), ((1, 2, 3, 4), {"d": 1}), ((1,), {"b": 2, "d": 3}),
-        ((1,), {"a": 2}), ((1,), {"c": 3}), ((), {"a": 1}), ((1,), {"z": 3}), ((1, 2), {"b": 3}), ((), {"x": 1}),
+        ((), {}),
+        ((1,), {}),
+        ((1, 2), {}),
+        ((1, 2, 3), {}),
+        ((1, 2, 3, 4), {"d": 1}),
+        ((1,), {"b": 2, "d": 3}),
+        ((1,), {"a": 2}),
+        ((1,), {"c": 3}),
+        ((), {"a": 1}),
+        ((1,), {"z": 3}),
+        ((1, 2), {"b": 3}),
+        ((), {"x": 1}),
     ],
-)  # fmt: skip
+)
 def test_signatures_agree_with_inspect(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     import inspect
 

@@ -19,7 +19,7 @@ PATIENCE_S = 30.0  # how long a condition that must come true may take on a load
 
 def canonical(value: Any) -> Any:
     """A JSON-able form that keeps the differences which matter (tuple or list, bytes or str)."""
-    if value is None or isinstance(value, bool | int | str) and not isinstance(value, enum.Enum):
+    if value is None or (isinstance(value, bool | int | str) and not isinstance(value, enum.Enum)):
         return value
     if isinstance(value, float):
         return round(value, 6)

@@ -26,7 +26,9 @@ def read(area: str) -> dict[str, Any]:
 
 def write(area: str, results: dict[str, Any]) -> None:
     """Replace the record of an area; one line per case, in the order of the cases."""
-    body = ",\n".join(f"{json.dumps(name)}: {json.dumps(results[name])}" for name in cases(area) if name in results)
+    body = ",\n".join(
+        f"{json.dumps(name)}: {json.dumps(results[name])}" for name in cases(area) if name in results
+    )
     (EXPECTED / f"{area}.json").write_text("{\n" + body + "\n}\n", encoding="utf-8")
 
 
@@ -44,7 +46,9 @@ def _main() -> int:
         before = read(area)
         changed = [name for name in results if results[name] != before.get(name)]
         slow = {name: line["seconds"] for name, line in found.items() if line["seconds"] > 3}
-        print(f"{area}: {len(results)} cases, {len(changed)} differ from the record; slow: {slow}", flush=True)
+        print(
+            f"{area}: {len(results)} cases, {len(changed)} differ from the record; slow: {slow}", flush=True
+        )
         for name in changed:
             print(f"  {name}: {json.dumps(results[name])}")
             if found[name]["log"]:

@@ -157,7 +157,12 @@ def run_area(
             continue
         if remaining:  # the process ended inside this case (or before it, in init)
             name = remaining.pop(0)
-            done[name] = {"case": name, "result": {"ends the process": True}, "seconds": 0.0, "log": log[-6000:]}
+            done[name] = {
+                "case": name,
+                "result": {"ends the process": True},
+                "seconds": 0.0,
+                "log": log[-6000:],
+            }
             if not lines:
                 for other in remaining:
                     done[other] = {**done[name], "case": other}

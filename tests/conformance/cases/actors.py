@@ -242,7 +242,7 @@ def property_is_not_a_method(ray: Any) -> Any:
 def class_attributes(ray: Any) -> Any:
     @ray.remote
     class A:
-        shared: list[int] = []  # noqa: RUF012
+        shared: list[int] = []
 
         def add(self) -> int:
             self.shared.append(1)

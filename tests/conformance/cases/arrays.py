@@ -23,7 +23,10 @@ def values_and_types(ray: Any) -> Any:
         np.array([1 + 2j]), np.array(["a", "bc"]), np.float16([1.5]), np.array(["2020-01-01"], "datetime64[D]"),
     ]  # fmt: skip
     got = _echo(ray, arrays)
-    return [[a.dtype == b.dtype, a.shape == b.shape, bool((a == b).all())] for a, b in zip(arrays, got, strict=True)]
+    return [
+        [a.dtype == b.dtype, a.shape == b.shape, bool((a == b).all())]
+        for a, b in zip(arrays, got, strict=True)
+    ]
 
 
 def object_arrays(ray: Any) -> Any:

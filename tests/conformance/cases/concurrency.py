@@ -300,7 +300,9 @@ def unknown_concurrency_group(ray: Any) -> Any:
             return 1
 
     a = A.remote()
-    return caught(lambda: ray.get(a.m.options(concurrency_group="none").remote(), timeout=10), kinds=(ValueError,))
+    return caught(
+        lambda: ray.get(a.m.options(concurrency_group="none").remote(), timeout=10), kinds=(ValueError,)
+    )
 
 
 def async_actor_blocks_with_get(ray: Any) -> Any:

@@ -36,7 +36,13 @@ def ids_in_an_actor(ray: Any) -> Any:
     class A:
         def m(self) -> Any:
             c = ray.get_runtime_context()
-            return [c.get_actor_id(), c.get_actor_name(), len(c.get_task_id()), c.get_task_name(), c.get_job_id()]
+            return [
+                c.get_actor_id(),
+                c.get_actor_name(),
+                len(c.get_task_id()),
+                c.get_task_name(),
+                c.get_job_id(),
+            ]
 
     a = A.options(name="named").remote()
     seen = ray.get(a.m.remote())

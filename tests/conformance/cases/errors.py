@@ -79,7 +79,9 @@ def text_shows_the_remote_traceback(ray: Any) -> Any:
         return inner()
 
     error = _raised(ray, divides.remote())
-    return described(error, "Traceback", "divides", "in inner", "return 1 / 0", "ZeroDivisionError", "pid=", "ip=")
+    return described(
+        error, "Traceback", "divides", "in inner", "return 1 / 0", "ZeroDivisionError", "pid=", "ip="
+    )
 
 
 def custom_exception(ray: Any) -> Any:
@@ -109,7 +111,9 @@ def exception_that_does_not_pickle(ray: Any) -> Any:
     def f() -> None:
         raise _HoldsALock
 
-    return _kinds(caught(lambda: ray.get(f.remote()), "holds a lock", kinds=(ray.exceptions.RayError, _HoldsALock)))
+    return _kinds(
+        caught(lambda: ray.get(f.remote()), "holds a lock", kinds=(ray.exceptions.RayError, _HoldsALock))
+    )
 
 
 def exception_class_of_the_task_itself(ray: Any) -> Any:
@@ -131,7 +135,9 @@ def chained_cause_shows_in_the_text(ray: Any) -> Any:
         except KeyError as error:
             raise ValueError("second") from error
 
-    return described(_raised(ray, f.remote()), "first", "second", "direct cause", kinds=(ValueError, KeyError))
+    return described(
+        _raised(ray, f.remote()), "first", "second", "direct cause", kinds=(ValueError, KeyError)
+    )
 
 
 def context_shows_in_the_text(ray: Any) -> Any:
@@ -202,7 +208,9 @@ def system_exit_in_a_task(ray: Any) -> Any:
     def f() -> None:
         sys.exit(3)
 
-    return caught(lambda: ray.get(f.remote()), kinds=(ray.exceptions.WorkerCrashedError, ray.exceptions.RayError))
+    return caught(
+        lambda: ray.get(f.remote()), kinds=(ray.exceptions.WorkerCrashedError, ray.exceptions.RayError)
+    )
 
 
 def os_exit_in_a_task(ray: Any) -> Any:
@@ -210,7 +218,9 @@ def os_exit_in_a_task(ray: Any) -> Any:
     def f() -> None:
         os._exit(1)
 
-    return caught(lambda: ray.get(f.remote()), kinds=(ray.exceptions.WorkerCrashedError, ray.exceptions.RayError))
+    return caught(
+        lambda: ray.get(f.remote()), kinds=(ray.exceptions.WorkerCrashedError, ray.exceptions.RayError)
+    )
 
 
 def keyboard_interrupt_in_a_task(ray: Any) -> Any:
@@ -242,7 +252,9 @@ def exception_group(ray: Any) -> Any:
 
 def task_error_pickles(ray: Any) -> Any:
     error = _raised(ray, _fails(ray, ValueError("text")))
-    return described(pickle.loads(pickle.dumps(error)), "text", kinds=(ray.exceptions.RayTaskError, ValueError))
+    return described(
+        pickle.loads(pickle.dumps(error)), "text", kinds=(ray.exceptions.RayTaskError, ValueError)
+    )
 
 
 def get_timeout_pickles(ray: Any) -> Any:
@@ -274,7 +286,9 @@ def actor_constructor_error(ray: Any) -> Any:
 
     a = A.remote()
     kinds = (ray.exceptions.ActorDiedError, ray.exceptions.RayActorError, ValueError)
-    return [caught(lambda: ray.get(a.m.remote()), "cannot start", "ValueError", kinds=kinds) for _ in range(2)]
+    return [
+        caught(lambda: ray.get(a.m.remote()), "cannot start", "ValueError", kinds=kinds) for _ in range(2)
+    ]
 
 
 def retry_after_a_crash(ray: Any) -> Any:
@@ -422,7 +436,9 @@ def closure_that_does_not_pickle(ray: Any) -> Any:
 
 
 def exception_tree(ray: Any) -> Any:
-    names = sorted(name for name in vars(ray.exceptions) if name.endswith(("Error", "Exception", "Exists", "Failed")))
+    names = sorted(
+        name for name in vars(ray.exceptions) if name.endswith(("Error", "Exception", "Exists", "Failed"))
+    )
     tree = {}
     for name in names:
         kind = getattr(ray.exceptions, name)

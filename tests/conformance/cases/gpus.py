@@ -178,7 +178,9 @@ def child_process_inherits_the_variable(ray: Any) -> Any:
     def f() -> Any:
         import subprocess
 
-        shown = subprocess.run(["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"], capture_output=True, text=True).stdout
+        shown = subprocess.run(
+            ["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"], capture_output=True, text=True
+        ).stdout
         return shown.strip() == str(ray.get_gpu_ids()[0])
 
     return ray.get(f.remote())

@@ -158,7 +158,9 @@ def more_than_a_bundle_holds(ray: Any) -> Any:
     def f() -> int:
         return 1
 
-    seen = caught(lambda: ray.get(f.options(scheduling_strategy=_in(ray, pg)).remote(), timeout=1), kinds=(ValueError,))
+    seen = caught(
+        lambda: ray.get(f.options(scheduling_strategy=_in(ray, pg)).remote(), timeout=1), kinds=(ValueError,)
+    )
     ray.util.remove_placement_group(pg)
     return seen
 
@@ -171,7 +173,9 @@ def a_resource_the_group_lacks(ray: Any) -> Any:
     class A:
         pass
 
-    seen = caught(lambda: A.options(scheduling_strategy=_in(ray, pg)).remote() and "made", kinds=(ValueError,))
+    seen = caught(
+        lambda: A.options(scheduling_strategy=_in(ray, pg)).remote() and "made", kinds=(ValueError,)
+    )
     ray.util.remove_placement_group(pg)
     return seen
 
@@ -185,7 +189,8 @@ def bundle_index_out_of_range(ray: Any) -> Any:
         return 1
 
     seen = [
-        caught(lambda i=i: f.options(scheduling_strategy=_in(ray, pg, i)).remote(), kinds=(ValueError,)) for i in (1, -2)
+        caught(lambda i=i: f.options(scheduling_strategy=_in(ray, pg, i)).remote(), kinds=(ValueError,))
+        for i in (1, -2)
     ]
     ray.util.remove_placement_group(pg)
     return seen

@@ -36,7 +36,10 @@ def kill_then_call(ray: Any) -> Any:
     pid = ray.get(a.pid.remote())
     ray.kill(a)
     kinds = (ray.exceptions.ActorDiedError, ray.exceptions.RayActorError)
-    return [caught(lambda: ray.get(a.add.remote()), "ray.kill", kinds=kinds), eventually(lambda: not alive(pid))]
+    return [
+        caught(lambda: ray.get(a.add.remote()), "ray.kill", kinds=kinds),
+        eventually(lambda: not alive(pid)),
+    ]
 
 
 def kill_fails_the_call_that_runs(ray: Any) -> Any:
@@ -53,7 +56,9 @@ def kill_fails_the_call_that_runs(ray: Any) -> Any:
     queued = a.m.remote()
     started.wait()
     ray.kill(a)
-    return [caught(lambda: ray.get(r, timeout=20), kinds=(ray.exceptions.RayActorError,)) for r in (ref, queued)]
+    return [
+        caught(lambda: ray.get(r, timeout=20), kinds=(ray.exceptions.RayActorError,)) for r in (ref, queued)
+    ]
 
 
 def kill_twice(ray: Any) -> Any:
@@ -110,7 +115,10 @@ def exit_actor_in_an_async_method(ray: Any) -> Any:
 
     a = A.remote()
     kinds = (ray.exceptions.ActorDiedError,)
-    return [ray.get(a.m.remote()), *(caught(lambda m=m: ray.get(m.remote()), kinds=kinds) for m in (a.leave, a.m))]
+    return [
+        ray.get(a.m.remote()),
+        *(caught(lambda m=m: ray.get(m.remote()), kinds=kinds) for m in (a.leave, a.m)),
+    ]
 
 
 def ray_terminate(ray: Any) -> Any:

@@ -18,7 +18,8 @@ def _cluster(ray: Any) -> Any:
         )
         _STATE["cluster"] = cluster
         _STATE["nodes"] = [
-            cluster.add_node(num_cpus=2, num_gpus=0, resources={f"n{i}": 1}, labels={"zone": f"z{i}"}) for i in range(2)
+            cluster.add_node(num_cpus=2, num_gpus=0, resources={f"n{i}": 1}, labels={"zone": f"z{i}"})
+            for i in range(2)
         ]
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", namespace="multi")
         cluster.wait_for_nodes()
@@ -45,7 +46,10 @@ def custom_resource_chooses_the_node(ray: Any) -> Any:
     where = _where(ray)
     ids = ray.get([where.options(resources={name: 1}).remote() for name in ("head", "n0", "n1")])
     by_resource = {
-        name: node["NodeID"] for node in ray.nodes() for name in ("head", "n0", "n1") if name in node["Resources"]
+        name: node["NodeID"]
+        for node in ray.nodes()
+        for name in ("head", "n0", "n1")
+        if name in node["Resources"]
     }
     return [ids[i] == by_resource[name] for i, name in enumerate(("head", "n0", "n1"))]
 
@@ -55,7 +59,8 @@ def node_affinity(ray: Any) -> Any:
     strategy = sub(ray, "util.scheduling_strategies").NodeAffinitySchedulingStrategy
     where = _where(ray)
     return [
-        ray.get(where.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote()) == node["NodeID"]
+        ray.get(where.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote())
+        == node["NodeID"]
         for node in ray.nodes()
     ]
 

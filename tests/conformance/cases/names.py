@@ -142,7 +142,9 @@ def detached_without_a_name(ray: Any) -> Any:
 
 
 def bad_lifetime(ray: Any) -> Any:
-    return caught(lambda: _actor(ray).options(name="x", lifetime="forever").remote(), kinds=(ValueError, TypeError))
+    return caught(
+        lambda: _actor(ray).options(name="x", lifetime="forever").remote(), kinds=(ValueError, TypeError)
+    )
 
 
 def name_of_a_wrong_type(ray: Any) -> Any:

@@ -27,7 +27,11 @@ def get_of_a_list_with_duplicates(ray: Any) -> Any:
 
 
 def get_of_a_plain_value(ray: Any) -> Any:
-    return [caught(lambda: ray.get(5), "ObjectRef"), caught(lambda: ray.get("x")), caught(lambda: ray.get(None))]
+    return [
+        caught(lambda: ray.get(5), "ObjectRef"),
+        caught(lambda: ray.get("x")),
+        caught(lambda: ray.get(None)),
+    ]
 
 
 def get_of_a_list_with_a_plain_value(ray: Any) -> Any:
@@ -70,7 +74,10 @@ def get_timeout(ray: Any) -> Any:
     ref = f.remote()
     kinds = (ray.exceptions.GetTimeoutError, ray.exceptions.RayError, TimeoutError)
     try:
-        return [caught(lambda: ray.get(ref, timeout=0.1), kinds=kinds), caught(lambda: ray.get(ref, timeout=0))]
+        return [
+            caught(lambda: ray.get(ref, timeout=0.1), kinds=kinds),
+            caught(lambda: ray.get(ref, timeout=0)),
+        ]
     finally:
         flag.set()
 

@@ -34,7 +34,9 @@ def unknown_actor_option(ray: Any) -> Any:
 
 
 def actor_options_on_a_task(ray: Any) -> Any:
-    return _each(_define, ray, {"max_restarts": 1}, {"max_concurrency": 2}, {"lifetime": "detached"}, {"name": "n"})
+    return _each(
+        _define, ray, {"max_restarts": 1}, {"max_concurrency": 2}, {"lifetime": "detached"}, {"name": "n"}
+    )
 
 
 def task_options_on_an_actor(ray: Any) -> Any:
@@ -43,7 +45,13 @@ def task_options_on_an_actor(ray: Any) -> Any:
 
 def num_cpus(ray: Any) -> Any:
     return _each(
-        _define, ray, {"num_cpus": -1}, {"num_cpus": "1"}, {"num_cpus": 0}, {"num_cpus": 0.5}, {"num_cpus": None}
+        _define,
+        ray,
+        {"num_cpus": -1},
+        {"num_cpus": "1"},
+        {"num_cpus": 0},
+        {"num_cpus": 0.5},
+        {"num_cpus": None},
     )
 
 
@@ -67,7 +75,9 @@ def num_returns(ray: Any) -> Any:
 
 
 def max_retries(ray: Any) -> Any:
-    return _each(_define, ray, {"max_retries": -2}, {"max_retries": -1}, {"max_retries": 0}, {"max_retries": "1"})
+    return _each(
+        _define, ray, {"max_retries": -2}, {"max_retries": -1}, {"max_retries": 0}, {"max_retries": "1"}
+    )
 
 
 def max_restarts(ray: Any) -> Any:
@@ -75,7 +85,9 @@ def max_restarts(ray: Any) -> Any:
 
 
 def max_task_retries(ray: Any) -> Any:
-    return _each(_define_actor, ray, {"max_task_retries": -2}, {"max_task_retries": -1}, {"max_task_retries": 3})
+    return _each(
+        _define_actor, ray, {"max_task_retries": -2}, {"max_task_retries": -1}, {"max_task_retries": 3}
+    )
 
 
 def max_concurrency(ray: Any) -> Any:
@@ -105,7 +117,9 @@ def scheduling_strategy(ray: Any) -> Any:
 
 
 def runtime_env(ray: Any) -> Any:
-    return _each(_define, ray, {"runtime_env": {"env_vars": {"A": "b"}}}, {"runtime_env": {}}, {"runtime_env": None})
+    return _each(
+        _define, ray, {"runtime_env": {"env_vars": {"A": "b"}}}, {"runtime_env": {}}, {"runtime_env": None}
+    )
 
 
 def runtime_env_wrong(ray: Any) -> Any:
@@ -214,7 +228,14 @@ def decorating_twice(ray: Any) -> Any:
 
 
 def actor_lifetime_and_name(ray: Any) -> Any:
-    return _each(_define_actor, ray, {"name": "x"}, {"lifetime": "detached"}, {"lifetime": "x"}, {"get_if_exists": True})
+    return _each(
+        _define_actor,
+        ray,
+        {"name": "x"},
+        {"lifetime": "detached"},
+        {"lifetime": "x"},
+        {"get_if_exists": True},
+    )
 
 
 def enable_task_events(ray: Any) -> Any:

@@ -82,7 +82,7 @@ def namedtuples(ray: Any) -> Any:
 
 
 def local_namedtuple(ray: Any) -> Any:
-    local = collections.namedtuple("local", "a b")  # noqa: PYI024
+    local = collections.namedtuple("local", "a b")
     value = _echo(ray, local(1, b=2))
     return [value.a, value.b, value._fields]
 
@@ -216,7 +216,7 @@ def defaultdict(ray: Any) -> Any:
 
 def nan(ray: Any) -> Any:
     value = _echo(ray, float("nan"))
-    return value != value  # noqa: PLR0124
+    return value != value
 
 
 def types_and_functions_by_reference(ray: Any) -> Any:
@@ -261,7 +261,9 @@ def custom_serializer(ray: Any) -> Any:
             raise TypeError("not by pickle")
 
     before = caught(lambda: ray.put(Unpicklable(1)), kinds=(TypeError,))
-    ray.util.register_serializer(Unpicklable, serializer=lambda o: o.a, deserializer=lambda a: Unpicklable(a + 1))
+    ray.util.register_serializer(
+        Unpicklable, serializer=lambda o: o.a, deserializer=lambda a: Unpicklable(a + 1)
+    )
     value = ray.get(ray.put(Unpicklable(1))).a
     ray.util.deregister_serializer(Unpicklable)
     return [before, value, caught(lambda: ray.put(Unpicklable(1)))["error"]]

@@ -194,7 +194,8 @@ def node_affinity(ray: Any) -> Any:
         return ray.get_runtime_context().get_node_id()
 
     return [
-        ray.get(f.options(scheduling_strategy=strategy(here, soft=soft)).remote()) == here for soft in (False, True)
+        ray.get(f.options(scheduling_strategy=strategy(here, soft=soft)).remote()) == here
+        for soft in (False, True)
     ]
 
 
@@ -250,7 +251,10 @@ def placement_group_strategy_of_a_wrong_type(ray: Any) -> Any:
     def f() -> int:
         return 1
 
-    return caught(lambda: ray.get(f.options(scheduling_strategy=strategy("x")).remote(), timeout=5)).get("error") is not None
+    return (
+        caught(lambda: ray.get(f.options(scheduling_strategy=strategy("x")).remote(), timeout=5)).get("error")
+        is not None
+    )
 
 
 def internal_kv(ray: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Ray's module names on Spoke: `import ray` unchanged."""
