@@ -214,7 +214,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the launcher; returns the exit status."""
     options = parse_arguments(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: the background jobs of a shell script begin by ignoring it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         return run(options)
     except KeyboardInterrupt:

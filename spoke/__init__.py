@@ -39,13 +39,12 @@ from spoke.ids import (
     WorkerID,
 )
 from spoke.runtime_context import get_runtime_context
+from spoke.version import RAY_VERSION as RAY_VERSION
+from spoke.version import __version__
 
 if TYPE_CHECKING:
     from spoke.objectref import ObjectRef
     from spoke.streams import DynamicObjectRefGenerator, ObjectRefGenerator
-
-__version__ = "0.1.0"
-RAY_VERSION = "2.60.0"  # whose interface this is
 
 SCRIPT_MODE = 0  # a driver
 WORKER_MODE = 1  # a worker

@@ -18,14 +18,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from spoke import _native, limits, logs, orphans, spawn
+from spoke import _native, limits, logs, orphans
 from spoke.loop import Loop, Timer
 from spoke.machine import visible_devices
+from spoke.nursery import Nursery, Order
 from spoke.segment_service import SegmentService
 from spoke.segments import SegmentTable
 from spoke.wire import AGENT_UP, HEARTBEAT, LOG_LINES, SPAWN, STOP_WORKER, WORKER_EXIT
 
 Emit = Callable[[tuple[Any, ...]], None]  # sends one message to the hub
+
+KEEP, ASK, KILL = range(3)  # what to do with a worker as soon as it is there
 
 SWEEP_SOON_S = 0.05  # from a worker's end to the search for its orphans
 SWEEP_AGAIN_S = 5.0  # while orphans of live workers are left
@@ -36,8 +39,8 @@ KEPT_LOGS = 200  # files of dead workers that are kept in a directory of our own
 class NodeSettings:
     """What an agent must know about its node; see `spoke.daemon.Settings` for where it comes from."""
 
-    __slots__ = ("environment", "gpu_visible", "heartbeat_s", "host", "hub_address", "keep_logs",
-                 "kill_grace_s", "labels", "log_dir", "node_id", "port", "resources", "session",
+    __slots__ = ("gpu_visible", "heartbeat_s", "host", "hub_address", "keep_gpu_variable",
+                 "keep_logs", "kill_grace_s", "labels", "log_dir", "node_id", "port", "resources", "session",
                  "store_limit", "sys_path", "token")  # fmt: skip
 
     def __init__(self, node_id: bytes, token: bytes, log_dir: str) -> None:
@@ -51,8 +54,8 @@ class NodeSettings:
         self.resources: dict[str, float] = {}
         self.labels: dict[str, str] = {}
         self.store_limit = 0
-        self.environment: dict[str, str] = {}
         self.gpu_visible: str | None = None  # CUDA_VISIBLE_DEVICES of the daemon
+        self.keep_gpu_variable = False  # workers see all devices, whatever is theirs
         self.sys_path: list[str] = []
         self.keep_logs = False
         self.heartbeat_s = 1.0
@@ -77,11 +80,13 @@ class Worker:
 class Agent:
     """See the module."""
 
-    def __init__(self, loop: Loop, settings: NodeSettings, emit: Emit) -> None:
+    def __init__(self, loop: Loop, settings: NodeSettings, emit: Emit, nursery: Nursery) -> None:
         self._loop = loop
         self._settings = settings
         self._emit = emit
         self._workers: dict[bytes, Worker] = {}
+        self._starting: dict[bytes, int] = {}  # worker id -> KEEP, ASK or KILL once it is there
+        self._nursery = nursery
         self._old_logs: deque[str] = deque()
         self._sequence = 0
         self._quiet_s = logs.BUSY_S
@@ -120,6 +125,10 @@ class Agent:
         """Process ids of the live workers and their worker ids."""
         return {worker.pid: worker.worker_id for worker in self._workers.values()}
 
+    def _spared(self) -> dict[int, bytes]:
+        """The children that are no orphans."""
+        return {**self.worker_pids(), self._nursery.zygote_pid: b""}
+
     def _spawn(
         self,
         worker_id: bytes,
@@ -128,39 +137,38 @@ class Agent:
         gpu_ids: list[int] | None,
         log_dir: str | None,
     ) -> None:
-        if worker_id in self._workers or self._closing:
+        if worker_id in self._workers or worker_id in self._starting or self._closing:
             return
-        if len(self._workers) >= limits.MAX_WORKERS_PER_NODE:
+        if len(self._workers) + len(self._starting) >= limits.MAX_WORKERS_PER_NODE:
             self._could_not_start(worker_id, f"{limits.MAX_WORKERS_PER_NODE} workers run on this node")
             return
         try:
-            out, err = self._open_logs(worker_id, log_dir)
+            files = self._open_logs(worker_id, log_dir)
         except OSError as error:
             self._could_not_start(worker_id, f"no log file: {error}")
             return
-        config_fd = -1
-        try:
-            config_fd = spawn.config_file(self._worker_config(worker_id))
-            pid, pidfd = _native.spawn(
-                spawn.worker_argv(),
-                self._worker_environment(worker_id, env, gpu_ids),
-                cwd,
-                [(out, 1), (err, 2), (config_fd, spawn.CONFIG_FD)],
-                SIGKILL,
-                True,
-            )
-        except OSError as error:
-            os.close(out)
-            os.close(err)
-            self._could_not_start(worker_id, f"the worker process could not be started: {error}")
+        self._starting[worker_id] = KEEP
+        changes = self._changes(worker_id, env, gpu_ids)
+
+        def done(pid: int, pidfd: int, error: str) -> None:
+            self._started(worker_id, files, pid, pidfd, error)
+
+        self._nursery.start(Order(self._worker_config(worker_id), changes, cwd, files, done))
+
+    def _started(self, worker_id: bytes, files: tuple[int, int], pid: int, pidfd: int, error: str) -> None:
+        wish = self._starting.pop(worker_id)
+        if error:
+            text = logs.tail(files[1])
+            for fd in files:
+                os.close(fd)
+            self._could_not_start(worker_id, f"{error}\n{text}".rstrip())
             return
-        finally:
-            if config_fd >= 0:
-                os.close(config_fd)
         source = self._loop.reactor.watch(pidfd)
-        worker = Worker(worker_id, pid, pidfd, source, (out, err))
+        worker = Worker(worker_id, pid, pidfd, source, files)
         self._workers[worker_id] = worker
         self._loop.handle(source, lambda kind, meta, payload: self._exited(worker))
+        if wish != KEEP:
+            self._stop_worker(worker_id, wish == KILL)
 
     def _could_not_start(self, worker_id: bytes, reason: str) -> None:
         self._emit((WORKER_EXIT, worker_id, 0, None, 0, reason))
@@ -180,24 +188,19 @@ class Agent:
             "log_dir": mine.log_dir,
         }
 
-    def _worker_environment(
+    def _changes(
         self, worker_id: bytes, env: dict[str, Any], gpu_ids: list[int] | None
-    ) -> dict[str, str]:
-        full = dict(self._settings.environment)
-        for name in spawn.PRIVATE_VARIABLES:
-            full.pop(name, None)
-        if gpu_ids is not None:
+    ) -> dict[str, str | None]:
+        """What the worker's environment has other than the daemon's."""
+        changes: dict[str, str | None] = {orphans.VARIABLE: worker_id.hex()}
+        if gpu_ids is not None and not self._settings.keep_gpu_variable:
             names = visible_devices(self._settings.gpu_visible)
-            full["CUDA_VISIBLE_DEVICES"] = ",".join(
+            changes["CUDA_VISIBLE_DEVICES"] = ",".join(
                 str(index) if names is None or index >= len(names) else names[index] for index in gpu_ids
             )
         for name, value in env.items():
-            if value is None:
-                full.pop(name, None)
-            else:
-                full[name] = str(value)
-        full[orphans.VARIABLE] = worker_id.hex()
-        return full
+            changes[name] = None if value is None else str(value)
+        return changes
 
     def _open_logs(self, worker_id: bytes, log_dir: str | None) -> tuple[int, int]:
         base = os.path.join(log_dir or self._settings.log_dir, f"worker-{worker_id.hex()}")
@@ -212,6 +215,8 @@ class Agent:
     def _stop_worker(self, worker_id: bytes, force: bool) -> None:
         worker = self._workers.get(worker_id)
         if worker is None:
+            if worker_id in self._starting:
+                self._starting[worker_id] = KILL if force else ASK
             return
         if force:
             _signal_group(worker.pid, SIGKILL)
@@ -224,22 +229,28 @@ class Agent:
     def _exited(self, worker: Worker) -> None:
         """The pidfd is readable: the leader is dead, and a zombie until `reap`."""
         _signal_group(worker.pid, SIGKILL)
-        status = _native.reap(worker.pidfd)
+        status = _reap(worker.pidfd)
         if status is None:
             return
         if worker.kill_timer is not None:
             worker.kill_timer.cancel()
-        self._loop.reactor.unwatch(worker.source)
-        self._loop.forget(worker.source)
-        os.close(worker.pidfd)
         del self._workers[worker.worker_id]
         self._follow_worker(worker, final=True)
         tail = logs.tail(worker.streams[1][1])
         self._put_away_logs(worker)
+        self._forget(worker)
         self.segments.table.owner_died(worker.worker_id)
         self._sweep_soon()
         code, number = status
         self._emit((WORKER_EXIT, worker.worker_id, worker.pid, code, number, tail))
+
+    def _forget(self, worker: Worker) -> None:
+        """Close what this process holds open for a worker that is reaped."""
+        self._loop.reactor.unwatch(worker.source)
+        self._loop.forget(worker.source)
+        os.close(worker.pidfd)
+        for _, fd, _ in worker.streams:
+            os.close(fd)
 
     def _sweep_soon(self) -> None:
         """Look for what ended workers left behind, once for all that end about now."""
@@ -248,7 +259,7 @@ class Agent:
 
     def _sweep(self) -> None:
         self._sweep_timer = None
-        if not self._closing and orphans.sweep(self.worker_pids()):
+        if not self._closing and orphans.sweep(self._spared()):
             self._sweep_timer = self._loop.after_s(SWEEP_AGAIN_S, self._sweep)
 
     # -- logs
@@ -274,9 +285,7 @@ class Agent:
     def _put_away_logs(self, worker: Worker) -> None:
         base = os.path.join(self._settings.log_dir, f"worker-{worker.worker_id.hex()}")
         for (_, fd, _), suffix in zip(worker.streams, (".out", ".err"), strict=True):
-            empty = os.fstat(fd).st_size == 0
-            os.close(fd)
-            if empty:
+            if os.fstat(fd).st_size == 0:
                 _unlink(base + suffix)
             elif not self._settings.keep_logs:
                 self._old_logs.append(base + suffix)
@@ -296,15 +305,25 @@ class Agent:
         for worker in self._workers.values():
             _signal_group(worker.pid, SIGKILL)
         deadline = time.monotonic() + deadline_s
+        self._nursery.close()
         waiting = list(self._workers.values())
         while waiting and time.monotonic() < deadline:
-            waiting = [worker for worker in waiting if _native.reap(worker.pidfd) is None]
+            waiting = [worker for worker in waiting if _reap(worker.pidfd) is None]
             if waiting:
                 time.sleep(0.002)
+        for worker in self._workers.values():
+            self._forget(worker)
         self._workers.clear()
         while orphans.sweep({}, everything=True) and time.monotonic() < deadline:
             time.sleep(0.002)
         self.segments.table.clear()
+
+
+def _reap(pidfd: int) -> tuple[int | None, int] | None:
+    try:
+        return _native.reap(pidfd)
+    except ChildProcessError:  # forked by the zygote a moment ago, and not our child yet
+        return None
 
 
 def _signal_group(pid: int, number: int) -> None:

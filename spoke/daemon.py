@@ -20,10 +20,11 @@ import sys
 import time
 from typing import Any, Final
 
-from spoke import _native, config, limits, link, logs, machine, orphans, records, spawn, wire
+from spoke import _native, config, limits, link, logs, machine, records, spawn, wire
 from spoke.agent import Agent, NodeSettings
 from spoke.errors import ProtocolError
 from spoke.loop import ACCEPTED, CLOSED, FRAME, Loop
+from spoke.nursery import Nursery
 from spoke.segment_service import KINDS as SEGMENT_KINDS
 from spoke.settings import Settings
 
@@ -68,6 +69,7 @@ class Daemon:
         self.why_ended = ""
         self.hub: Any = None  # HubShell on the head
         self.agent: Agent
+        self._nursery = Nursery(self.loop, config.environment())
 
     # -- start
 
@@ -82,6 +84,7 @@ class Daemon:
         self._signals()
         log_dir = self._prepare_logs()
         node = self._node_settings(log_dir)
+        self._nursery.start_zygote()  # it warms up while this process does what follows
         self._listen(node)
         if mine.mode == "head":
             self._start_hub(node)
@@ -150,7 +153,7 @@ class Daemon:
         node = NodeSettings(mine.node_id, mine.token, log_dir)
         node.session = mine.session
         node.host = mine.host
-        node.environment = config.environment()
+        node.keep_gpu_variable = config.get("noset_visible_devices")
         node.gpu_visible = config.get("cuda_visible_devices")
         try:
             node.resources = machine.resources(
@@ -202,7 +205,7 @@ class Daemon:
         )
         self.hub = HubShell(core, self.loop.reactor, self._forget, self.log)
         self.loop.deadline = self.hub.next_deadline
-        self.agent = Agent(self.loop, node, self.hub.from_local)
+        self.agent = Agent(self.loop, node, self.hub.from_local, self._nursery)
         self.hub.attach_local(mine.node_id, self._from_hub)
         self.hub.on_no_driver = self._no_driver
         self.agent.start()
@@ -230,7 +233,7 @@ class Daemon:
                 raise Failure(f"{link.describe(target)}: {error}") from None
         self._hub_conn = conn
         node.hub_address = [hub_id, hub_id, target[0], target[1]]
-        self.agent = Agent(self.loop, node, self._to_hub)
+        self.agent = Agent(self.loop, node, self._to_hub, self._nursery)
         self.loop.handle(conn, self._hub_event)
         self.agent.start()
 
@@ -264,7 +267,6 @@ class Daemon:
 
     def _settle(self) -> None:
         """What can wait until the first workers run."""
-        orphans.become_subreaper()
         records.remove_stale_sessions()
 
     # -- events
@@ -403,6 +405,8 @@ class Daemon:
             if self.hub is not None:
                 self.hub.drain()
             agent.close()
+        else:
+            self._nursery.close()
         if self._record_path is not None:
             records.remove(self._record_path)
         elif self._token_file is not None and os.path.exists(self._token_file):

@@ -405,7 +405,12 @@ class ActorDiedError(RayActorError):
 
     @classmethod
     def from_message(cls, message: str) -> RayError:
-        return cls(message)
+        """An obituary; the lines ``class_name: ...`` and ``actor_id: ...`` become fields."""
+        lines = [line.strip() for line in message.split("\n") if line.startswith("\t")]
+        fields = dict(line.split(": ", 1) for line in lines if ": " in line)
+        made = cls(message)
+        made.actor_id, made.class_name = fields.get("actor_id"), fields.get("class_name")
+        return made
 
     @staticmethod
     def from_task_error(task_error: RayTaskError) -> ActorDiedError:
@@ -580,7 +585,8 @@ for _class in NAMED.values():
     _class.__module__ = "spoke.exceptions"  # the public name: what tracebacks and pickles show
 
 RAY_EXCEPTION_TYPES = tuple(NAMED.values())
-__all__ = [*NAMED, "RAY_EXCEPTION_TYPES", "named"]
+ProtocolError.__module__ = __name__  # not a name of the public surface: users meet a RaySystemError
+__all__ = [*(name for name in NAMED if name != "ProtocolError"), "RAY_EXCEPTION_TYPES", "named"]
 
 
 def named(name: str, message: str) -> BaseException:

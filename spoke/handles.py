@@ -33,9 +33,9 @@ def engine() -> Client:
     """The engine; a program that never called `init` does it with its first remote call."""
     client = current.client
     if client is None:
-        from spoke import api
+        from spoke import lifecycle
 
-        api.init()
+        lifecycle.init()
         client = current.client
         assert client is not None
     return client
@@ -57,7 +57,7 @@ class RemoteFunction:
                 "with asyncio.run(), or make it a method of an actor"
             )
         self._function = function
-        self._name = function.__qualname__
+        self._name = function.__name__
         self._options = TaskOptions(given, is_generator=is_generator(function), what=function.__name__)
         self._signature: Any = None
         self._shared = _Exported(function)
@@ -74,6 +74,8 @@ class RemoteFunction:
         travel: dict[str, Any] = {}
         if options.backpressure:
             travel["backpressure"] = options.backpressure
+        if options.name:
+            travel["name"] = options.name
         self._travel = travel or None
         self._key: Any = None
         self._spec: dict[str, Any] = {}
@@ -209,14 +211,19 @@ def spec_key(spec: dict[str, Any]) -> str:
 
 
 class Core:
-    """An actor as calls need it: its id, what keeps it alive, and its class's methods."""
+    """An actor as calls need it: its id, what keeps it alive, and its class's methods.
 
-    __slots__ = ("actor_id", "life", "meta")
+    `life` is counted like any object, and the actor ends with its last reference; a `weak` core was
+    looked up by name and has some other object in its place.
+    """
 
-    def __init__(self, actor_id: bytes, life: ObjectRef[Any], meta: ActorMeta) -> None:
+    __slots__ = ("actor_id", "life", "meta", "weak")
+
+    def __init__(self, actor_id: bytes, life: ObjectRef[Any], meta: ActorMeta, weak: bool = False) -> None:
         self.actor_id = actor_id
-        self.life = life  # counted like any object; the actor ends with its last reference
+        self.life = life
         self.meta = meta
+        self.weak = weak
 
 
 class ActorMethod:
@@ -352,7 +359,10 @@ class ActorHandle:
         return f"Actor({core.meta.class_name}, {core.actor_id.hex()})" if core else "Actor()"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return rebuild_handle, (self._core.life, self._core.meta.blob)
+        core = self._core
+        if core.weak:
+            return rebuild_weak_handle, (core.actor_id, core.meta.blob)
+        return rebuild_handle, (core.life, core.meta.blob)
 
     def __copy__(self) -> ActorHandle:
         return ActorHandle(self._core)
@@ -364,6 +374,12 @@ class ActorHandle:
 def rebuild_handle(life: ObjectRef[Any], blob: bytes) -> ActorHandle:
     """The handle that was pickled, or that the hub described, in this process."""
     return ActorHandle(Core(life.binary()[:16], life, meta_from_blob(blob)))
+
+
+def rebuild_weak_handle(actor_id: bytes, blob: bytes) -> ActorHandle:
+    """A handle that does not keep its actor alive."""
+    client = current.client or engine()
+    return ActorHandle(Core(actor_id, client.put(None), meta_from_blob(blob), weak=True))
 
 
 # -- actor classes ----------------------------------------------------------------------------------
@@ -445,7 +461,6 @@ class ActorClass:
         spec["is_async"] = meta.is_async
         spec["out_of_order"] = meta.out_of_order
         spec["meta"] = meta.blob
-        spec["owner"] = client.address
         actor_id = random_bytes(ACTOR_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
         entry = client.submitter.create_actor(actor_id, spec, self._shared.pickled(), args, kwargs)
         if options.detached:
@@ -508,12 +523,11 @@ class _ClassMetadata:
 
 
 def find_actor(name: str, namespace: str | None = None) -> ActorHandle:
-    """The handle of a named actor; see `spoke.get_actor`."""
+    """The handle of a named actor, which does not keep it alive; see `spoke.get_actor`."""
     check_name(name, "The name of an actor")
     client = engine()
     found = client.request("get_actor", name=name, namespace=namespace or client.namespace)
-    life = client.resolve_ref(found["actor_id"] + b"\xff" * 12, found["spec"]["owner"])
-    return rebuild_handle(life, found["meta"])
+    return rebuild_weak_handle(found["actor_id"], found["meta"])
 
 
 def own_handle() -> ActorHandle:

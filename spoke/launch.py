@@ -11,7 +11,7 @@ from _socket import AF_UNIX, SOCK_STREAM, socketpair
 from _socket import socket as _Socket
 from typing import Any, Final
 
-from spoke import _native, config, ids, link, spawn
+from spoke import _native, config, ids, link, records, spawn
 from spoke.wire import RESPONSE
 
 READY_S: Final = 45.0  # longer than an agent tries to find its head
@@ -73,6 +73,8 @@ class Launched:
                 deadline = float("inf")
             time.sleep(0.005)
         self.release()
+        if self.info:
+            records.remove_dead_session(str(self.info["session"]))
 
 
 def launch(settings: dict[str, Any], environment: dict[str, str] | None = None) -> Launched:

@@ -314,7 +314,10 @@ class _Placed:
         if cached is not None and cached[0] is job_env:
             return cached[1]
         spec = self._build_spec()
-        spec["env"] = environments.worker_variables(environments.merged(job_env, self.runtime_env))
+        environment = environments.merged(job_env, self.runtime_env)
+        spec["env"] = environments.worker_variables(environment)
+        if self.runtime_env:
+            spec["runtime_env"] = environments.plain(environment)  # for the runtime context
         self._spec = (job_env, spec)
         return spec
 

@@ -1,8 +1,9 @@
 """Processes that a worker started and left behind.
 
-The daemon makes itself the subreaper of everything below it, so that a grandchild whose parent died
-becomes its child, however the grandchild changed its session or group.  Such children are reaped, and
-killed once the worker that they stem from (by `SPOKE_WORKER_ID` in their environment) is gone.
+The daemon makes itself the subreaper of everything below it (`prctl.become_subreaper`), so that a
+grandchild whose parent died becomes its child, however the grandchild changed its session or group.
+Such children are reaped, and killed once the worker that they stem from (by `SPOKE_WORKER_ID` in their
+environment) is gone.
 """
 
 from __future__ import annotations
@@ -13,17 +14,6 @@ from _signal import SIGKILL  # type: ignore[import-not-found]  # a plain number:
 from spoke.machine import read_text
 
 VARIABLE = "SPOKE_WORKER_ID"
-_PR_SET_CHILD_SUBREAPER = 36
-
-
-def become_subreaper() -> bool:
-    """Orphans below this process become its children.  False where the system does not offer that."""
-    try:
-        import ctypes
-
-        return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
-    except (ImportError, OSError, AttributeError):
-        return False
 
 
 def children(parent: int = 0) -> list[int]:

@@ -71,25 +71,39 @@ def remove_session_dir(path: str) -> None:
         pass  # another session lives there
 
 
-def remove_stale_sessions() -> None:
-    """Remove what killed daemons could not: directories nobody holds, an hour old or more."""
+def remove_dead_session(session: str) -> None:
+    """Remove the directory of a session whose daemon is gone and could not do it; else nothing."""
     import fcntl
     import shutil
+
+    path = os.path.join(temp_root(), session)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return  # its daemon removed it
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path, ignore_errors=True)
+    except BlockingIOError:
+        pass  # its daemon lives
+    finally:
+        os.close(fd)
+
+
+def remove_stale_sessions() -> None:
+    """Remove what killed daemons could not: directories nobody holds, an hour old or more."""
     import time
 
     root = temp_root()
     for name in os.listdir(root):
-        path = os.path.join(root, name)
-        if not name.startswith("session") or time.time() - os.lstat(path).st_mtime < STALE_S:
+        if not name.startswith("session"):
             continue
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass  # its daemon lives
-        finally:
-            os.close(fd)
+            age_s = time.time() - os.lstat(os.path.join(root, name)).st_mtime
+        except OSError:
+            continue
+        if age_s > STALE_S:
+            remove_dead_session(name)
 
 
 def runtime_dir() -> str:

@@ -151,11 +151,11 @@ class Replies:
         stream.received = index
         stream.peer = link.peer
         entry = client.refs.own(return_id(call_id, index))
+        entry.local = 1  # the ref below; uncounted, the entry would be freed as soon as it resolves
         handover = Handover(client, link.peer, entry.id)
         client.refs.resolve(entry, status, item[0], self._take_over(handover, item[1]))
         if item[1]:
             handover.confirmed()
-        entry.local += 1
         stream.items.append(ObjectRef(entry))
         stream.wake()
 

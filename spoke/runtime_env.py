@@ -172,6 +172,14 @@ def to_json(runtime_env: Mapping[str, Any]) -> str:
     return json.dumps(dict(runtime_env), sort_keys=True, default=str)
 
 
+def plain(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of plain values only, for messages."""
+    import json
+
+    found: dict[str, Any] = json.loads(to_json(runtime_env))
+    return found
+
+
 def checked(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a runtime environment after checking its fields.
 

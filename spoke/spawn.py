@@ -3,13 +3,15 @@
 A child gets its configuration as msgpack in a memfd on descriptor 3: nothing of it, and above all not
 the token, stands in the command line or the environment.  Descriptor 4 is the daemon's link to whoever
 started it.  Nothing else is inherited.  The daemon runs isolated (`-I -S`: no site, no user code on
-its path); a worker runs with the user's site and then takes over the driver's `sys.path`.
+its path); a worker (and the zygote, which becomes workers) runs with the user's site and then takes
+over the driver's `sys.path`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any, Final
 
 import msgpack
@@ -19,6 +21,7 @@ LINK_FD: Final = 4
 
 _DAEMON_BOOT = "import sys; sys.path += sys.argv[1:]; from spoke.daemon import main; main()"
 _WORKER_BOOT = "import sys; sys.path += sys.argv[1:]; from spoke.worker import main; main()"
+_ZYGOTE_BOOT = "import sys; sys.path += sys.argv[1:]; from spoke.zygote import main; main()"
 
 # Of no use to a child, and not for the eyes of the code it runs.
 PRIVATE_VARIABLES: Final = ("SPOKE_TOKEN", "SPOKE_TOKEN_FILE")
@@ -39,6 +42,11 @@ def daemon_argv() -> list[str]:
 def worker_argv(executable: str | None = None) -> list[str]:
     """Command line of a worker, run by `executable` (default: this interpreter)."""
     return [executable or sys.executable, "-c", _WORKER_BOOT, *own_paths()]
+
+
+def zygote_argv() -> list[str]:
+    """Command line of a zygote: a worker's, as it becomes workers."""
+    return [sys.executable, "-c", _ZYGOTE_BOOT, *own_paths()]
 
 
 def config_file(config: dict[str, Any]) -> int:
@@ -87,7 +95,8 @@ def start_daemon(config: dict[str, Any], link_fd: int, environment: dict[str, st
     try:
         stderr = 2 if _is_open(2) else null
         fds = [(null, 0), (null, 1), (stderr, 2), (config_fd, CONFIG_FD), (link_fd, LINK_FD)]
-        return _native.spawn(daemon_argv(), environment, None, fds, 0, False)
+        public = {name: value for name, value in environment.items() if name not in PRIVATE_VARIABLES}
+        return _native.spawn(daemon_argv(), public, None, fds, 0, False)
     finally:
         os.close(null)
         os.close(config_fd)
@@ -100,6 +109,7 @@ def enter_worker() -> dict[str, Any]:
     line so that a line is in the log once it was printed.
     """
     config = inherited_config()
+    _take_over(config.pop("environment", {}), config.pop("cwd", None))
     sys_path = config.get("sys_path")
     if sys_path:
         extra = [path for path in own_paths() if path not in sys_path]
@@ -109,6 +119,19 @@ def enter_worker() -> dict[str, Any]:
         if stream is not None:
             stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     return config
+
+
+def _take_over(changes: dict[str, str | None], cwd: str | None) -> None:
+    """What a worker that was forked instead of started is still to be given."""
+    for name, value in changes.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if "TZ" in changes:
+        time.tzset()
+    if cwd is not None:
+        os.chdir(cwd)
 
 
 def _is_open(fd: int) -> bool:

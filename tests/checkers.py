@@ -128,9 +128,7 @@ class ResourceReferee:
     def _check(self, promise: Promise) -> None:
         others = [one for one in self.promises.values() if one.node_id == promise.node_id]
         for index in promise.gpu_ids:
-            used = sum(
-                min(UNIT, one.amounts.get("GPU", 0)) for one in others if index in one.gpu_ids
-            )
+            used = sum(min(UNIT, one.amounts.get("GPU", 0)) for one in others if index in one.gpu_ids)
             assert used <= UNIT, f"GANG-1: device {index} was promised to several live processes"
         self._check_node(promise.node_id, cpu="CPU" in promise.amounts)
 

@@ -17,6 +17,11 @@ from spoke._native import Reactor, Segment
 from spoke.agent import Agent, NodeSettings
 from spoke.link import ServerHandshakes, connect
 from spoke.loop import Loop
+from spoke.nursery import Nursery
+from spoke.prctl import become_subreaper
+
+# The native spawner thread and reactors that wait for the collector live on in this process.
+pytestmark = pytest.mark.leaks("fds", "threads")
 
 NODE, TOKEN = b"n" * 28, b"0123456789abcdef"
 
@@ -28,14 +33,14 @@ class Bench:
         self.errors: list[str] = []
         self.loop = Loop(lambda what, error: self.errors.append(f"{what}: {error!r}"))
         settings = NodeSettings(NODE, TOKEN, str(log_dir))
-        settings.environment = {**os.environ, "SPOKE_TOKEN": TOKEN.decode()}
         settings.kill_grace_s = 0.3
         settings.heartbeat_s = 0.05
         settings.store_limit = limit
         settings.gpu_visible = "GPU-a,GPU-b"
         settings.keep_logs = True
         self.heard: list[tuple[Any, ...]] = []
-        self.agent = Agent(self.loop, settings, self.heard.append)
+        self.nursery = Nursery(self.loop, {**os.environ})
+        self.agent = Agent(self.loop, settings, self.heard.append, self.nursery)
         self._monkeypatch = monkeypatch
 
     def spawn(self, code: str, name: bytes = b"w" * 28, **fields: Any) -> None:
@@ -101,7 +106,7 @@ def test_a_worker_gets_its_environment_and_configuration_but_no_token_in_sight(b
     code = (
         f"import os, sys; sys.path += {sys.path!r}; from spoke import spawn; c = spawn.inherited_config();"
         "secret = b'0123456789' + b'abcdef'; e = os.environ;"
-        "print(c['token'] == secret, c['worker_id'] == b'w' * 28, e.get('SPOKE_TOKEN'),"
+        "print(c['token'] == secret, c['worker_id'] == b'w' * 28,"
         "e['A'], e.get('HOME'), e['CUDA_VISIBLE_DEVICES'], os.getcwd(),"
         "os.getpgid(0) == os.getpid(), sorted(os.listdir('/proc/self/fd')),"
         "any(secret in open(f'/proc/self/{n}', 'rb').read() for n in ('environ', 'cmdline')))"
@@ -109,7 +114,7 @@ def test_a_worker_gets_its_environment_and_configuration_but_no_token_in_sight(b
     bench.spawn(code, env={"A": "1", "HOME": None}, gpu_ids=[1], cwd="/")
     assert bench.exit()[3] == 0, bench.heard
     assert bench.lines() == [
-        ("", "stdout", "True True None 1 None GPU-b / True ['0', '1', '2', '3'] False")
+        ("", "stdout", "True True 1 None GPU-b / True ['0', '1', '2', '3'] False")
     ]  # descriptor 3 is free again: it is the listing itself
 
 
@@ -149,7 +154,7 @@ def test_GANG_3_children_of_a_worker_are_dead_when_its_exit_is_reported(bench: B
 
 
 def test_a_grandchild_in_its_own_session_is_found(bench: Bench) -> None:
-    assert orphans.become_subreaper()
+    assert become_subreaper()
     code = (
         "import os, time\n"
         "if os.fork() == 0:\n os.setsid(); print(os.getpid(), flush=True); time.sleep(60)\n"
@@ -177,6 +182,78 @@ def test_reports_to_the_hub(bench: Bench) -> None:
     wire.decode(wire.encode(*bench.heard[0]))
     bench.until(lambda: len(bench.of(wire.HEARTBEAT)) == 3)
     assert [message[1] for message in bench.of(wire.HEARTBEAT)] == [1, 2, 3]
+
+
+# -- by the zygote
+
+_STUB = (
+    "import os, sys, types; sys.path += %r; stub = types.ModuleType('spoke.worker'); import spoke\n"
+    "def main():\n from spoke.spawn import enter_worker; config = enter_worker(); exec(os.environ['CODE'])\n"
+    "stub.main = main; sys.modules['spoke.worker'] = spoke.worker = stub\n"
+    "from spoke.zygote import main; main()"
+)
+
+
+@pytest.fixture
+def warm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """The bench with a zygote whose workers run what the variable CODE says."""
+    monkeypatch.setattr(
+        spawn, "zygote_argv", lambda: [sys.executable, "-c", _STUB.replace("%r", repr(sys.path))]
+    )
+    bench.nursery.start_zygote()
+    assert bench.nursery.zygote_pid
+    return bench
+
+
+def test_zygote_worker_has_all_that_an_executed_one_has(warm: Bench) -> None:
+    code = (
+        "print(config['worker_id'] == b'w' * 28, os.environ['A'], os.environ.get('HOME'), os.getcwd(),"
+        "os.getpgid(0) == os.getpid(), os.getppid() == config['parent'],"
+        "sorted(os.listdir('/proc/self/fd')), os.environ['SPOKE_WORKER_ID'] == (b'w' * 28).hex());"
+        "import ctypes; n = ctypes.c_int(); ctypes.CDLL(None).prctl(2, ctypes.byref(n)); print(n.value);"
+        "print('words', file=sys.stderr); sys.exit(5)"
+    )
+    config = warm.agent._worker_config
+    warm.agent._worker_config = lambda worker_id: {**config(worker_id), "parent": os.getpid()}  # type: ignore[method-assign]
+    warm.spawn("", env={"CODE": code, "A": "1", "HOME": None}, cwd="/")
+    assert warm.exit()[3:] == (5, 0, "words"), warm.heard
+    assert [line for _, stream, line in warm.lines() if stream == "stdout"] == [
+        "True 1 None / True True ['0', '1', '2', '3'] True",
+        "9",
+    ]
+
+
+def test_zygote_makes_many_and_they_die_with_signals_and_force(warm: Bench) -> None:
+    names = [bytes([index]) * 28 for index in range(20)]
+    for name in names:
+        warm.spawn("", name, env={"CODE": "import time; time.sleep(60)"})
+    warm.agent.message((wire.STOP_WORKER, names[0], True))  # before it is there
+    warm.until(lambda: len(warm.of(wire.WORKER_EXIT)) == 1 and len(warm.agent.worker_pids()) == 19)
+    assert warm.of(wire.WORKER_EXIT)[0][3:5] == (None, signal.SIGKILL)
+    pids = warm.agent.worker_pids()
+    assert len({os.getpgid(pid) for pid in pids}) == 19
+    assert all(worker_id in names for worker_id in pids.values())
+    warm.agent.close()
+    assert not any(map(alive, pids)) and warm.nursery.zygote_pid == 0
+
+
+def test_a_dead_zygote_is_replaced_by_exec(warm: Bench) -> None:
+    zygote = warm.nursery.zygote_pid
+    os.kill(zygote, signal.SIGSTOP)
+    warm.spawn("print('by exec')", env={"CODE": "print('by fork')"})
+    os.kill(zygote, signal.SIGKILL)
+    assert warm.exit()[3] == 0 and warm.lines() == [("", "stdout", "by exec")]
+    assert warm.nursery.zygote_pid == 0
+    warm.heard.clear()
+    warm.spawn("print('by exec')", b"v" * 28)
+    assert warm.exit()[3] == 0
+
+
+def test_what_the_loader_reads_takes_an_exec(warm: Bench) -> None:
+    warm.spawn(
+        "import os; print(os.environ['LD_BIND_NOW'])", env={"LD_BIND_NOW": "1", "CODE": "print('by fork')"}
+    )
+    assert warm.exit()[3] == 0 and warm.lines() == [("", "stdout", "1")]
 
 
 # -- logs

@@ -343,9 +343,7 @@ def test_the_queue_is_bounded_and_its_waiters_are_told_of_the_end() -> None:
         with pytest.raises(Overloaded):
             batcher.embed([[1]] * 200)
         gang.go.set()
-        assert first.result()[:, 0].tolist() == list(
-            range(100)
-        )  # the caller's order
+        assert first.result()[:, 0].tolist() == list(range(100))  # the caller's order
         assert second.result().shape == (MAX_WAITING_TEXTS - 100, 1)
     assert max(gang.batches) <= 64
     batcher.close()

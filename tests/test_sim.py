@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -51,10 +50,8 @@ def unresolved(world: World) -> list[str]:
                 actor = world.hub.state.actors.get(actor_id)
                 if actor is not None or state != "unknown":
                     left.append(f"actor {actor_id.hex()} {state} {actor.spec if actor else None}")
-    for group in world.hub.state.groups.values():
-        if group.state not in ("CREATED",):
-            left.append(f"group {group.state} {group.spec}")
-    return left
+    groups = world.hub.state.groups.values()
+    return left + [f"group {group.state} {group.spec}" for group in groups if group.state != "CREATED"]
 
 
 def leave(world: World) -> None:
@@ -82,11 +79,7 @@ def leave(world: World) -> None:
     assert not world.referee.promises
 
 
-def seeds() -> Iterator[int]:
-    return iter(range(FIRST, FIRST + SEEDS, BATCH))
-
-
-@pytest.mark.parametrize("first", seeds())
+@pytest.mark.parametrize("first", list(range(FIRST, FIRST + SEEDS, BATCH)))
 def test_random_cluster(first: int) -> None:
     for seed in range(first, min(first + BATCH, FIRST + SEEDS)):
         try:

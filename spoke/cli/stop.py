@@ -54,6 +54,7 @@ def _end(record: records.Record, force: bool, grace_s: float) -> bool:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         _ended(pidfd, 10.0)
         records.remove(record["path"])
+        records.remove_dead_session(str(record["session"]))
         return False
     except ProcessLookupError:
         return True

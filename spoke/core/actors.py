@@ -268,6 +268,8 @@ class Actors:
             details["pid"] = worker.pid if worker is not None else 0
         details.update(info or {})
         details.update(cause=cause, kind=kind)
+        if kind == "unschedulable":
+            details["unschedulable"] = True
         s.dequeue(actor)
         self._move(actor, DEAD, **details)
         if holding is not None:

@@ -40,17 +40,21 @@ def choose_node(s: State, shape: Shape, item: Item, origin: bytes) -> Node | Non
             raise Unplaceable(f"the node {shape.node_id.hex()} it must run on is not alive")
     if len(nodes) == 1:
         node = nodes[0]
-        if shape.hard and not matches_all(shape.hard, node.labels):
-            return None
-        return node if _fits(s, node, shape, item) else None
-    fitting = [
-        node
-        for node in nodes
-        if (not shape.hard or matches_all(shape.hard, node.labels)) and _fits(s, node, shape, item)
-    ]
-    if not fitting:
-        return None
-    return fitting[0] if len(fitting) == 1 else _prefer(fitting, shape, origin)
+        return node if _admits(node, shape) and _fits(s, node, shape, item) else None
+    for hard in shape.hards:
+        fitting = [
+            node
+            for node in nodes
+            if (not hard or matches_all(hard, node.labels)) and _fits(s, node, shape, item)
+        ]
+        if fitting:
+            return fitting[0] if len(fitting) == 1 else _prefer(fitting, shape, origin)
+    return None
+
+
+def _admits(node: Node, shape: Shape) -> bool:
+    """Whether the node's labels are among those asked for, at first or as a fallback."""
+    return any(not hard or matches_all(hard, node.labels) for hard in shape.hards)
 
 
 def _prefer(fitting: list[Node], shape: Shape, origin: bytes) -> Node:
@@ -132,7 +136,7 @@ def holds(total: Amounts, need: Amounts) -> bool:
 
 def could_hold(node: Node, shape: Shape) -> bool:
     """Whether the node fits the request when nothing else runs there."""
-    return holds(node.ledger.total, shape.place) and (not shape.hard or matches_all(shape.hard, node.labels))
+    return holds(node.ledger.total, shape.place) and _admits(node, shape)
 
 
 def infeasible(s: State, shape: Shape) -> str:
@@ -153,7 +157,7 @@ def infeasible(s: State, shape: Shape) -> str:
 
 
 def _why(node: Node, shape: Shape) -> str:
-    if shape.hard and not matches_all(shape.hard, node.labels):
+    if not _admits(node, shape):
         return "labels do not match"
     short = {
         name: node.ledger.total.get(name, 0)

@@ -8,18 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_SIGNALS = {
-    1: "SIGHUP",
-    2: "SIGINT",
-    4: "SIGILL",
-    6: "SIGABRT",
-    7: "SIGBUS",
-    8: "SIGFPE",
-    9: "SIGKILL",
-    11: "SIGSEGV",
-    13: "SIGPIPE",
-    15: "SIGTERM",
-}
+from spoke.core.obituary import describe_exit
 
 
 class Exit:
@@ -39,8 +28,9 @@ class Exit:
 
     @property
     def reason(self) -> str:
-        """Text with the last lines of stderr."""
-        return f"{self.text}\nLast lines of its stderr:\n{self.tail}" if self.tail else self.text
+        """Text with pid and the last lines of stderr, for who waits for a task."""
+        text = f"{self.text}, pid {self.pid}" if self.pid else self.text
+        return f"{text}\nLast lines of its stderr:\n{self.tail}" if self.tail else text
 
     def info(self) -> dict[str, Any]:
         return {
@@ -55,16 +45,10 @@ class Exit:
 
 def worker_exit(pid: int, host: str, code: int | None, signal: int, tail: str, why: str) -> Exit:
     """The obituary of a worker that its agent reaped."""
-    if signal:
-        how = f"was killed by signal {signal} ({_SIGNALS.get(signal, 'unnamed')})"
-    elif code is not None:
-        how = f"exited with code {code}"
-    else:
-        how = "ended"
-    text = f"The worker (pid {pid} on {host}) {how}" + (f": {why}" if why else "")
+    text = f"its worker process on {host} ended ({describe_exit(code, signal)})" + (f": {why}" if why else "")
     return Exit("worker_died", text, pid=pid, code=code, signal=signal, tail=tail)
 
 
 def node_exit(node_id: bytes, host: str, why: str) -> Exit:
     """The obituary of everything on a node that is gone."""
-    return Exit("node_died", f"Its node {node_id.hex()} ({host}) died: {why}")
+    return Exit("node_died", f"its node {node_id.hex()} ({host}) died: {why}")

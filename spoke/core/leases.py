@@ -1,9 +1,9 @@
 """Leases: workers lent to a caller, who then sends it tasks directly (HUB-1).
 
-Rules of this module: a WANT is declarative and stands until it is replaced; a lease that was given
-back (not retired) or lost lowers the want to what is still leased, as the caller does on its side,
-so that no worker is lent to a caller that has no more work.  A lease whose worker is still starting
-can be taken back silently; a granted one ends by GIVE_BACK, or by LEASE_LOST.
+Rules of this module: a WANT is declarative and stands until it is replaced, so a lost or retired
+worker is followed by another; only a worker that is given back healthy lowers the want, to what is
+still leased, so that none is lent again to a caller that has no more work.  A lease whose worker is
+still starting can be taken back silently; a granted one ends by GIVE_BACK, or by LEASE_LOST.
 """
 
 from __future__ import annotations
@@ -136,7 +136,6 @@ class Leases:
         want = lease.want
         self._forget(lease)
         if lease.granted:
-            want.count = min(want.count, len(want.leases))
             self.s.send(want.client.peer, wire.LEASE_LOST, lease.lease_id, exit_.reason, exit_.kind)
         self.settle(want)
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from spoke import wire
 from spoke.core import Drop
-from spoke.core.ledger import CPU, UNIT, Ledger, to_units
+from spoke.core.ledger import CPU, GPU, UNIT, Ledger, to_units
 from spoke.core.state import Node, State
 from spoke.limits import MAX_DEAD_RECORDS
 
@@ -39,7 +39,8 @@ class Nodes:
             self.fence(peer, "this node was declared dead; start it again under a new id")
             return
         try:
-            amounts = to_units(resources)
+            whole = {GPU: float(int(resources[GPU]))} if GPU in resources else {}
+            amounts = to_units({**resources, **whole})
         except ValueError as error:
             self.fence(peer, str(error))
             return

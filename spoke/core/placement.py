@@ -136,26 +136,23 @@ def _preference(nodes: Sequence[Candidate], request: Request) -> list[Candidate]
 
 def _strict_pack(nodes: list[Candidate], request: Request, indices: list[int]) -> dict[int, bytes] | None:
     homes = [home for home in request.fixed if home is not None]
-    for node in nodes:
-        if homes and node.node_id != homes[0]:
-            continue
-        if all(request.admits(node, index) for index in indices) and _holds(node.ledger, request, indices):
-            return dict.fromkeys(indices, node.node_id)
-    return None
-
-
-def _holds(ledger: Ledger, request: Request, indices: list[int]) -> bool:
-    """Exact: whether one node takes all these bundles together."""
     need: Amounts = {}
     for index in indices:
         for name, units in request.bundles[index].items():
             need[name] = need.get(name, 0) + units
-    for name, units in need.items():
-        if ledger.free.get(name, 0) < units:
-            return False
-    if GPU not in need:
-        return True
-    return _assign_devices(ledger, [request.bundles[index].get(GPU, 0) for index in indices]) is not None
+    gpus = [request.bundles[index].get(GPU, 0) for index in indices]
+    selectors = list(dict.fromkeys(tuple(request.selectors[index]) for index in indices))
+    for node in nodes:
+        if homes and node.node_id != homes[0]:
+            continue
+        free = node.ledger.free
+        if any(free.get(name, 0) < units for name, units in need.items()):
+            continue
+        if not all(matches_all(selector, node.labels) for selector in selectors):
+            continue
+        if GPU not in need or _assign_devices(node.ledger, gpus) is not None:
+            return dict.fromkeys(indices, node.node_id)
+    return None
 
 
 def reserve(ledger: Ledger, bundles: Sequence[Amounts]) -> list[Share] | None:

@@ -14,6 +14,7 @@ The spec of a WANT or a CREATE_ACTOR::
     label_selector       {label: condition}
     env                  {"vars": {str: str}, "cwd": str | None, "hash": str} or {str: str}
     locality             {node_id: bytes of arguments there}
+    fallback_strategy    [{"label_selector": {...}}, ...] tried in order where label_selector does not fit
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Shape:
         "group_id",
         "group_index",
         "hard",
+        "hards",
         "locality",
         "need",
         "node_id",
@@ -72,6 +74,8 @@ class Shape:
         self.hard = selectors.parse(spec.get("label_selector"))
         self.soft: tuple[selectors.Selector, ...] = ()
         self._parse_strategy(spec.get("strategy"))
+        fallbacks = spec.get("fallback_strategy") or ()
+        self.hards = (self.hard, *(selectors.parse(one.get("label_selector")) for one in fallbacks))
         self._parse_env(spec.get("env") or {})
         locality = spec.get("locality") or {}
         self.locality: dict[bytes, int] = dict(locality)
@@ -82,7 +86,7 @@ class Shape:
             node,
             self.group_id,
             self.group_index,
-            self.hard,
+            self.hards,
         )
 
     def _parse_strategy(self, strategy: Any) -> None:

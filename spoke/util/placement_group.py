@@ -104,7 +104,7 @@ def placement_group(
         bundle_label_selector: one label selector per bundle.
 
     Raises:
-        ValueError: a wrong argument.
+        ValueError: a wrong argument, or the name is taken.
         TypeError: `name` is no text.
     """
     client = current.client or engine()
@@ -122,7 +122,7 @@ def placement_group(
     if _soft_target_node_id and strategy != "STRICT_PACK":
         raise ValueError("_soft_target_node_id can only be used with STRICT_PACK.")
     if topology_strategy:
-        raise NotImplementedError("placement_group(topology_strategy=...) is not supported by Spoke")
+        raise ValueError("placement_group: `topology_strategy` is not supported")
     if bundle_label_selector:
         if len(bundle_label_selector) != len(bundles):
             raise ValueError(
@@ -132,7 +132,7 @@ def placement_group(
         for selector in bundle_label_selector:
             check_label_selector(selector, "bundle_label_selector")
     group_id = random_bytes(GROUP_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
-    spec = {
+    spec: dict[str, Any] = {
         "bundles": checked,
         "strategy": strategy,
         "name": name,
@@ -141,7 +141,13 @@ def placement_group(
         "selectors": bundle_label_selector or None,
         "target_node": bytes.fromhex(_soft_target_node_id) if _soft_target_node_id else None,
     }
-    client.hub.create_group(group_id, spec)
+    if name:
+        request_id, question = client.hub.expect()
+        spec["request_id"] = request_id
+        client.hub.create_group(group_id, spec)
+        client.hub.collect(request_id, question)  # the name may be taken
+    else:
+        client.hub.create_group(group_id, spec)
     return PlacementGroup(PlacementGroupID(group_id), checked)
 
 

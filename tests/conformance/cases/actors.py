@@ -411,7 +411,7 @@ def generator_method(ray: Any) -> Any:
     @ray.remote
     class A:
         def items(self, n: int) -> Any:
-            for i in range(n):
+            for i in range(n):  # noqa: UP028 (Ray drives a generator by send, which range has not)
                 yield i
 
     a = A.remote()

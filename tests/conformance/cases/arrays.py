@@ -19,9 +19,16 @@ def _echo(ray: Any, value: Any) -> Any:
 
 def values_and_types(ray: Any) -> Any:
     arrays = [
-        np.arange(5), np.ones((2, 3), np.float32), np.array([True, False]), np.array(5), np.zeros((0, 3)),
-        np.array([1 + 2j]), np.array(["a", "bc"]), np.float16([1.5]), np.array(["2020-01-01"], "datetime64[D]"),
-    ]  # fmt: skip
+        np.arange(5),
+        np.ones((2, 3), np.float32),
+        np.array([True, False]),
+        np.array(5),
+        np.zeros((0, 3)),
+        np.array([1 + 2j]),
+        np.array(["a", "bc"]),
+        np.float16([1.5]),
+        np.array(["2020-01-01"], "datetime64[D]"),
+    ]
     got = _echo(ray, arrays)
     return [
         [a.dtype == b.dtype, a.shape == b.shape, bool((a == b).all())]
@@ -176,9 +183,14 @@ def torch_tensors(ray: Any) -> Any:
     import torch
 
     tensors = [
-        torch.arange(5), torch.ones(2, 3), torch.tensor(5), torch.zeros(0), torch.tensor([True]),
-        torch.ones(3, dtype=torch.bfloat16), torch.ones(300_000),
-    ]  # fmt: skip
+        torch.arange(5),
+        torch.ones(2, 3),
+        torch.tensor(5),
+        torch.zeros(0),
+        torch.tensor([True]),
+        torch.ones(3, dtype=torch.bfloat16),
+        torch.ones(300_000),
+    ]
     got = _echo(ray, tensors)
     return [[str(b.dtype), list(b.shape), bool((a == b).all())] for a, b in zip(tensors, got, strict=True)]
 

@@ -12,9 +12,16 @@ INIT: dict[str, Any] = {"num_cpus": 4, "num_gpus": 0, "namespace": "here"}
 def ids_in_the_driver(ray: Any) -> Any:
     c = ray.get_runtime_context()
     return [
-        len(c.get_job_id()), len(c.get_node_id()), len(c.get_worker_id()), c.get_actor_id(), c.get_task_id(),
-        c.get_placement_group_id(), c.get_actor_name(), c.get_task_name(), c.get_task_function_name(),
-    ]  # fmt: skip
+        len(c.get_job_id()),
+        len(c.get_node_id()),
+        len(c.get_worker_id()),
+        c.get_actor_id(),
+        c.get_task_id(),
+        c.get_placement_group_id(),
+        c.get_actor_name(),
+        c.get_task_name(),
+        c.get_task_function_name(),
+    ]
 
 
 def ids_in_a_task(ray: Any) -> Any:
@@ -22,9 +29,15 @@ def ids_in_a_task(ray: Any) -> Any:
     def f() -> Any:
         c = ray.get_runtime_context()
         return [
-            c.get_job_id(), c.get_node_id(), len(c.get_worker_id()), c.get_actor_id(), len(c.get_task_id()),
-            c.get_task_name(), c.get_placement_group_id(), c.get_actor_name(),
-        ]  # fmt: skip
+            c.get_job_id(),
+            c.get_node_id(),
+            len(c.get_worker_id()),
+            c.get_actor_id(),
+            len(c.get_task_id()),
+            c.get_task_name(),
+            c.get_placement_group_id(),
+            c.get_actor_name(),
+        ]
 
     c = ray.get_runtime_context()
     seen = ray.get(f.remote())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import pickle
 import sys
@@ -245,9 +246,10 @@ def assertion_error(ray: Any) -> Any:
 def exception_group(ray: Any) -> Any:
     if sys.version_info < (3, 11):
         return [["ValueError", "KeyError"], True]
-    group = ExceptionGroup("several", [ValueError(1), KeyError(2)])
+    group_type = builtins.ExceptionGroup  # type: ignore[attr-defined,unused-ignore]
+    group = group_type("several", [ValueError(1), KeyError(2)])
     error: Any = _raised(ray, _fails(ray, group))
-    return [[type(part).__name__ for part in error.exceptions], isinstance(error, ExceptionGroup)]
+    return [[type(part).__name__ for part in error.exceptions], isinstance(error, group_type)]
 
 
 def task_error_pickles(ray: Any) -> Any:

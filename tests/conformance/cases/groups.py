@@ -274,9 +274,15 @@ def table(ray: Any) -> Any:
     whole = ray.util.placement_group_table()
     node = ray.nodes()[0]["NodeID"]
     seen = [
-        [key for key in ("bundles", "state", "strategy") if key in row], row["name"], row["bundles"], row["strategy"], row["state"], row["placement_group_id"] == pg.id.hex(),
-        row["bundles_to_node_id"] == {0: node, 1: node}, pg.id.hex() in whole,
-    ]  # fmt: skip
+        [key for key in ("bundles", "state", "strategy") if key in row],
+        row["name"],
+        row["bundles"],
+        row["strategy"],
+        row["state"],
+        row["placement_group_id"] == pg.id.hex(),
+        row["bundles_to_node_id"] == {0: node, 1: node},
+        pg.id.hex() in whole,
+    ]
     ray.util.remove_placement_group(pg)
     return seen
 
@@ -435,8 +441,9 @@ def strategy_class(ray: Any) -> Any:
     pg = ray.util.placement_group([{"CPU": 1}])
     strategy = _in(ray, pg, 0)
     seen = [
-        strategy.placement_group == pg, strategy.placement_group_bundle_index,
+        strategy.placement_group == pg,
+        strategy.placement_group_bundle_index,
         strategy.placement_group_capture_child_tasks,
-    ]  # fmt: skip
+    ]
     ray.util.remove_placement_group(pg)
     return seen

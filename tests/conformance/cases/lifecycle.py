@@ -57,7 +57,8 @@ def kill_fails_the_call_that_runs(ray: Any) -> Any:
     started.wait()
     ray.kill(a)
     return [
-        caught(lambda: ray.get(r, timeout=20), kinds=(ray.exceptions.RayActorError,)) for r in (ref, queued)
+        caught(lambda r=r: ray.get(r, timeout=20), kinds=(ray.exceptions.RayActorError,))
+        for r in (ref, queued)
     ]
 
 

@@ -69,9 +69,16 @@ def memory(ray: Any) -> Any:
 
 def num_returns(ray: Any) -> Any:
     return _each(
-        _define, ray, {"num_returns": -1}, {"num_returns": "x"}, {"num_returns": 0}, {"num_returns": 1.5},
-        {"num_returns": "streaming"}, {"num_returns": "dynamic"}, {"num_returns": None},
-    )  # fmt: skip
+        _define,
+        ray,
+        {"num_returns": -1},
+        {"num_returns": "x"},
+        {"num_returns": 0},
+        {"num_returns": 1.5},
+        {"num_returns": "streaming"},
+        {"num_returns": "dynamic"},
+        {"num_returns": None},
+    )
 
 
 def max_retries(ray: Any) -> Any:
@@ -92,9 +99,13 @@ def max_task_retries(ray: Any) -> Any:
 
 def max_concurrency(ray: Any) -> Any:
     return _each(
-        _define_actor, ray, {"max_concurrency": 0}, {"max_concurrency": -1}, {"max_concurrency": "2"},
+        _define_actor,
+        ray,
+        {"max_concurrency": 0},
+        {"max_concurrency": -1},
+        {"max_concurrency": "2"},
         {"max_concurrency": 1},
-    )  # fmt: skip
+    )
 
 
 def max_calls(ray: Any) -> Any:
@@ -103,17 +114,31 @@ def max_calls(ray: Any) -> Any:
 
 def resources(ray: Any) -> Any:
     return _each(
-        _define, ray, {"resources": {"CPU": 1}}, {"resources": {"GPU": 1}}, {"resources": {"memory": 1}},
-        {"resources": {"x": -1}}, {"resources": {"x": 1}}, {"resources": {"x": 0}}, {"resources": {"x": 0.5}},
-        {"resources": {"x": 1.5}}, {"resources": []}, {"resources": {"x": "1"}}, {"resources": None},
-    )  # fmt: skip
+        _define,
+        ray,
+        {"resources": {"CPU": 1}},
+        {"resources": {"GPU": 1}},
+        {"resources": {"memory": 1}},
+        {"resources": {"x": -1}},
+        {"resources": {"x": 1}},
+        {"resources": {"x": 0}},
+        {"resources": {"x": 0.5}},
+        {"resources": {"x": 1.5}},
+        {"resources": []},
+        {"resources": {"x": "1"}},
+        {"resources": None},
+    )
 
 
 def scheduling_strategy(ray: Any) -> Any:
     return _each(
-        _define, ray, {"scheduling_strategy": "SPREAD"}, {"scheduling_strategy": "DEFAULT"},
-        {"scheduling_strategy": "WRONG"}, {"scheduling_strategy": 5},
-    )  # fmt: skip
+        _define,
+        ray,
+        {"scheduling_strategy": "SPREAD"},
+        {"scheduling_strategy": "DEFAULT"},
+        {"scheduling_strategy": "WRONG"},
+        {"scheduling_strategy": 5},
+    )
 
 
 def runtime_env(ray: Any) -> Any:
@@ -131,23 +156,37 @@ def runtime_env_wrong(ray: Any) -> Any:
         return f.options(**options).remote() and "submitted"
 
     return _each(
-        submit, ray, {"runtime_env": {"env_vars": {"A": 1}}}, {"runtime_env": {"env_vars": ["A"]}},
-        {"runtime_env": 5}, {"runtime_env": {"working_dir": 5}},
-    )  # fmt: skip
+        submit,
+        ray,
+        {"runtime_env": {"env_vars": {"A": 1}}},
+        {"runtime_env": {"env_vars": ["A"]}},
+        {"runtime_env": 5},
+        {"runtime_env": {"working_dir": 5}},
+    )
 
 
 def retry_exceptions(ray: Any) -> Any:
     return _each(
-        _define, ray, {"retry_exceptions": True}, {"retry_exceptions": [ValueError]}, {"retry_exceptions": "x"},
-        {"retry_exceptions": [5]}, {"retry_exceptions": 5},
-    )  # fmt: skip
+        _define,
+        ray,
+        {"retry_exceptions": True},
+        {"retry_exceptions": [ValueError]},
+        {"retry_exceptions": "x"},
+        {"retry_exceptions": [5]},
+        {"retry_exceptions": 5},
+    )
 
 
 def label_selector(ray: Any) -> Any:
     return _each(
-        _define, ray, {"label_selector": {"zone": "a"}}, {"label_selector": {"zone": "!a"}},
-        {"label_selector": {"zone": "in(a,b)"}}, {"label_selector": {"zone": 5}}, {"label_selector": "zone"},
-    )  # fmt: skip
+        _define,
+        ray,
+        {"label_selector": {"zone": "a"}},
+        {"label_selector": {"zone": "!a"}},
+        {"label_selector": {"zone": "in(a,b)"}},
+        {"label_selector": {"zone": 5}},
+        {"label_selector": "zone"},
+    )
 
 
 def options_validates_too(ray: Any) -> Any:
@@ -202,9 +241,13 @@ def accelerator_type(ray: Any) -> Any:
 
 def placement_group_bundle_index(ray: Any) -> Any:
     return _each(
-        _define, ray, {"placement_group_bundle_index": -1}, {"placement_group_bundle_index": 0},
-        {"placement_group": "default"}, {"placement_group": None},
-    )  # fmt: skip
+        _define,
+        ray,
+        {"placement_group_bundle_index": -1},
+        {"placement_group_bundle_index": 0},
+        {"placement_group": "default"},
+        {"placement_group": None},
+    )
 
 
 def name_of_a_task(ray: Any) -> Any:

@@ -16,10 +16,16 @@ def _free(ray: Any, name: str) -> float:
 def cluster_resources_shape(ray: Any) -> Any:
     total = ray.cluster_resources()
     return [
-        total["CPU"], total["chip"], total["unit"], "GPU" in total, total["memory"] > 0,
-        total["object_store_memory"] > 0, sum(name.startswith("node:") for name in total),
-        total["node:__internal_head__"], sorted({type(value).__name__ for value in total.values()}),
-    ]  # fmt: skip
+        total["CPU"],
+        total["chip"],
+        total["unit"],
+        "GPU" in total,
+        total["memory"] > 0,
+        total["object_store_memory"] > 0,
+        sum(name.startswith("node:") for name in total),
+        total["node:__internal_head__"],
+        sorted({type(value).__name__ for value in total.values()}),
+    ]
 
 
 def available_at_rest(ray: Any) -> Any:

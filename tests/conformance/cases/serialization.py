@@ -200,11 +200,25 @@ def local_class_and_inheritance(ray: Any) -> Any:
 
 def standard_library_values(ray: Any) -> Any:
     values = [
-        datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc), datetime.timedelta(seconds=5),
-        decimal.Decimal("1.10"), uuid.UUID(int=5), pathlib.Path("/a/b"), re.compile("a+"), complex(1, 2), range(3),
-        collections.Counter("aab"), collections.OrderedDict(a=1), collections.deque([1, 2], maxlen=3), slice(1, 2),
-        frozenset({1}), Ellipsis, NotImplemented, bytearray(b"x"), float("inf"), 10**100,
-    ]  # fmt: skip
+        datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc),
+        datetime.timedelta(seconds=5),
+        decimal.Decimal("1.10"),
+        uuid.UUID(int=5),
+        pathlib.Path("/a/b"),
+        re.compile("a+"),
+        complex(1, 2),
+        range(3),
+        collections.Counter("aab"),
+        collections.OrderedDict(a=1),
+        collections.deque([1, 2], maxlen=3),
+        slice(1, 2),
+        frozenset({1}),
+        Ellipsis,
+        NotImplemented,
+        bytearray(b"x"),
+        float("inf"),
+        10**100,
+    ]
     return [a == b for a, b in zip(_echo(ray, values), values, strict=True)]
 
 

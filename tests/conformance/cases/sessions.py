@@ -10,8 +10,12 @@ from tests.conformance.kit import caught
 
 INIT = None
 _QUIET: dict[str, Any] = {
-    "num_cpus": 2, "num_gpus": 0, "include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR",
-}  # fmt: skip
+    "num_cpus": 2,
+    "num_gpus": 0,
+    "include_dashboard": False,
+    "log_to_driver": False,
+    "logging_level": "ERROR",
+}
 
 
 def not_initialized(ray: Any) -> Any:
@@ -129,7 +133,8 @@ import {ray.__name__} as ray
 ray.init(address={context.address_info["address"]!r}, namespace="common", log_to_driver=False)
 store = ray.get_actor("store")
 print(ray.get(store.add.remote("second driver")))
-lasting = ray.remote(type("Lasting", (), {{"m": lambda self: "lasts"}})).options(name="lasting", lifetime="detached").remote()
+Lasting = ray.remote(type("Lasting", (), {{"m": lambda self: "lasts"}}))
+lasting = Lasting.options(name="lasting", lifetime="detached").remote()
 print(ray.get(lasting.m.remote()))
 mine = ray.remote(type("Mine", (), {{"m": lambda self: 1}})).options(name="mine").remote()
 ray.get(mine.m.remote())

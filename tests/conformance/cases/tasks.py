@@ -232,7 +232,7 @@ def shape_of_a_remote_function(ray: Any) -> Any:
     def documented() -> None:
         pass
 
-    return [hasattr(documented, "remote"), hasattr(documented, "options"), hasattr(documented, "bind")]
+    return [hasattr(documented, "remote"), hasattr(documented, "options")]
 
 
 def remote_with_options_call(ray: Any) -> Any:

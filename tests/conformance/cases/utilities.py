@@ -179,10 +179,16 @@ def nodes_shape(ray: Any) -> Any:
     node = nodes[0]
     wanted = ["Alive", "Labels", "NodeID", "NodeManagerAddress", "NodeManagerHostname", "Resources", "alive"]
     return [
-        len(nodes), [key for key in wanted if key in node], node["Alive"], len(node["NodeID"]),
-        node["Resources"]["CPU"], node["Resources"]["chip"], node["NodeID"] == ray.get_runtime_context().get_node_id(),
-        node["Labels"]["ray.io/node-id"] == node["NodeID"], "GPU" in node["Resources"],
-    ]  # fmt: skip
+        len(nodes),
+        [key for key in wanted if key in node],
+        node["Alive"],
+        len(node["NodeID"]),
+        node["Resources"]["CPU"],
+        node["Resources"]["chip"],
+        node["NodeID"] == ray.get_runtime_context().get_node_id(),
+        node["Labels"]["ray.io/node-id"] == node["NodeID"],
+        "GPU" in node["Resources"],
+    ]
 
 
 def node_affinity(ray: Any) -> Any:
@@ -260,12 +266,19 @@ def placement_group_strategy_of_a_wrong_type(ray: Any) -> Any:
 def internal_kv(ray: Any) -> Any:
     kv = sub(ray, "experimental.internal_kv")
     put, get = kv._internal_kv_put, kv._internal_kv_get
-    seen = [
-        put(b"key", b"one"), put(b"key", b"two", overwrite=False), get(b"key"), put(b"key", b"three"), get(b"key"),
-        kv._internal_kv_exists(b"key"), kv._internal_kv_list(b"ke"), kv._internal_kv_del(b"key"), get(b"key"),
-        kv._internal_kv_exists(b"key"), kv._internal_kv_initialized(),
-    ]  # fmt: skip
-    return seen
+    return [
+        put(b"key", b"one"),
+        put(b"key", b"two", overwrite=False),
+        get(b"key"),
+        put(b"key", b"three"),
+        get(b"key"),
+        kv._internal_kv_exists(b"key"),
+        kv._internal_kv_list(b"ke"),
+        kv._internal_kv_del(b"key"),
+        get(b"key"),
+        kv._internal_kv_exists(b"key"),
+        kv._internal_kv_initialized(),
+    ]
 
 
 def internal_kv_namespaces(ray: Any) -> Any:
@@ -276,12 +289,43 @@ def internal_kv_namespaces(ray: Any) -> Any:
 
 def core_names_exist(ray: Any) -> Any:
     names = [
-        "ObjectRef", "ObjectRefGenerator", "actor", "available_resources", "cancel", "cluster_resources", "exceptions",
-        "get", "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes",
-        "put", "remote", "runtime_env", "shutdown", "timeline", "util", "wait", "__version__",
-        "ActorID", "JobID", "NodeID", "TaskID", "ObjectID", "UniqueID", "WorkerID", "PlacementGroupID",
-        "SCRIPT_MODE", "WORKER_MODE", "client", "runtime_context",
-    ]  # fmt: skip
+        "ObjectRef",
+        "ObjectRefGenerator",
+        "actor",
+        "available_resources",
+        "cancel",
+        "cluster_resources",
+        "exceptions",
+        "get",
+        "get_actor",
+        "get_gpu_ids",
+        "get_runtime_context",
+        "init",
+        "is_initialized",
+        "kill",
+        "method",
+        "nodes",
+        "put",
+        "remote",
+        "runtime_env",
+        "shutdown",
+        "timeline",
+        "util",
+        "wait",
+        "__version__",
+        "ActorID",
+        "JobID",
+        "NodeID",
+        "TaskID",
+        "ObjectID",
+        "UniqueID",
+        "WorkerID",
+        "PlacementGroupID",
+        "SCRIPT_MODE",
+        "WORKER_MODE",
+        "client",
+        "runtime_context",
+    ]
     return [name for name in names if not hasattr(ray, name)]
 
 

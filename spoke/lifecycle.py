@@ -1,0 +1,242 @@
+"""Joining and leaving: `init`, `shutdown`, and the context that `init` returns.
+
+Rules of this module: arguments are checked here; `spoke.driver` starts or joins the cluster.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spoke import config, current
+from spoke.options import check_namespace, check_quantity
+
+# Accepted by `init` for compatibility and without effect here: what they turn does not exist in Spoke.
+_IGNORED = frozenset({
+    "_cgroup_path", "_driver_object_store_memory", "_enable_object_reconstruction", "_memory",
+    "_metrics_export_port", "_node_ip_address", "_node_name", "_object_spilling_directory",
+    "_plasma_directory", "_redis_max_memory", "_redis_password", "_redis_username", "_skip_env_hook",
+    "_system_config", "_temp_dir", "_tracing_startup_hook", "cgroup_path", "enable_resource_isolation",
+    "proxy_server_url", "system_reserved_cpu", "system_reserved_memory",
+})  # fmt: skip
+
+
+class Context:
+    """What `init` returns: readable facts about the connection; also a mapping and a context manager."""
+
+    __slots__ = ("address_info",)
+
+    def __init__(self, address_info: dict[str, Any]) -> None:
+        self.address_info = address_info
+
+    @property
+    def dashboard_url(self) -> str:
+        """Address of the dashboard, or an empty text."""
+        return str(self.address_info.get("webui_url") or "")
+
+    @property
+    def python_version(self) -> str:
+        """Version of the interpreter."""
+        import sys
+
+        return ".".join(str(part) for part in sys.version_info[:3])
+
+    @property
+    def ray_version(self) -> str:
+        """The version of Ray whose interface this is."""
+        from spoke.version import RAY_VERSION
+
+        return RAY_VERSION
+
+    def __getitem__(self, key: str) -> Any:
+        return self.address_info[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.address_info
+
+    def __len__(self) -> int:
+        return len(self.address_info)
+
+    def __iter__(self) -> Any:
+        return iter(self.address_info)
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        shutdown()
+
+    def disconnect(self) -> None:
+        """Leave the cluster."""
+        shutdown()
+
+    def __repr__(self) -> str:
+        info = self.address_info
+        return f"Context(address={info.get('address')!r}, node_id={info.get('node_id')!r})"
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: dict[str, float] | None = None,
+    labels: dict[str, str] | None = None,
+    object_store_memory: int | None = None,
+    local_mode: bool = False,
+    ignore_reinit_error: bool = False,
+    include_dashboard: bool | None = None,
+    dashboard_host: str = "127.0.0.1",
+    dashboard_port: int | None = None,
+    job_config: Any = None,
+    configure_logging: bool = True,
+    logging_level: Any = "info",
+    logging_format: str | None = None,
+    logging_config: Any = None,
+    log_to_driver: bool | None = None,
+    namespace: str | None = None,
+    runtime_env: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> Context:
+    """Start a cluster in this process's care, or join one.
+
+    Args:
+        address: None joins the cluster of SPOKE_ADDRESS (or RAY_ADDRESS) if set and starts one otherwise;
+            "local" always starts one; "auto" joins the one that runs on this machine; "host:port" joins.
+        num_cpus, num_gpus, resources, labels, object_store_memory: of the node of a new cluster; by default
+            the CPUs this process may use, the GPUs found, and 30 % of memory in bytes.
+        ignore_reinit_error: a second `init` returns the first one's context instead of raising.
+        namespace: for named actors; default a namespace of this job's own.
+        runtime_env: for all workers of this job.
+
+    Raises:
+        RuntimeError: called twice, or an unknown argument.
+        ConnectionError: there is no cluster at the address.
+        ValueError, TypeError: a wrong argument.
+    """
+    _check_unknown(kwargs)
+    if current.client is not None:
+        if ignore_reinit_error:
+            return _context()
+        raise RuntimeError(
+            "Maybe you called init twice by accident? Give 'ignore_reinit_error=True' or call 'shutdown()'."
+        )
+    if namespace is not None:
+        check_namespace(namespace)
+    if runtime_env is not None and not isinstance(runtime_env, dict):
+        raise TypeError(f"runtime_env must be a dict or RuntimeEnv, got {type(runtime_env)}")
+    from spoke import runtime_env as environments
+
+    job_env = getattr(job_config, "runtime_env", None) or runtime_env
+    options: dict[str, Any] = {
+        "namespace": namespace or getattr(job_config, "ray_namespace", None) or config.get("namespace"),
+        "runtime_env": environments.checked(environments.merged(_env_of_job(), job_env)),
+        "log_to_driver": config.get("log_to_driver") if log_to_driver is None else bool(log_to_driver),
+        "log_level": logging_level if isinstance(logging_level, str) else config.get("log_level"),
+        "temp_dir": kwargs.get("_temp_dir"),
+    }
+    node = {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "resources": resources,
+        "labels": labels,
+        "object_store_memory": object_store_memory,
+    }
+    _connect(address, options, node)
+    return _context()
+
+
+def _connect(address: str | None, options: dict[str, Any], node: dict[str, Any]) -> None:
+    """Start a cluster with this node, or join the one at the address."""
+    from spoke import driver
+
+    target = config.get("address") if address is None else address
+    if target is None or target == "local":
+        options.update(_node_options(node))
+        driver.start_embedded(options)
+        return
+    given = [name for name, value in node.items() if value is not None]
+    if given and address is not None:
+        raise ValueError(
+            f"When connecting to an existing cluster, {' and '.join(given)} must not be provided."
+        )
+    driver.join(_plain_address(target), options)
+
+
+def _check_unknown(kwargs: dict[str, Any]) -> None:
+    unknown = [name for name in kwargs if name not in _IGNORED]
+    if unknown:
+        raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
+
+
+def _env_of_job() -> dict[str, Any]:
+    """The runtime environment that a submitted job's driver was started with."""
+    text = config.get("runtime_env")
+    if not text:
+        return {}
+    import json
+
+    found = json.loads(text)
+    return found if isinstance(found, dict) else {}
+
+
+def _node_options(node: dict[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name in ("num_cpus", "num_gpus"):
+        value = node[name] if node[name] is not None else config.get(name)
+        options[name] = None if value is None else check_quantity(name, value)
+    custom = node["resources"] or {}
+    if not isinstance(custom, dict):
+        raise TypeError(f"resources must be a dict, got {type(custom)}")
+    if "CPU" in custom or "GPU" in custom:
+        raise ValueError("Use 'num_cpus' and 'num_gpus' instead of 'CPU' and 'GPU' in 'resources'")
+    options["resources"] = {str(name): check_quantity(str(name), amount) for name, amount in custom.items()}
+    options["labels"] = {str(name): str(value) for name, value in (node["labels"] or {}).items()}
+    memory = node["object_store_memory"]
+    if memory is not None and (not isinstance(memory, int) or memory <= 0):
+        raise ValueError(f"object_store_memory must be a positive number of bytes, not {memory!r}")
+    options["object_store_memory"] = config.get("object_store_memory") if memory is None else memory
+    return options
+
+
+def _plain_address(address: str) -> str:
+    """``host:port`` or "auto"; the schemes of Ray and Spoke addresses are dropped."""
+    if not isinstance(address, str) or not address:
+        raise ValueError(f"address must be a text such as 'auto' or 'host:port', not {address!r}")
+    plain = address.partition("://")[2] if "://" in address else address
+    if plain == "auto":
+        return plain
+    host, separator, port = plain.rpartition(":")
+    if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"Malformed address: {address!r}. Expected '<host>:<port>', 'auto' or 'local'.")
+    return plain
+
+
+def _context() -> Context:
+    client = current.client
+    assert client is not None
+    facts = client.runtime_context
+    address = facts.get("address") or ""
+    return Context({
+        "address": address,
+        "gcs_address": address,
+        "node_id": bytes(facts["node_id"]).hex(),
+        "node_ip_address": address.rpartition(":")[0] or "127.0.0.1",
+        "session_dir": facts.get("temp_dir") or facts.get("log_dir") or "",
+        "namespace": facts.get("namespace"),
+        "webui_url": facts.get("dashboard") or "",
+    })  # fmt: skip
+
+
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
+    """Leave the cluster; one that `init` started ends with all its processes.  May be called twice."""
+    client = current.client
+    if client is not None:
+        try:
+            client.close()
+        finally:
+            current.client = None
+
+
+def is_initialized() -> bool:
+    """Is this process connected to a cluster?"""
+    return current.client is not None

@@ -1,0 +1,179 @@
+"""Starting worker processes: by the zygote where that is possible, otherwise by fork and exec.
+
+What a process can only be given at its start (variables that the loader or the interpreter reads)
+needs an exec; so does a system without subreapers, and a zygote that died or is slow to listen.  Either
+way the result is the same to the caller: a child of this process, leading a process group of its own,
+that dies with it (PROC-1), and a pidfd to watch it.
+"""
+
+from __future__ import annotations
+
+import os
+from _signal import SIGKILL  # type: ignore[import-not-found]  # a plain number: signal imports enum
+from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
+from _socket import socket as _Socket
+from collections.abc import Callable
+from typing import Any
+
+from spoke import _native, prctl, spawn
+from spoke.loop import Loop
+from spoke.zygote import NUMBER_BYTES, pack_fds
+
+Done = Callable[[int, int, str], None]  # pid, pidfd, "" | 0, -1, why not
+
+# Read when a program or the interpreter starts, so a fork would not heed them.
+_AT_START = ("LD_", "PYTHON", "MALLOC_", "GLIBC_", "LC_", "LANG", "ASAN_", "TSAN_")
+
+
+class Order:
+    """One worker to be."""
+
+    __slots__ = ("changes", "config", "cwd", "done", "files")
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        changes: dict[str, str | None],
+        cwd: str | None,
+        files: tuple[int, int],
+        done: Done,
+    ) -> None:
+        self.config = config
+        self.changes = changes  # of the environment; None removes a variable
+        self.cwd = cwd
+        self.files = files  # standard output and error; stay the caller's
+        self.done = done
+
+
+class Nursery:
+    """Starts the workers of one agent.
+
+    Args:
+        environment: what workers get, before each order's changes.
+    """
+
+    def __init__(self, loop: Loop, environment: dict[str, str]) -> None:
+        self._loop = loop
+        self._environment = environment
+        self._control: _Socket | None = None
+        self._source = -1
+        self._zygote = (0, -1)  # pid, pidfd
+        self._waiting: dict[bytes, Order] = {}
+        self._number = 0
+
+    @property
+    def zygote_pid(self) -> int:
+        """Process id of the zygote, 0 when there is none."""
+        return self._zygote[0]
+
+    def start_zygote(self) -> None:
+        """Start the zygote; without it every worker is started by exec."""
+        if not prctl.become_subreaper():
+            return
+        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        try:
+            self._zygote = _native.spawn(
+                spawn.zygote_argv(), self._environment, None, [(2, 2), (theirs.fileno(), spawn.LINK_FD)],
+                SIGKILL, True,
+            )  # fmt: skip
+        except OSError:
+            ours.close()
+            return
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        self._control = ours
+        self._source = self._loop.reactor.watch(ours.fileno())
+        self._loop.handle(self._source, lambda kind, meta, payload: self._read_answers())
+
+    def start(self, order: Order) -> None:
+        """Start a worker; `order.done` is called once, at once or soon."""
+        if self._control is None or any(name.startswith(_AT_START) for name in order.changes):
+            self._exec(order)
+            return
+        self._number += 1
+        number = self._number.to_bytes(NUMBER_BYTES, "little")
+        config_fd = spawn.config_file({**order.config, "environment": order.changes, "cwd": order.cwd})
+        try:
+            self._control.sendmsg([number], pack_fds((config_fd, *order.files)))
+        except OSError:  # it is busy beyond its queue, or gone
+            self._exec(order)
+        else:
+            self._waiting[number] = order
+        finally:
+            os.close(config_fd)
+
+    def close(self) -> None:
+        """End the zygote.  Workers that it was about to start are orphans of this process, to be swept."""
+        self._drop_zygote()
+        self._waiting.clear()
+
+    def _exec(self, order: Order) -> None:
+        environment = {**self._environment}
+        for name, value in order.changes.items():
+            if value is None:
+                environment.pop(name, None)
+            else:
+                environment[name] = value
+        config_fd = -1
+        try:
+            config_fd = spawn.config_file(order.config)
+            out, err = order.files
+            fds = [(out, 1), (err, 2), (config_fd, spawn.CONFIG_FD)]
+            pid, pidfd = _native.spawn(spawn.worker_argv(), environment, order.cwd, fds, SIGKILL, True)
+        except OSError as error:
+            order.done(0, -1, f"the worker process could not be started: {error}")
+        else:
+            order.done(pid, pidfd, "")
+        finally:
+            if config_fd >= 0:
+                os.close(config_fd)
+
+    def _read_answers(self) -> None:
+        while self._control is not None:
+            try:
+                answer = self._control.recv(2 * NUMBER_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                answer = b""
+            if not answer:
+                self._zygote_died()
+                return
+            order = self._waiting.pop(answer[:NUMBER_BYTES], None)
+            if order is not None:
+                self._born(order, int.from_bytes(answer[NUMBER_BYTES:], "little", signed=True))
+
+    def _born(self, order: Order, pid: int) -> None:
+        if pid < 0:
+            order.done(0, -1, f"the worker process could not be started: {os.strerror(-pid)}")
+            return
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            order.done(0, -1, f"the worker process ended at once: {error}")
+        else:
+            order.done(pid, pidfd, "")
+
+    def _zygote_died(self) -> None:
+        """Whatever killed it: from now on workers are started by exec, those it still owed first."""
+        self._drop_zygote()
+        orders, self._waiting = list(self._waiting.values()), {}
+        for order in orders:
+            self._exec(order)
+
+    def _drop_zygote(self) -> None:
+        if self._control is None:
+            return
+        self._loop.reactor.unwatch(self._source)
+        self._loop.forget(self._source)
+        self._control.close()
+        self._control = None
+        pid, pidfd = self._zygote
+        self._zygote = (0, -1)
+        try:
+            os.kill(pid, SIGKILL)
+            os.waitpid(pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+        os.close(pidfd)

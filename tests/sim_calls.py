@@ -1,0 +1,647 @@
+"""A cluster of real engines in one thread, from a seed: hub core, clients, executors, virtual time.
+
+Everything above sockets is the code under test: the hub's core, and in each process `spoke.client`
+with its tables, links with their handshakes, packed values, blocks in shared memory, and the
+executor's queue.  Simulated are the network, the agents, the clock, and threads: user code is a
+generator that yields what it waits for (`tests.sim_programs`).
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import spoke.client
+import spoke.execution
+import spoke.links
+import spoke.outcome
+import spoke.replies
+import spoke.store
+from spoke import _native, objectref, wire
+from spoke.client import Client
+from spoke.core import Drop, Log, Lost, Received, Send, Tick
+from spoke.core.hub import HubConfig, HubCore
+from spoke.core.refs import PENDING, Entry
+from spoke.execution import Executor, Job
+from spoke.incoming import open_args
+from spoke.links import Links
+from spoke.objectref import ObjectRef
+from spoke.running import running
+from spoke.segments import SegmentTable
+from tests.sim_calls_net import ACCEPTED, CLOSED, Net, Reactor, Time, names_of, port_of
+from tests.sim_calls_referee import Referee
+
+TOKEN = b"token"
+HUB_ID = b"h" * 28
+FUNCTION_ID = b"f" * 16
+SEGMENT_BYTES = 1 << 20
+
+Program = Generator[tuple[Any, ...], Any, Any]
+
+
+class Exited(BaseException):
+    """The simulated process called os._exit."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class _FakeOs:
+    @staticmethod
+    def _exit(code: int) -> None:
+        raise Exited(code)
+
+    @staticmethod
+    def urandom(size: int) -> bytes:
+        return b"n" * size
+
+
+class HubHost:
+    """The hub's shell."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.id = HUB_ID
+        self.node_id = b"hub"
+        self.alive = True
+        self.reactor = Reactor(world, self)
+        rng = world.rng
+        self.core = HubCore(
+            HubConfig(seed=b"sim-%d" % world.seed, idle_worker_s=5.0, prestart=rng.choice([None, 0, 2]))
+        )
+        self.peers: dict[int, bytes] = {}  # conn -> process
+        self.conns: dict[bytes, int] = {}
+        self._tick_at: float | None = None
+
+    def connect(self, reactor: Reactor, process_id: bytes) -> int:
+        near, far = reactor.pair(self.reactor)
+        self.peers[far.conn] = process_id
+        self.conns[process_id] = far.conn
+        return near.conn
+
+    def arrive(self, kind: int, conn: int, meta: bytes, payload: Any) -> None:
+        peer = self.peers[conn]
+        if kind == CLOSED:
+            if self.conns.get(peer) == conn:
+                del self.conns[peer]
+                self.step(Lost(peer, "closed"))
+        else:
+            self.step(Received(peer, wire.decode(meta), payload))
+
+    def step(self, event: Any) -> None:
+        world = self.world
+        for command in self.core.step(world.now, event):
+            if type(command) is Send:
+                conn = self.conns.get(command.peer)
+                if conn is not None:
+                    self.reactor.send(conn, wire.encode(*command.message), command.payload)
+            elif type(command) is Drop:
+                conn = self.conns.pop(command.peer, None)
+                if conn is not None:
+                    self.reactor.close(conn)
+            else:
+                assert type(command) is Log and command.level != "error", command
+        deadline = self.core.next_deadline()
+        if deadline is not None and (self._tick_at is None or deadline < self._tick_at):
+            self._tick_at = deadline
+            world.schedule(max(deadline, world.now), lambda: self._tick(deadline))
+
+    def _tick(self, due: float) -> None:
+        if self._tick_at == due:
+            self._tick_at = None
+            self.step(Tick())
+
+
+class Agent:
+    """The daemon of one node: spawns and reaps, and holds the segments."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.id = self.node_id = world.rng.randbytes(28)
+        self.alive = True
+        self.reactor = Reactor(world, self)
+        self.segments = SegmentTable(1 << 30, _native.Segment.create)
+        self.workers: dict[bytes, Proc | None] = {}
+        self.procs: list[Proc] = []
+        self._hub = world.hub.connect(self.reactor, self.id)
+        host = f"host-{self.id.hex()[:4]}"
+        self._tell(wire.AGENT_UP, self.id, host, 0, {"CPU": 4.0, "memory": 1000.0}, {}, 1)
+        self._beat(0)
+
+    def _tell(self, *message: Any) -> None:
+        if self.alive:
+            self.reactor.send(self._hub, wire.encode(*message))
+
+    def _beat(self, sequence: int) -> None:
+        if self.alive:
+            self._tell(wire.HEARTBEAT, sequence)
+            self.world.after(1.0, lambda: self._beat(sequence + 1))
+
+    def arrive(self, kind: int, conn: int, meta: bytes, payload: Any) -> None:
+        if kind == CLOSED and conn == self._hub:
+            self.die()
+        if kind in (CLOSED, ACCEPTED):
+            return
+        message = wire.decode(meta)
+        kind = message[0]
+        if kind == wire.SPAWN:
+            worker_id = message[1]
+            self.workers[worker_id] = None
+            self.world.after(self.world.rng.uniform(0.005, 0.1), lambda: self._start(worker_id))
+        elif kind == wire.STOP_WORKER:
+            worker_id = message[1]
+            self.world.after(self.world.rng.uniform(0.001, 0.02), lambda: self.reap(worker_id, None, 9))
+
+    def _start(self, worker_id: bytes) -> None:
+        if self.alive and worker_id in self.workers:
+            self.workers[worker_id] = Proc(self.world, worker_id, self, "worker")
+
+    def reap(self, worker_id: bytes, code: int | None, signal: int) -> None:
+        if self.alive and worker_id in self.workers:
+            proc = self.workers.pop(worker_id)
+            if proc is not None:
+                proc.die()
+            self.segments.owner_died(worker_id)
+            self._tell(wire.WORKER_EXIT, worker_id, 9, code, signal, "")
+
+    def die(self, silently: bool = False) -> None:
+        """The node is gone, with its processes (PROC-1)."""
+        if not self.alive:
+            return
+        for proc in list(self.procs):
+            proc.die(silently)
+        self.alive = False
+        self.workers.clear()
+        if silently:
+            self.reactor.vanish()
+        else:
+            self.reactor.close_all()
+
+
+class Proc:
+    """A driver or a worker: the real client and executor, and the user code that runs here."""
+
+    def __init__(self, world: World, process_id: bytes, agent: Agent, role: str) -> None:
+        self.world = world
+        self.id = process_id
+        self.agent = agent
+        self.node_id = agent.id
+        self.role = role
+        self.alive = True
+        self.runs: list[Run] = []
+        self.bag: list[Any] = []  # what user code keeps in globals
+        self.stalled_until = 0.0
+        self.inbox: list[tuple[int, int, bytes, Any]] = []
+        self._draining = False
+        self._tick_at: float | None = None
+        self.reactor = reactor = Reactor(world, self)
+        reactor.listen(*names_of(process_id))
+        links = Links(reactor, TOKEN, process_id, agent.id)  # type: ignore[arg-type]
+        hub = links.adopt(world.hub.connect(reactor, process_id), HUB_ID)
+        own, _ = reactor.pair(agent.reactor)
+        address = [process_id, agent.id, "host", port_of(process_id)]
+        with world.inside(None):
+            self.client = Client(reactor, links, address, hub, links.adopt(own.conn, agent.id))  # type: ignore[arg-type]
+        self._prepare(role)
+        world.procs[process_id] = self
+        agent.procs.append(self)
+        world.referee.watch(self)
+        with world.inside(self):
+            self.client.hub.tell(wire.CLIENT_UP, role, address, 7, {})
+
+    def _prepare(self, role: str) -> None:
+        client, world = self.client, self.world
+        client._prefix = world.rng.randbytes(16)
+        client.submitter.functions[FUNCTION_ID] = b"code"
+        client.facts = lambda: {"job_id": b"jobi", "namespace": "", "address": None}
+        client.store.segment_bytes = SEGMENT_BYTES
+        client.store._request_segment = self._new_segment
+        client.store._map_segment = self._map_segment
+        client.hub.read_block = self._read_block  # type: ignore[method-assign]
+        client.is_worker = role == "worker"
+        self.executor: SimExecutor | None = None
+        if role == "worker":
+            self.executor = SimExecutor(self)
+            client.on_hub_lost = lambda: _FakeOs._exit(0)
+
+        def misbehaved(link: Any, error: Exception) -> None:
+            raise AssertionError(f"{self}: {error!r}") from error
+
+        client._misbehaved = misbehaved  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        return f"{self.role} {self.id.hex()[:8]}{'' if self.alive else ' (dead)'}"
+
+    # -- shared memory
+
+    def _new_segment(self, size: int) -> tuple[int, int, int]:
+        import os
+
+        segment_id, segment = self.agent.segments.add(self.id, size)
+        return segment_id, size, os.dup(segment.fd)
+
+    def _map_segment(self, segment_id: int) -> tuple[int, int, int]:
+        import os
+
+        entry = self.agent.segments.get(segment_id)
+        if entry is None:
+            raise KeyError(segment_id)
+        return segment_id, entry.bytes, os.dup(entry.segment.fd)
+
+    def _read_block(self, part: list[Any]) -> Any:
+        from spoke.errors import ObjectLostError
+
+        agent = self.world.agents_by_id[part[0]]
+        entry = agent.segments.get(part[2]) if agent.alive else None
+        if entry is None:
+            raise ObjectLostError.from_message("the node is gone")
+        return bytes(entry.segment.view(part[3], part[4]))
+
+    # -- events
+
+    def arrive(self, kind: int, conn: int, meta: bytes, payload: Any) -> None:
+        if not self.alive:
+            return
+        self.inbox.append((kind, conn, meta, payload))
+        if not self._draining:
+            self._draining = True
+            rng = self.world.rng
+            late = 0.0 if rng.random() < 0.7 else rng.uniform(0, 0.003)
+            self.world.schedule(max(self.world.now + late, self.stalled_until), self._drain)
+
+    def _drain(self) -> None:
+        self._draining = False
+        if self.alive:
+            events, self.inbox = self.inbox, []
+            with self.world.inside(self):
+                self.client._dispatch(events)
+
+    def after_step(self) -> None:
+        """What the poll loop and the main thread do once events are handled."""
+        client = self.client
+        assert not self.world.referee.failures, self.world.referee.failures
+        client.refs.validate()
+        client.calls.validate()
+        if self.executor is not None:
+            self.executor.pump()
+        due = client.calls.next_deadline()
+        if due is not None and (self._tick_at is None or due < self._tick_at):
+            self._tick_at = due
+            at = max(due, self.world.now + 1e-6, self.stalled_until)
+            self.world.schedule(at, lambda: self._tick(due))
+
+    def _tick(self, due: float) -> None:
+        if self._tick_at == due and self.alive:
+            self._tick_at = None
+            with self.world.inside(self):
+                self.client._tick(self.world.now)
+
+    def exited(self, code: int) -> None:
+        """The process ended itself."""
+        if self.alive:
+            self.die()
+            self.world.after(0.002, lambda: self.agent.reap(self.id, code, 0))
+
+    def crash(self) -> None:
+        if self.alive:
+            self.die()
+            self.world.after(self.world.rng.uniform(0.001, 0.01), lambda: self.agent.reap(self.id, None, 11))
+
+    def die(self, silently: bool = False) -> None:
+        if not self.alive:
+            return
+        self.world.referee.died(self)
+        self.alive = False
+        self.agent.procs.remove(self)
+        if silently:
+            self.reactor.vanish()
+        else:
+            self.reactor.close_all()
+        with self.world.inside(None):
+            for run in self.runs:
+                run.program.close()
+            self.runs.clear()
+            self.bag.clear()
+            if self.executor is not None and self.executor.actor is not None:
+                self.executor.actor.instance = None
+
+
+class SimExecutor(Executor):
+    """The executor with its main thread replaced by runs in virtual time."""
+
+    def __init__(self, proc: Proc) -> None:
+        super().__init__(proc.client)
+        self.proc = proc
+        self.interrupts = self  # type: ignore[assignment]
+        self._planned = False
+
+    def pump(self) -> None:
+        """Plan the main thread's next job."""
+        if (self.queue or self._starting or self._stop is not None) and not self._planned:
+            limit = self.actor.spec.get("side_by_side", 1) if self.actor is not None else 1
+            if len(self.proc.runs) < limit:
+                self._planned = True
+                world = self.proc.world
+                world.schedule(max(world.now + world.rng.uniform(0, 0.0005), self.proc.stalled_until), self._next)
+
+    def _next(self) -> None:
+        self._planned = False
+        if self.proc.alive:
+            with self.proc.world.inside(self.proc):
+                if self._starting or self.queue or self._stop is not None:
+                    self._run_next()
+
+    def execute(self, job: Job, function: Any) -> None:
+        """As `Executor.execute`, but the code goes on after this returns."""
+        proc, message = self.proc, job.message
+        if job.cancelled:
+            self.jobs.pop(job.call_id, None)
+            self.outcome.cancelled(job)
+            return
+        incarnation = self.actor.incarnation if self.actor is not None else 0
+        proc.world.referee.started(proc, job, incarnation)
+        started = proc.world.clock.perf_counter_ns()
+        source: Any = None
+        running.enter(job)
+        try:
+            args: Any = ()
+            kwargs: Any = {}
+            extra = message[6] if message[0] == wire.CALL else message[5]
+            if extra is not None and (extra[0] or extra[1]):
+                args, kwargs, source = open_args(self.client, job.link.peer, message[1], extra)
+            program = proc.world.programs.body(proc, job, args, kwargs)
+        except BaseException as error:
+            self.jobs.pop(job.call_id, None)
+            self.outcome.raised(job, error, started, source)
+            return
+        finally:
+            running.leave()
+        del args, kwargs
+        run = Run(proc, program, job, lambda result, error: self._ended(job, started, source, result, error))
+        run.step(None)
+
+    def _ended(self, job: Job, started: int, source: Any, result: Any, error: BaseException | None) -> None:
+        num_returns = job.message[5] if job.message[0] == wire.CALL else job.message[4]
+        try:
+            if error is not None:
+                raise error
+            if num_returns < 0:
+                self.outcome.end_stream(job, result, started, source)
+            else:
+                self.outcome.returned(job, result, num_returns, started, source)
+        except KeyboardInterrupt:
+            self.outcome.cancelled(job)
+        except BaseException as problem:
+            self.outcome.raised(job, problem, started, source)
+        finally:
+            self.jobs.pop(job.call_id, None)
+
+    def interrupt(self, job: Job) -> None:
+        for run in self.proc.runs:
+            if run.job is job:
+                run.interrupt()
+
+
+class Run:
+    """One thread of user code: a generator and what it waits for."""
+
+    def __init__(self, proc: Proc, program: Program, job: Job | None, done: Any) -> None:
+        self.proc = proc
+        self.program = program
+        self.job = job
+        self.done = done
+        self.turn = 0  # counts waits, so that a late wake is told from a due one
+        self.waiter: Any = None
+        self.blocked = False
+        proc.runs.append(self)
+
+    def wake(self, turn: int, value: Any = None, error: BaseException | None = None) -> None:
+        """Go on if still in wait number `turn`."""
+        if turn != self.turn or not self.proc.alive:
+            return
+        world = self.proc.world
+        if self.proc.stalled_until > world.now:
+            world.schedule(self.proc.stalled_until, lambda: self.wake(turn, value, error))
+            return
+        with world.inside(self.proc):
+            self.step(value, error)
+
+    def interrupt(self) -> None:
+        turn = self.turn
+        self.proc.world.after(0.0001, lambda: self.wake(turn, None, KeyboardInterrupt()))
+
+    def step(self, value: Any, error: BaseException | None = None) -> None:
+        """Run the code until it waits again; the process is entered."""
+        self.turn += 1
+        before, running.main_job = running.main_job, self.job
+        try:
+            self._leave_wait()
+            try:
+                if isinstance(value, Waiting):
+                    value = value.result()
+                request = self.program.throw(error) if error is not None else self.program.send(value)
+            except StopIteration as end:
+                result, end.value = end.value, None
+                self._finish(result, None)
+                return
+            except Exited:
+                raise
+            except BaseException as problem:
+                problem.__traceback__ = None
+                self._finish(None, problem)
+                return
+            self._wait(*request)
+        finally:
+            running.main_job = before
+
+    def _finish(self, result: Any, error: BaseException | None) -> None:
+        self.proc.runs.remove(self)
+        self.done(result, error)
+
+    def _wait(self, what: str, *args: Any) -> None:
+        world, turn = self.proc.world, self.turn
+        if what == "sleep":
+            world.after(args[0], lambda: self.wake(turn))
+        elif what == "item":
+            assert self.job is not None and self.proc.executor is not None
+            self.proc.executor.outcome.send_item(self.job, args[0], args[1])
+            world.after(0.0, lambda: self.wake(turn))
+        else:
+            waiting = self.waiter = Waiting(self, *args)
+            waiting.begin()
+            if self.job is not None:
+                world.after(0.004, lambda: self._block(turn))
+
+    def _block(self, turn: int) -> None:
+        executor = self.proc.executor
+        if turn == self.turn and self.proc.alive and executor is not None:
+            with self.proc.world.inside(self.proc):
+                before, running.main_job = running.main_job, self.job
+                self.blocked = executor._waiting(True)
+                running.main_job = before
+
+    def _leave_wait(self) -> None:
+        if self.waiter is not None:
+            self.waiter.end()
+            self.waiter = None
+        if self.blocked:
+            self.blocked = False
+            assert self.proc.executor is not None
+            self.proc.executor._waiting(False)
+
+
+class Waiting:
+    """As `Client.get` and `Client.wait`, over virtual time: some of `refs` within `timeout`."""
+
+    def __init__(self, run: Run, refs: list[ObjectRef[Any]], num_returns: int, timeout: float) -> None:
+        self.run = run
+        self.refs = refs
+        self.missing = num_returns
+        self.timeout = timeout
+
+    def begin(self) -> None:
+        run, client = self.run, self.run.proc.client
+        turn, world = run.turn, run.proc.world
+        with client.lock:
+            for ref in self.refs:
+                if ref._entry.status == PENDING:
+                    client._await_entry(ref._entry, self)
+                else:
+                    self.missing -= 1
+            client._settle()
+        world.after(0.0 if self.missing <= 0 else self.timeout, lambda: run.wake(turn, self))
+
+    def resolved(self, entry: Entry) -> None:
+        self.missing -= 1
+        if self.missing <= 0:
+            run, turn = self.run, self.run.turn
+            run.proc.world.after(0.0, lambda: run.wake(turn, self))
+
+    def end(self) -> None:
+        self.run.proc.client._forget_waiter(self.refs, self)  # type: ignore[arg-type]
+
+    def result(self) -> list[tuple[str, Any]]:
+        """Per ref ``("value", v)``, ``("error", exception)`` or ``("pending", None)``."""
+        client = self.run.proc.client
+        found: list[tuple[str, Any]] = []
+        for ref in self.refs:
+            if ref._entry.status == PENDING:
+                found.append(("pending", None))
+                continue
+            try:
+                found.append(("value", client.read(ref._entry)))
+            except Exception as error:
+                error.__traceback__ = None
+                found.append(("error", error))
+        self.refs = []
+        return found
+
+
+class World(Net):
+    """Everything, from a seed; use it in a ``with``."""
+
+    def __init__(self, seed: int, programs: Any) -> None:
+        super().__init__(seed)
+        self.clock = Time(self)
+        self.referee = Referee()
+        self.programs = programs
+        self.procs: dict[bytes, Proc] = {}
+        self.agents_by_id: dict[bytes, Agent] = {}
+        self.current: Proc | None = None
+        self._homes: dict[int, tuple[Entry, Proc]] = {}  # id(entry) -> the process that it belongs to
+        self.hub = HubHost(self)
+        self._undo: list[tuple[Any, str, Any]] = []
+
+    def __enter__(self) -> World:
+        gc.collect()
+        gc.disable()
+        for module in (spoke.client, spoke.replies, spoke.links, spoke.outcome):
+            self._patch(module, "time", self.clock)
+        self._patch(spoke.execution, "os", _FakeOs)
+        self._patch(spoke.links, "os", _FakeOs)
+        self._patch(spoke.store, "INLINE_BYTES_MAX", 4096)
+        self._patch(ObjectRef, "__init__", self._ref_init(ObjectRef.__init__))
+        hooks = objectref._hooks
+        for name in ("address", "release", "resolve", "future", "asyncio_future"):
+            self._patch(hooks, name, None)
+        hooks.release = self._ref_dropped
+        return self
+
+    def _patch(self, target: Any, name: str, value: Any) -> None:
+        self._undo.append((target, name, getattr(target, name)))
+        setattr(target, name, value)
+
+    def __exit__(self, *failure: Any) -> None:
+        for proc in self.procs.values():
+            proc.alive = False
+            proc.client.closed = "the simulation is over"
+        running.main_job = running.actor = None
+        for target, name, value in reversed(self._undo):
+            setattr(target, name, value)
+        gc.enable()
+
+    # -- whose code runs
+
+    def _ref_init(self, init: Any) -> Any:
+        def made(ref: ObjectRef[Any], entry: Entry) -> None:
+            init(ref, entry)
+            if self.current is not None:
+                self._homes[id(entry)] = (entry, self.current)
+                self.referee.made(self.current.id, entry.id)
+
+        return made
+
+    def _ref_dropped(self, entry: Entry) -> None:
+        home = self._homes.get(id(entry))
+        if home is not None and home[1].alive:
+            self.referee.dropped(home[1].id, entry.id)
+            if home[1] is self.current:
+                home[1].client.release(entry)
+                return
+            with self.inside(home[1]):
+                home[1].client.release(entry)
+
+    @contextmanager
+    def inside(self, proc: Proc | None) -> Iterator[None]:
+        """What runs inside is code of that process (None: of nobody)."""
+        hooks = objectref._hooks
+        before = self.current, hooks.address, hooks.resolve, running.main_job, running.actor
+        self.current = proc
+        hooks.release = self._ref_dropped
+        if proc is not None:
+            hooks.address = proc.client.address
+            hooks.resolve = self._resolve
+            running.main_job = proc.runs[0].job if proc.runs else None
+            running.actor = proc.executor.actor if proc.executor is not None else None
+        try:
+            yield
+            if proc is not None and proc.alive:
+                proc.after_step()
+        except Exited as end:
+            assert proc is not None
+            proc.exited(end.code)
+        finally:
+            self.current, hooks.address, hooks.resolve, running.main_job, running.actor = before
+            hooks.release = self._ref_dropped
+
+    def _resolve(self, object_id: bytes, owner: wire.Address) -> ObjectRef[Any]:
+        assert self.current is not None
+        self.referee.unpickled(self.current, object_id, owner[0])
+        return self.current.client.resolve_ref(object_id, owner)
+
+    # -- building and breaking
+
+    def add_node(self) -> Agent:
+        agent = Agent(self)
+        self.agents_by_id[agent.id] = agent
+        return agent
+
+    @property
+    def agents(self) -> list[Agent]:
+        return [agent for agent in self.agents_by_id.values() if agent.alive]
+
+    def living(self, role: str) -> list[Proc]:
+        return [proc for proc in self.procs.values() if proc.alive and proc.role == role]

@@ -1,0 +1,163 @@
+"""What is true in a simulated cluster, kept beside the code under test and independent of it.
+
+The referee counts the ObjectRefs that user code really holds in each process, remembers every call
+and every execution, and complains the moment the engine contradicts them.  An object is *tainted*
+when a process that knew it died, or lost a link to a living process: then it may be lost, by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from spoke.core.calls import Call
+from spoke.core.refs import PENDING, Entry
+
+if TYPE_CHECKING:
+    from spoke.execution import Job
+    from tests.sim_calls import Proc
+
+LIFE_SUFFIX = b"\xff" * 12
+
+
+class Submitted:
+    """One call as its caller made it."""
+
+    __slots__ = ("actor_id", "caller", "may_repeat", "retries", "sequence", "starts")
+
+    def __init__(self, caller: bytes, actor_id: bytes | None, sequence: int, retries: int, may_repeat: bool) -> None:
+        self.caller = caller
+        self.actor_id = actor_id
+        self.sequence = sequence
+        self.retries = retries
+        self.may_repeat = may_repeat  # the user's exceptions are retried, which breaks the order
+        self.starts = 0
+
+
+class Referee:
+    """CALL-1, CALL-2, REF-1 as they happen; leaks when asked (`quiet`)."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[bytes, bytes], int] = {}  # (process, object): ObjectRefs of user code
+        self.tainted: dict[bytes, bool] = {}
+        self.calls: dict[bytes, Submitted] = {}
+        self.freed: dict[bytes, float] = {}
+        self._last_start: dict[tuple[bytes, bytes, int], int] = {}
+        self._sequence = 0
+        self.procs: dict[bytes, Proc] = {}
+        self.failures: list[str] = []  # also those seen where nothing can be raised, as in __del__
+
+    # -- refs of user code
+
+    def made(self, process_id: bytes, object_id: bytes) -> None:
+        key = (process_id, object_id)
+        self.held[key] = self.held.get(key, 0) + 1
+
+    def dropped(self, process_id: bytes, object_id: bytes) -> None:
+        key = (process_id, object_id)
+        self.held[key] -= 1
+        if not self.held[key]:
+            del self.held[key]
+
+    def died(self, proc: Proc) -> None:
+        for object_id in proc.client.refs.entries:
+            self.tainted[object_id] = True
+        for key in [key for key in self.held if key[0] == proc.id]:
+            del self.held[key]
+
+    def cut(self, one: Proc, other: Proc) -> None:
+        for proc in (one, other):
+            for object_id in proc.client.refs.entries:
+                self.tainted[object_id] = True
+
+    # -- watching one client
+
+    def watch(self, proc: Proc) -> None:
+        """Look over the shoulder of a process's engine."""
+        self.procs[proc.id] = proc
+        client = proc.client
+        free, borrow, resolve = client._free, client.refs.on_borrow, client.refs.resolve
+        submit = client.submitter._submit
+
+        def watched_free(entry: Entry) -> None:
+            self._freeing(proc, entry.id)
+            free(entry)
+
+        def watched_borrow(peer: bytes, object_ids: list[bytes]) -> None:
+            for object_id in object_ids:
+                known = client.refs.entries.get(object_id)
+                if known is None or known.owner is not None:
+                    assert object_id in self.tainted, (
+                        f"REF-1: {object_id.hex()} was freed at {self.freed.get(object_id)} while it travelled"
+                    )
+            borrow(peer, object_ids)
+
+        def watched_resolve(entry: Entry, status: int, value: Any, contains: Any = None) -> None:
+            assert entry.owner is not None or entry.status == PENDING, f"CALL-1: {entry} resolved twice"
+            resolve(entry, status, value, contains)
+
+        def watched_submit(call: Call, packed: Any) -> Any:
+            self._submitted(proc, call)
+            return submit(call, packed)
+
+        client._free = watched_free  # type: ignore[method-assign]
+        client.refs.on_borrow = watched_borrow  # type: ignore[method-assign]
+        client.refs.resolve = watched_resolve  # type: ignore[method-assign]
+        client.submitter._submit = watched_submit  # type: ignore[method-assign]
+
+    def unpickled(self, proc: Proc, object_id: bytes, owner: bytes) -> None:
+        """A ref arrives in user code."""
+        if owner == proc.id and object_id not in proc.client.refs.entries:
+            assert object_id in self.tainted, f"REF-1: own {object_id.hex()} was freed while it travelled"
+
+    def _freeing(self, owner: Proc, object_id: bytes) -> None:
+        self.freed[object_id] = owner.world.now
+        if object_id in self.tainted:
+            return
+        for process_id, proc in self.procs.items():
+            if proc.alive and self.held.get((process_id, object_id)):
+                self.failures.append(f"REF-1: {object_id.hex()} is freed while {proc} holds a ref")
+
+    # -- calls
+
+    def _submitted(self, proc: Proc, call: Call) -> None:
+        self._sequence += 1
+        actor_id = call.key if isinstance(call.key, bytes) else None
+        self.calls[call.id] = Submitted(
+            proc.id, actor_id, self._sequence, call.retries_left, call.retry_on is not None
+        )
+
+    def started(self, proc: Proc, job: Job, incarnation: int) -> None:
+        """User code of a call begins to run."""
+        call = self.calls[job.call_id]
+        call.starts += 1
+        if call.retries >= 0:
+            assert call.starts <= call.retries + 1, (
+                f"CALL-1: a call with {call.retries} retries ran {call.starts} times"
+            )
+        if call.actor_id is not None and not call.may_repeat:
+            key = (call.caller, call.actor_id, incarnation)
+            assert call.sequence > self._last_start.get(key, 0), "CALL-2: calls started out of order"
+            self._last_start[key] = call.sequence
+
+    # -- the end
+
+    def quiet(self, proc: Proc) -> None:
+        """Nothing may be left in a process where no user code runs and no ref is held."""
+        client, name = proc.client, str(proc)
+        left = [key for key in self.held if key[0] == proc.id]
+        assert not left, f"{name}: the simulation itself forgot to drop {left}"
+        assert not client.calls.calls, f"CALL-3: {name} has unresolved calls {list(client.calls.calls.values())}"
+        assert not client.refs.entries, f"REF-1: {name} leaks {list(client.refs.entries.values())[:8]}"
+        assert not client.refs.borrowed_from, f"REF-2: {name} borrows {client.refs.borrowed_from}"
+        assert not any(client.refs.lent_to.values()), f"REF-2: {name} lends {client.refs.lent_to}"
+        assert not client.replies._handed, f"REF-1: {name} keeps refs of replies {client.replies._handed}"
+        assert not client.replies._retained, f"REF-1: {name} keeps arguments {client.replies._retained}"
+        assert not client.submitter._creations, f"REF-1: {name} keeps constructor arguments"
+        assert not client.values._leases, f"REF-1: {name} counts views that are gone"
+        stats = client.store.stats()
+        assert not stats["blocks"], f"REF-1: {name} leaks {stats['blocks']} blocks"
+        assert not any(client.store._peers.values()), f"REF-2: {name} has blocks lent"
+        for channel in client.calls.actors.channels.values():
+            assert not channel.queue and not channel.inflight
+        for lease in client.calls.tasks.leases.values():
+            assert not lease.inflight

@@ -1,0 +1,452 @@
+"""The processes of a simulated cluster: agents, workers and drivers as small state machines.
+
+They talk with the hub by real messages over a `Link`; calls between processes are plain function
+calls with a delay.  Every choice comes from the world's seeded generator.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from spoke import wire
+from spoke.core import Event, Joined, Lost, Received
+from tests.checkers import StateReferee
+
+if TYPE_CHECKING:
+    from tests.sim import World
+
+
+class Link:
+    """One process's connection to the hub: two queues, each in order."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        self.world = world
+        self.process = process
+        self.open = True
+        self.held_until = 0.0  # a partition: nothing moves before
+        self._up = self._down = 0.0
+
+    def _when(self, last: float) -> float:
+        world = self.world
+        return max(last, self.held_until, world.now + world.rng.uniform(0.0001, 0.003))
+
+    def to_hub(self, event: Event) -> None:
+        self._up = self._when(self._up)
+        self.world.schedule(self._up, lambda: self._at_hub(event))
+
+    def _at_hub(self, event: Event) -> None:
+        if self.open:
+            if type(event) is Lost:
+                self.open = False
+                del self.world.links[self.process.id]
+            self.world.hub_step(event)
+
+    def to_process(self, deliver: Callable[[], None]) -> None:
+        self._down = self._when(self._down)
+        self.world.schedule(self._down, lambda: self.process.alive and deliver())
+
+    def close_by_hub(self, reason: str) -> None:
+        self.open = False
+        del self.world.links[self.process.id]
+        self.to_process(lambda: self.process.hub_lost(reason))
+
+
+class Process:
+    """Anything that talks with the hub."""
+
+    def __init__(self, world: World, process_id: bytes) -> None:
+        self.world = world
+        self.id = process_id
+        self.alive = True
+        self.link = Link(world, self)
+        world.processes[process_id] = self
+        world.links[process_id] = self.link
+        self.link.to_hub(Joined(process_id))
+
+    def send(self, *message: Any, payload: bytes = b"") -> None:
+        if self.alive:
+            self.link.to_hub(Received(self.id, wire.decode(wire.encode(*message)), payload))
+
+    def receive(self, message: list[Any], payload: Any) -> None:
+        raise NotImplementedError
+
+    def hub_lost(self, reason: str) -> None:
+        self.die()
+
+    def die(self, silently: bool = False) -> None:
+        """The process is gone; the kernel closes its link, unless the machine lost its power."""
+        if self.alive:
+            self.alive = False
+            self.world.processes.pop(self.id, None)
+            if not silently and self.link.open:
+                self.link.to_hub(Lost(self.id, "connection reset"))
+
+
+class Agent(Process):
+    """The daemon of one node."""
+
+    def __init__(self, world: World, resources: dict[str, float], labels: dict[str, str]) -> None:
+        super().__init__(world, world.new_id(28))
+        self.resources = resources
+        self.labels = labels
+        self.workers: dict[bytes, SimWorker | None] = {}  # None: starting
+        self.send(wire.AGENT_UP, self.id, f"host-{self.id.hex()[:4]}", 0, resources, labels, 1)
+        self._beat(0)
+
+    def _beat(self, sequence: int) -> None:
+        if self.alive:
+            self.send(wire.HEARTBEAT, sequence)
+            self.world.after(1.0, lambda: self._beat(sequence + 1))
+
+    def receive(self, message: list[Any], payload: Any) -> None:
+        kind = message[0]
+        if kind == wire.SPAWN:
+            worker_id = message[1]
+            self.workers[worker_id] = None
+            self.world.live[worker_id] = self.id
+            self.world.after(self.world.rng.uniform(0.01, 0.1), lambda: self._start(worker_id, message[4]))
+        elif kind == wire.STOP_WORKER:
+            delay = 0.001 if message[2] else self.world.rng.uniform(0.001, 0.2)
+            self.world.after(delay, lambda: self.reap(message[1], None, 9, ""))
+        elif kind == wire.SHUTDOWN:
+            self.die()
+
+    def _start(self, worker_id: bytes, gpu_ids: list[int] | None) -> None:
+        if not self.alive or worker_id not in self.workers:
+            return
+        if self.world.chance("start_fails"):
+            self.reap(worker_id, 1, 0, "ImportError: no such module")
+            return
+        self.workers[worker_id] = SimWorker(self.world, worker_id, self, gpu_ids)
+
+    def reap(self, worker_id: bytes, code: int | None, signal: int, tail: str) -> None:
+        if self.alive and worker_id in self.workers:
+            worker = self.workers.pop(worker_id)
+            if worker is not None:
+                worker.die()
+            self.world.died(worker_id)
+            self.world.after(0.001, lambda: self.send(wire.WORKER_EXIT, worker_id, 9, code, signal, tail))
+
+    def die(self, silently: bool = False) -> None:
+        """PROC-1: no process outlives its agent."""
+        if self.alive:
+            for worker_id, worker in self.workers.items():
+                if worker is not None:
+                    worker.die(silently)
+                self.world.died(worker_id)
+            self.workers.clear()
+            super().die(silently)
+
+
+class Task:
+    """Something to run somewhere; resolves exactly once (CALL-1)."""
+
+    def __init__(self, world: World, spec: dict[str, Any], seconds: float, nested: int = 0) -> None:
+        self.world = world
+        self.spec = spec
+        self.seconds = seconds
+        self.nested = nested
+        self.outcome: str | None = None
+        self.done: Callable[[], None] = lambda: None
+        world.tasks.append(self)
+
+    def resolve(self, outcome: str) -> None:
+        assert self.outcome is None, f"CALL-1: resolved twice: {self.outcome}, {outcome}"
+        self.outcome = outcome
+        self.done()
+
+
+class TaskClass:
+    """What a caller keeps per class: a queue, leases, and what it told the hub."""
+
+    def __init__(self, class_id: int, spec: dict[str, Any]) -> None:
+        self.class_id = class_id
+        self.spec = spec
+        self.queue: deque[Task] = deque()
+        self.running: dict[int, Task | None] = {}  # by lease
+        self.wanted = 0
+
+
+class Caller(Process):
+    """The client half of a driver or worker: leases workers, runs tasks on them."""
+
+    def __init__(self, world: World, process_id: bytes, node_id: bytes, role: str) -> None:
+        super().__init__(world, process_id)
+        self.node_id = node_id
+        self.classes: dict[str, TaskClass] = {}
+        self.by_lease: dict[int, tuple[TaskClass, bytes]] = {}
+        self.referee = StateReferee()
+        self.send(wire.CLIENT_UP, role, [process_id, node_id, "host", 0], 7, {})
+
+    def submit(self, task: Task) -> None:
+        key = repr(task.spec)
+        group = self.classes.get(key)
+        if group is None:
+            group = self.classes[key] = TaskClass(len(self.classes), task.spec)
+        group.queue.append(task)
+        self._fill(group)
+        self._want(group)
+
+    def _fill(self, group: TaskClass) -> None:
+        for lease_id, running in group.running.items():
+            if running is None and group.queue:
+                self._run(group, lease_id)
+
+    def _want(self, group: TaskClass) -> None:
+        busy = sum(task is not None for task in group.running.values())
+        count = len(group.queue) + busy
+        if count != group.wanted and (group.queue or count > group.wanted):
+            group.wanted = count
+            self.send(wire.WANT, group.class_id, group.spec, count)
+
+    def _run(self, group: TaskClass, lease_id: int) -> None:
+        task = group.queue.popleft()
+        group.running[lease_id] = task
+        worker = self.world.processes.get(self.by_lease[lease_id][1])
+        if isinstance(worker, SimWorker):
+            self.world.after(0.001, lambda: worker.run(task, lambda: self._finished(group, lease_id, task)))
+
+    def _finished(self, group: TaskClass, lease_id: int, task: Task) -> None:
+        if not self.alive or group.running.get(lease_id) is not task:
+            return
+        task.resolve("done")
+        if lease_id not in group.running:
+            return
+        group.running[lease_id] = None
+        if group.queue:
+            self._run(group, lease_id)
+        elif self.world.chance("retires"):
+            self._give_back(group, lease_id, True)
+        else:
+            self.world.after(0.2, lambda: self._idle_out(group, lease_id))
+
+    def _idle_out(self, group: TaskClass, lease_id: int) -> None:
+        if self.alive and group.running.get(lease_id, 0) is None:
+            self._give_back(group, lease_id, False)
+
+    def _give_back(self, group: TaskClass, lease_id: int, retire: bool) -> None:
+        del group.running[lease_id], self.by_lease[lease_id]
+        if not group.queue and group.wanted > len(group.running):
+            group.wanted = len(group.running)
+            self.send(wire.WANT, group.class_id, group.spec, group.wanted)
+        self.send(wire.GIVE_BACK, lease_id, retire)
+
+    def receive(self, message: list[Any], payload: Any) -> None:
+        kind = message[0]
+        if kind == wire.GRANT:
+            group = next(one for one in self.classes.values() if one.class_id == message[1])
+            lease_id = message[2]
+            self.by_lease[lease_id] = (group, message[3][0])
+            group.running[lease_id] = None
+            if group.queue:
+                self._run(group, lease_id)
+            else:
+                self._give_back(group, lease_id, False)
+        elif kind == wire.LEASE_LOST:
+            self._lease_lost(message[1])
+        elif kind == wire.RECLAIM:
+            for lease_id, (group, _) in list(self.by_lease.items()):
+                if group.running[lease_id] is None:
+                    self._give_back(group, lease_id, False)
+        elif kind == wire.PENDING_REASON and message[1] == "class" and message[4]:
+            group = next(one for one in self.classes.values() if one.class_id == message[2])
+            group.wanted = 0
+            while group.queue:
+                group.queue.popleft().resolve("unschedulable")
+        elif kind == wire.ACTOR_STATE:
+            self.referee.actor_state(*message[1:])
+        elif kind == wire.GROUP_STATE:
+            self.referee.group_state(message[1], message[2])
+
+    def _lease_lost(self, lease_id: int) -> None:
+        found = self.by_lease.pop(lease_id, None)
+        if found is None:
+            return
+        group = found[0]
+        task = group.running.pop(lease_id)
+        group.wanted = min(group.wanted, len(group.running))
+        if task is not None:
+            group.queue.append(task)
+            self._fill(group)
+        self._want(group)
+
+
+class SimWorker(Caller):
+    """Runs tasks, which may run tasks themselves, or one actor."""
+
+    def __init__(self, world: World, worker_id: bytes, agent: Agent, gpu_ids: list[int] | None) -> None:
+        super().__init__(world, worker_id, agent.id, "worker")
+        self.agent = agent
+        self.gpu_ids = gpu_ids
+        self.busy: Task | None = None
+
+    def run(self, task: Task, reply: Callable[[], None]) -> None:
+        if not self.alive:
+            return
+        if self.world.chance("task_crashes"):
+            self.crash()
+            return
+        if not task.nested:
+            self.world.after(task.seconds, lambda: self.alive and reply())
+            return
+        # Only CPUs are lent while a task sleeps: a child that needs more could wait for its parent.
+        cpus = {"resources": {"CPU": task.spec["resources"]["CPU"]}}
+        waiting = [Task(self.world, cpus, task.seconds, 0) for _ in range(task.nested)]
+
+        def one_done() -> None:
+            if all(child.outcome for child in waiting) and self.alive:
+                self.send(wire.BLOCKED, False)
+                reply()
+
+        for child in waiting:
+            child.done = one_done
+        self.send(wire.BLOCKED, True)
+        for child in waiting:
+            self.submit(child)
+
+    def receive(self, message: list[Any], payload: Any) -> None:
+        if message[0] != wire.START_ACTOR:
+            super().receive(message, payload)
+            return
+        _, actor_id, incarnation, spec = message
+        assert (self.gpu_ids or []) == spec["gpu_ids"], "an actor on a worker that sees other GPUs"
+        fate = self.world.rng.random()
+        delay = self.world.rng.uniform(0.001, 0.1)
+        if fate < 0.08:
+            self.world.after(delay, lambda: self.send(wire.ACTOR_FAILED, actor_id, incarnation, "boom"))
+        elif fate < 0.15:
+            self.world.after(delay, self.crash)
+        else:
+            self.world.after(delay, lambda: self.send(wire.ACTOR_READY, actor_id, incarnation))
+            if fate < 0.35:
+                self.world.after(self.world.rng.uniform(0.2, 4), self.crash)
+            elif fate < 0.4:
+                self.world.after(self.world.rng.uniform(0.2, 4), lambda: self.leave(actor_id))
+
+    def leave(self, actor_id: bytes) -> None:
+        self.send(wire.KILL_ACTOR, actor_id, True, "exit_actor")
+        self.world.after(0.05, self.crash)
+
+    def crash(self) -> None:
+        if self.alive:
+            self.die()
+            self.world.after(0.002, lambda: self.agent.reap(self.id, None, 11, "Segmentation fault"))
+
+    def hub_lost(self, reason: str) -> None:
+        self.crash()
+
+    def die(self, silently: bool = False) -> None:
+        for group in self.classes.values():  # what a dead process waited for concerns nobody
+            for task in [*group.queue, *group.running.values()]:
+                if task is not None and task.outcome is None:
+                    task.done = lambda: None
+                    task.resolve("caller died")
+            group.queue.clear()
+            group.running.clear()
+        super().die(silently)
+
+
+class Driver(Caller):
+    """A program that does random things until told to finish."""
+
+    def __init__(self, world: World, node_id: bytes) -> None:
+        super().__init__(world, world.new_id(28), node_id, "driver")
+        self.actors: list[bytes] = []
+        self.groups: dict[bytes, int] = {}
+        self.finishing = False
+        self.world.after(world.rng.uniform(0, 0.1), self.act)
+
+    def act(self) -> None:
+        rng = self.world.rng
+        if not self.alive or self.finishing:
+            return
+        rng.choice([self._tasks, self._tasks, self._actor, self._actor, self._group, self._end_one])()
+        self.world.after(rng.expovariate(self.world.rate), self.act)
+
+    def _spec(self) -> dict[str, Any]:
+        rng = self.world.rng
+        spec: dict[str, Any] = {"resources": {"CPU": rng.choice([1.0, 1.0, 1.0, 0.5, 2.0, 4.0])}}
+        kind = rng.random()
+        if kind < 0.15:
+            spec["resources"] = {"CPU": 1.0, "GPU": rng.choice([1.0, 1.0, 2.0, 0.5, 0.25])}
+        elif kind < 0.2:
+            spec["resources"] = {"CPU": 1.0, "memory": 100.0}
+        place = rng.random()
+        if place < 0.1:
+            spec["strategy"] = "SPREAD"
+        elif place < 0.2:
+            node = rng.choice(self.world.agents).id if self.world.agents else bytes(28)
+            spec["strategy"] = {"kind": "node", "node_id": node, "soft": rng.random() < 0.5}
+            spec["resources"] = {"CPU": 1.0}
+        elif place < 0.3:
+            spec["label_selector"] = {"zone": rng.choice(["a", "!a", "in(a,b)"])}
+            spec["resources"] = {"CPU": 1.0}
+        elif place < 0.5 and self.groups:
+            group_id, size = rng.choice(list(self.groups.items()))
+            spec["strategy"] = {"kind": "group", "group_id": group_id, "index": rng.randrange(-1, size)}
+            spec["resources"] = {"CPU": rng.choice([0.5, 1.0])}
+        if rng.random() < 0.1:
+            spec["env"] = {"vars": {"MODE": rng.choice("ab")}}
+        return spec
+
+    def _tasks(self) -> None:
+        rng = self.world.rng
+        spec = self._spec()
+        nested = rng.choice([0, 0, 0, 1, 3]) if "strategy" not in spec else 0
+        for _ in range(rng.choice([1, 1, 2, 5, 20])):
+            self.submit(Task(self.world, spec, rng.choice([0.001, 0.01, 0.1, 0.5]), nested))
+
+    def _actor(self) -> None:
+        rng = self.world.rng
+        spec = self._spec()
+        if rng.random() < 0.6:
+            spec["placement_resources"] = spec["resources"]
+            spec["resources"] = {k: v for k, v in spec["resources"].items() if k != "CPU"}
+        spec["max_restarts"] = rng.choice([0, 0, 1, 3, -1])
+        spec["detached"] = rng.random() < 0.15
+        if spec["detached"] or rng.random() < 0.3:
+            spec["name"] = f"name-{rng.randrange(6)}"
+            spec["get_if_exists"] = rng.random() < 0.5
+            spec["request_id"] = 1
+        actor_id = self.world.new_id(16)
+        self.actors.append(actor_id)
+        if spec["detached"]:
+            self.world.detached.append(actor_id)
+        self.send(wire.CREATE_ACTOR, actor_id, spec, payload=b"class")
+
+    def _group(self) -> None:
+        rng = self.world.rng
+        strategy = rng.choice(["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"])
+        bundle = rng.choice([{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}, {"GPU": 0.5, "CPU": 0.5}])
+        size = rng.randrange(1, 3 if bundle.get("GPU") == 1.0 else 4)  # some nodes have two GPUs only
+        group_id = self.world.new_id(18)
+        self.groups[group_id] = size
+        self.send(wire.CREATE_GROUP, group_id, {"bundles": [bundle] * size, "strategy": strategy})
+
+    def _end_one(self) -> None:
+        rng = self.world.rng
+        if self.actors and rng.random() < 0.6:
+            actor_id = rng.choice(self.actors)
+            self.send(wire.KILL_ACTOR, actor_id, rng.random() < 0.6, "")
+        elif self.groups:
+            group_id = rng.choice(list(self.groups))
+            self.groups.pop(group_id)
+            self.send(wire.REMOVE_GROUP, group_id)
+
+    def finish(self) -> None:
+        """End what is placed, again and again, so that what waits gets its turn."""
+        self.finishing = True
+        if not self.alive:
+            return
+        for actor_id in self.actors:
+            if self.referee.actors.get(actor_id, ("?", 0))[0] == "ALIVE":
+                self.send(wire.KILL_ACTOR, actor_id, True, "finishing")
+        for group_id in list(self.groups):
+            if self.referee.groups.get(group_id) == "CREATED":
+                self.groups.pop(group_id)
+                self.send(wire.REMOVE_GROUP, group_id)
+        for actor_id in self.world.detached:
+            self.send(wire.KILL_ACTOR, actor_id, True, "finishing")
+        self.world.after(0.5, self.finish)

@@ -1,0 +1,158 @@
+"""Calls and references in whole clusters, from seeds; see tests/sim_calls.py.
+
+``SPOKE_SIM_SEEDS=N`` sets how many seeds run (default 200), ``SPOKE_SIM_FIRST=K`` the first one.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import pytest
+
+from spoke import wire
+from tests.sim_calls import Proc, Run, World
+from tests.sim_calls_programs import Programs, Settings
+
+SEEDS = int(os.environ.get("SPOKE_SIM_SEEDS", "200"))
+FIRST = int(os.environ.get("SPOKE_SIM_FIRST", "0"))
+BATCH = 10
+BUSY_S = 3.0
+
+
+def build(seed: int, calm: bool) -> World:
+    world = World(seed, None)
+    world.programs = Programs(Settings(world.rng, calm))
+    return world
+
+
+def populate(world: World) -> None:
+    for _ in range(world.rng.choice([1, 2, 3])):
+        world.add_node()
+    for _ in range(world.rng.choice([1, 2])):
+        add_driver(world)
+
+
+def add_driver(world: World) -> None:
+    agent = world.rng.choice(world.agents)
+    driver = Proc(world, world.rng.randbytes(28), agent, "driver")
+    for _ in range(world.rng.choice([1, 2])):
+        run = Run(driver, world.programs.driver(driver), None, lambda result, error: _reraise(error))
+        world.after(0.01, lambda run=run: run.wake(0))
+
+
+def _reraise(error: BaseException | None) -> None:
+    if error is not None:
+        raise error
+
+
+def live(world: World, calm: bool) -> None:
+    """Random work and faults for a while."""
+    end = world.now + BUSY_S
+    while world.now < end:
+        world.run_until(world.now + world.rng.expovariate(4.0))
+        if calm:
+            if world.rng.random() < 0.2:
+                stall(world)
+        else:
+            break_something(world)
+
+
+def stall(world: World) -> None:
+    procs = [proc for proc in world.procs.values() if proc.alive]
+    world.rng.choice(procs).stalled_until = world.now + world.rng.uniform(0, 0.3)
+
+
+def break_something(world: World) -> None:
+    rng = world.rng
+    fault = rng.random()
+    workers = world.living("worker")
+    if fault < 0.2:
+        stall(world)
+    elif fault < 0.4 and workers:
+        rng.choice(workers).crash()
+    elif fault < 0.45:
+        rng.choice(world.agents).die(silently=rng.random() < 0.5)
+        world.add_node()
+    elif fault < 0.5:
+        drivers = world.living("driver")
+        if len(drivers) > 1:
+            rng.choice(drivers).die(silently=False)
+        add_driver(world)
+    elif fault < 0.55:
+        world.partition(rng.choice(world.agents).id, rng.choice([0.2, 1.0, 7.0]))
+    elif fault < 0.6:
+        cut(world)
+
+
+def cut(world: World) -> None:
+    """Break one link between two living processes."""
+    for proc in world.living("worker"):
+        for end in list(proc.reactor.ends.values()):
+            other = end.other.owner.host
+            if isinstance(other, Proc) and other.alive:
+                world.referee.cut(proc, other)
+                with world.inside(proc):
+                    proc.reactor.cut(end.conn)
+                return
+
+
+def finish(world: World) -> None:
+    """Everybody drops everything; then nothing may be left."""
+    world.programs.finishing = True
+    for _ in range(60):
+        world.run_until(world.now + 1.0)
+        drivers = world.living("driver")
+        if not any(run for proc in world.procs.values() if proc.alive for run in proc.runs):
+            break
+    for proc in world.procs.values():
+        assert not proc.alive or not proc.runs, f"{proc} never finished"
+    for proc in drivers:
+        for actor_id in world.programs.actors:
+            with world.inside(proc):
+                proc.client.kill(actor_id, True)
+    for proc in world.procs.values():
+        if proc.alive:
+            with world.inside(proc):
+                proc.bag.clear()
+    gc.collect()
+    world.run_until(world.now + 8.0)
+    for proc in list(world.procs.values()):
+        if proc.alive:
+            world.referee.quiet(proc)
+    state = world.hub.core.state
+    world.hub.core.validate()
+    assert not state.leases, f"leases are left: {state.leases}"
+    assert not state.actors, f"actors are left: {state.actors}"
+    for node in state.alive:
+        assert node.ledger.idle(), f"resources are missing: {node.ledger.free} of {node.ledger.total}"
+
+
+def seeds() -> list[int]:
+    return list(range(FIRST, FIRST + SEEDS, BATCH))
+
+
+def run(seed: int) -> World:
+    calm = seed % 3 == 0
+    with build(seed, calm) as world:
+        try:
+            populate(world)
+            live(world, calm)
+            finish(world)
+        except BaseException:
+            print(f"failed with seed {seed}: SPOKE_SIM_FIRST={seed} SPOKE_SIM_SEEDS=1 reproduces it")
+            raise
+    return world
+
+
+@pytest.mark.parametrize("first", seeds())
+def test_random_programs(first: int) -> None:
+    for seed in range(first, min(first + BATCH, FIRST + SEEDS)):
+        run(seed)
+
+
+def test_the_simulation_does_something() -> None:
+    world = run(3)
+    assert world.programs.outcomes.get("value", 0) > 20
+    assert sum(call.starts for call in world.referee.calls.values()) > 50
+    assert wire.name_of(wire.BORROW) == "BORROW"
