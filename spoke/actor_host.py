@@ -13,7 +13,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke.incoming import open_args
+from spoke.incoming import CallSource, open_args
 from spoke.running import running
 from spoke.submit import DYNAMIC
 
@@ -57,7 +57,9 @@ class ActorHost:
         """Make the instance on the main thread (in the loop for an async ``__init__``)."""
         if self.is_async:
             self._start_loop()
-        instance = cls.__new__(cls, *args, **kwargs) if cls.__new__ is not object.__new__ else cls.__new__(cls)
+        instance = (
+            cls.__new__(cls, *args, **kwargs) if cls.__new__ is not object.__new__ else cls.__new__(cls)
+        )
         self.instance = instance
         outcome = instance.__init__(*args, **kwargs)
         if outcome is not None and hasattr(outcome, "__await__"):
@@ -74,6 +76,7 @@ class ActorHost:
     def accept(self, job: Job) -> None:
         """A call arrived; lock held."""
         message = job.message
+        job.function_name = f"{self.class_name}.{message[4]}"
         if message[2] != self.actor_id or message[3] != self.incarnation:
             self.executor.outcome.system(
                 job, "ActorUnavailableError", "The call was meant for an earlier incarnation of the actor."
@@ -185,8 +188,8 @@ class ActorHost:
                 args: Any = ()
                 kwargs: Any = {}
                 if message[6] is not None and (message[6][0] or message[6][1]):
-                    opened = open_args(executor.client, job.link.peer, message[1], message[6])
-                    args, kwargs, source = opened
+                    source = CallSource(executor.client, job.link, message[1])
+                    args, kwargs = open_args(executor.client, source, message[1], message[6])
                 result = self.method(message[4])(*args, **kwargs)
                 del args, kwargs
                 if hasattr(result, "__await__"):
@@ -196,7 +199,7 @@ class ActorHost:
                 else:
                     outcome.returned(job, result, message[5], started, source)
         except (asyncio.CancelledError, KeyboardInterrupt):
-            outcome.cancelled(job)
+            outcome.cancelled(job, source)
         except BaseException as error:
             outcome.raised(job, error, started, source)
         finally:
@@ -235,5 +238,3 @@ def _raise(error: BaseException, *args: Any, **kwargs: Any) -> Any:
 
 def _ready() -> bool:
     return True
-
-

@@ -323,19 +323,32 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
 # -- the cluster ------------------------------------------------------------------------------------
 
 
+def _connected() -> Any:
+    """The engine; facts about the cluster do not start one.
+
+    Raises:
+        RaySystemError: `init` was not called.
+    """
+    if current.client is None:
+        from spoke.errors import RaySystemError
+
+        raise RaySystemError("Spoke has not been started yet. You can start it with 'init()'.")
+    return current.client
+
+
 def nodes() -> list[dict[str, Any]]:
     """One dict per node, dead ones included: NodeID, Alive, NodeManagerAddress, Resources, Labels, ..."""
-    return list(engine().request("nodes"))
+    return list(_connected().request("nodes"))
 
 
 def cluster_resources() -> dict[str, float]:
     """Resources of all living nodes by name."""
-    return dict(engine().request("cluster_resources"))
+    return dict(_connected().request("cluster_resources"))
 
 
 def available_resources() -> dict[str, float]:
     """Resources that nobody holds now, by name; exhausted ones are absent or 0."""
-    return dict(engine().request("available_resources"))
+    return dict(_connected().request("available_resources"))
 
 
 def get_gpu_ids() -> list[Any]:

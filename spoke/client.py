@@ -74,6 +74,7 @@ class Client:
         self.values = Values(self, self.store)
         self.submitter = Submitter(self)
         self.calls.place = self.submitter.place
+        self.calls.fetch = self.refs.fetch
         self.replies = Replies(self)
         self.futures = Futures(self)
         self.closed: str | None = None  # why nothing can be called any more
@@ -130,7 +131,7 @@ class Client:
     def kill(self, actor_id: bytes, no_restart: bool) -> None:
         """End an actor at once; may be repeated."""
         with self.lock:
-            self.hub.tell(wire.KILL_ACTOR, actor_id, no_restart, "it was killed by kill()")
+            self.hub.tell(wire.KILL_ACTOR, actor_id, no_restart, "it was killed by `ray.kill`")
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
         """Cancel the call that would resolve `ref`; ValueError for `force` on an actor's call."""
@@ -379,10 +380,12 @@ class Client:
         """What every call to a dead actor resolves to."""
         if channel.payload:
             return SYSTEM, [bytes(channel.payload)]
+        if channel.info.get("kind") == "group_removed":
+            return SYSTEM, encode_error("ActorPlacementGroupRemoved", str(channel.info.get("cause")))
         error = "ActorUnschedulableError" if channel.info.get("unschedulable") else "ActorDiedError"
         if error == "ActorUnschedulableError":
             return SYSTEM, encode_error(error, str(channel.info.get("cause")))
-        return SYSTEM, encode_error(error, describe_death(channel.name, channel.info))
+        return SYSTEM, encode_error(error, describe_death(channel.name, channel.info, channel.actor_id))
 
     # -- waiting
 
@@ -551,5 +554,3 @@ class Client:
 
 
 ACTOR_SUFFIX: Final = b"\xff" * 12
-
-

@@ -75,6 +75,9 @@ def dumps(value: Any) -> tuple[bytes, list[Any], list[Any]]:
 
 def _dump_fast(value: Any, buffers: list[Any]) -> bytes | None:
     """By the C pickler alone; None where only cloudpickle will do."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    if cloudpickle is not None and cloudpickle.list_registry_pickle_by_value():
+        return None
     if "torch" in sys.modules and not _torch_registered:
         _register_torch()
     try:
@@ -100,11 +103,14 @@ def _dispatch_table() -> dict[type, Callable[[Any], Any]]:
 def _dump_thorough(value: Any, buffers: list[Any] | None) -> bytes:
     import cloudpickle
 
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            reducer = _register.get(type(obj))
+            return super().reducer_override(obj) if reducer is None else reducer(obj)
+
     stream = io.BytesIO()
     callback = None if buffers is None else buffers.append
-    pickler = cloudpickle.Pickler(stream, 5, buffer_callback=callback)
-    if _register:
-        pickler.dispatch_table = pickler.dispatch_table.new_child(dict(_register))
+    pickler = (Pickler if _register else cloudpickle.Pickler)(stream, 5, buffer_callback=callback)
     try:
         pickler.dump(value)
     except Exception as error:
@@ -172,8 +178,7 @@ def _children(value: Any) -> list[tuple[str, Any]]:
     if closure:
         names = value.__code__.co_freevars
         return [
-            (f".<closure {name}>", cell.cell_contents)
-            for name, cell in zip(names, closure, strict=False)
+            (f".<closure {name}>", cell.cell_contents) for name, cell in zip(names, closure, strict=False)
         ]
     state = getattr(value, "__dict__", None)
     if isinstance(state, dict) and not isinstance(value, type):

@@ -180,6 +180,17 @@ def __getattr__(name: str) -> Any:
     return knob.read()
 
 
+_default_threads: str | None = None
+
+
+def set_default_threads(count: int) -> None:
+    """Let numeric libraries that are not loaded yet use `count` threads (OMP_NUM_THREADS), unless the
+    user has set it: a worker should not use more cores than it holds CPUs."""
+    global _default_threads
+    if os.environ.get("OMP_NUM_THREADS") == _default_threads:
+        _default_threads = os.environ["OMP_NUM_THREADS"] = str(count)
+
+
 def environment() -> dict[str, str]:
     """A copy of the process's environment, for a child."""
     return dict(os.environ)

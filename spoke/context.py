@@ -77,7 +77,8 @@ def grant_context(client: Client, spec: dict[str, Any], info: dict[str, Any] | N
     found = {
         "job_id": facts["job_id"],
         "namespace": facts["namespace"],
-        "runtime_env": facts.get("runtime_env") or {},
+        "runtime_env": spec.get("runtime_env") or facts.get("runtime_env") or {},
+        "job_env": client.job_env,
         "address": facts.get("address"),
     }
     if info is not None:

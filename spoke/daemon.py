@@ -449,7 +449,8 @@ def _first(*values: Any) -> Any:
 
 def main() -> None:
     """Entry point of the process."""
-    os.setsid()  # a Ctrl-C at the terminal is for the driver alone
+    # A Ctrl-C at the terminal is for the driver alone: this process was started as the leader of a
+    # process group, which is all that takes.
     _native.set_title("spoke-daemon")
     try:
         settings = Settings(spawn.inherited_config())

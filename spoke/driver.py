@@ -36,7 +36,7 @@ def start_embedded(options: dict[str, Any]) -> Client:
     settings = {
         "mode": "head", "link": "driver", "driver_id": process_id, "driver_pid": os.getpid(),
         "token": secret, "node_id": node_id, "sys_path": _sys_path(),
-        "port": None, "log_dir": config.get("log_dir"),
+        "port": 0, "record": True, "log_dir": config.get("log_dir"),
         **{name: options.get(name) for name in ("num_cpus", "num_gpus", "object_store_memory")},
         "resources": options.get("resources") or {}, "labels": options.get("labels") or {},
     }  # fmt: skip

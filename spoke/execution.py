@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from spoke import codec, wire
+from spoke import codec, config, wire
 from spoke.actor_host import ActorHost
 from spoke.cancelling import Interrupts
-from spoke.incoming import open_args
+from spoke.incoming import CallSource, open_args
 from spoke.lead import Waiter
 from spoke.outcome import Outcome
 from spoke.running import running
@@ -39,7 +40,7 @@ class Job:
         self.payload = payload
         self.cancelled = False
         self.credit: Any = None  # waiter of a generator that is ahead of its consumer
-        self.function_name = message[4] if message[0] == wire.CALL else ""
+        self.function_name = ""
         extra = message[6] if message[0] == wire.CALL else message[5]
         self.options: dict[str, Any] = (extra[2] if extra else None) or {}
 
@@ -120,7 +121,7 @@ class Executor:
             self.actor.run_here(job)
         else:
             function = self.functions[job.message[3]]
-            job.function_name = getattr(function, "__qualname__", function.__name__)
+            job.function_name = function.__name__
             self.execute(job, function)
 
     def execute(self, job: Job, function: Any) -> None:
@@ -138,7 +139,8 @@ class Executor:
                 if extra is None or not (extra[0] or extra[1]):
                     result = function()
                 else:
-                    args, kwargs, source = open_args(self.client, job.link.peer, message[1], extra)
+                    source = CallSource(self.client, job.link, message[1])
+                    args, kwargs = open_args(self.client, source, message[1], extra)
                     result = function(*args, **kwargs)
                     del args, kwargs
                 if message[0] == wire.CALL:
@@ -153,7 +155,7 @@ class Executor:
                 self.interrupts.end(job)
             self.outcome.returned(job, result, num_returns, started, source)
         except KeyboardInterrupt:
-            self.outcome.cancelled(job)
+            self.outcome.cancelled(job, source)
         except BaseException as error:
             self.outcome.raised(job, error, started, source)
         finally:
@@ -189,7 +191,9 @@ class Executor:
     def enter_context(self, grant: dict[str, Any], strategy: Any) -> None:
         client = self.client
         client.namespace = grant.get("namespace") or ""
-        client.job_env = grant.get("runtime_env") or {}
+        client.job_env = grant.get("job_env") or {}
+        threads = (grant.get("resources") or {}).get("CPU", 1)
+        config.set_default_threads(max(1, int(threads)))
         captures = isinstance(strategy, dict) and strategy.get("kind") == "group" and strategy.get("capture")
         client.captured_group = strategy["group_id"] if captures else None
 
@@ -213,7 +217,9 @@ class Executor:
         self._starting = (message[1], message[2], message[3], payload)
         spec = message[3]
         self.actor = ActorHost(self, message[1], message[2], spec)
-        self.enter_context(spec.get("context") or {}, spec.get("strategy"))
+        self.enter_context(
+            {**(spec.get("context") or {}), "resources": spec.get("assigned")}, spec.get("strategy")
+        )
         early, self._early = self._early, []
         for job in early:
             self.actor.accept(job)
@@ -231,9 +237,9 @@ class Executor:
             args: Any = ()
             kwargs: Any = {}
             if parts or slots:
-                args, kwargs, source = open_args(
-                    self.client, owner[0], actor_id, [parts, slots, None], args_id, owner
-                )
+                source = CallSource(self.client, None, actor_id)
+                extra = [parts, slots, None]
+                args, kwargs = open_args(self.client, source, actor_id, extra, args_id, owner)
             host.construct(codec.loads(blob), args, kwargs)
             del args, kwargs
         except BaseException as error:
@@ -243,10 +249,13 @@ class Executor:
             return
         finally:
             running.leave()
-        if source is not None:
-            source.finish()
         with self.client.lock:
-            self.client.hub.tell(wire.ACTOR_READY, actor_id, incarnation)
+            # The creator lets go of the arguments when it hears of this.
+            tell_ready = partial(self.client.hub.tell, wire.ACTOR_READY, actor_id, incarnation)
+            if source is None:
+                tell_ready()
+            else:
+                source.then(tell_ready)
             host.ready()
 
     def _on_credit(self, link: Link, message: list[Any], payload: Any) -> None:
@@ -346,6 +355,6 @@ class _Unloaded:
         function = codec.loads(self.blob)
         job = running.job()
         if job is not None:
-            job.function_name = getattr(function, "__qualname__", "task")
+            job.function_name = getattr(function, "__name__", "task")
         self.executor.functions[self.function_id] = function
         return function(*args, **kwargs)

@@ -229,8 +229,8 @@ class HubSide:
 
     def _watch_group(self, group_id: bytes) -> None:
         if group_id not in self.group_states:
-            state, info = self.request("watch_group", id=group_id)
-            self.group_states.setdefault(group_id, (state, info))
+            group = self.request("watch_group", id=group_id)
+            self.group_states.setdefault(group_id, (group["state"], group))
 
     def on_group(self, group_id: bytes, callback: Any) -> None:
         """Call ``callback.resolved(None)`` at the next change of the group's state; lock held."""

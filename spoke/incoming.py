@@ -7,40 +7,57 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from spoke import wire
-from spoke.submit import ARGS_SUFFIX
+from spoke.submit import ARGS_SUFFIX, RETAINED_SUFFIX
 from spoke.values import Lease, has_blocks
+from spoke.wire import encode
 
 if TYPE_CHECKING:
     from spoke.client import Client
+    from spoke.links import Link
 
 
 class CallSource:
     """Where the refs and views of one call's arguments came from.
 
     The caller keeps them until the reply.  What is still in use then is borrowed from its owner; the
-    reply names what the owner has not confirmed yet, and HELD follows when it has.
+    reply names the arguments that must be kept for what the owners have not confirmed yet, and one
+    HELD follows on the same link when they all have.
     """
 
-    __slots__ = ("_caller", "_client", "_leases", "_replied", "_unconfirmed")
+    __slots__ = ("_call_id", "_client", "_leases", "_link", "_then", "_unconfirmed")
 
-    def __init__(self, client: Client, caller: bytes) -> None:
+    def __init__(self, client: Client, link: Link | None, call_id: bytes) -> None:
         self._client = client
-        self._caller = caller
+        self._link = link  # to the caller; None for a constructor, whose arguments came by the hub
+        self._call_id = call_id
         self._leases: list[tuple[bytes, Any, Lease]] = []
-        self._unconfirmed: dict[bytes, None] = {}
-        self._replied = False
+        self._unconfirmed: dict[bytes, int] = {}  # argument -> refs met in it that wait for HELD
+        self._then: Callable[[], None] | None = None
+
+    @property
+    def caller(self) -> wire.Address:
+        """The caller's address, as far as a callee knows it: by the link to it."""
+        assert self._link is not None
+        return self._client.refs.addresses.get(self._link.peer) or [self._link.peer, b"", "", 0]
 
     # -- refs inside the arguments (see Client.resolve_ref)
 
     def pin(self, object_id: bytes) -> Callable[[], None]:
         """A ref was met whose owner does not know us yet; returns what to call when it does; lock held."""
-        self._unconfirmed[object_id] = None
+        return self.keep(object_id)
+
+    def keep(self, argument_id: bytes) -> Callable[[], None]:
+        """As `pin`, where the ref lies inside the argument `argument_id`."""
+        unconfirmed = self._unconfirmed
+        unconfirmed[argument_id] = unconfirmed.get(argument_id, 0) + 1
 
         def confirmed() -> None:
-            if object_id in self._unconfirmed:
-                del self._unconfirmed[object_id]
-                if self._replied:
-                    self._client.tell(self._caller, wire.HELD, [object_id])
+            unconfirmed[argument_id] -= 1
+            if not unconfirmed[argument_id]:
+                del unconfirmed[argument_id]
+                if not unconfirmed and self._then is not None:
+                    then, self._then = self._then, None
+                    then()
 
         return confirmed
 
@@ -51,53 +68,91 @@ class CallSource:
         self._leases.append((object_id, owner, lease))
         return lease
 
-    def finish(self) -> list[bytes] | None:
-        """The code ran: ids that the caller must keep until HELD, or None."""
-        for _, _, lease in self._leases:
-            lease.done_reading()
-        living = [(object_id, owner, lease) for object_id, owner, lease in self._leases if lease.alive]
-        if living:
-            self._borrow(living)
-        self._leases = []
-        self._replied = True
-        return list(self._unconfirmed) or None
+    # -- the end of the call
 
-    def _borrow(self, living: list[tuple[bytes, Any, Lease]]) -> None:
-        client = self._client
-        with client.lock:
-            for object_id, owner, lease in living:
-                # Where the caller owns it, BORROW precedes the reply on the same link: nothing to wait for.
-                confirmed = None if owner[0] == self._caller else self.pin(object_id)
-                entry = client.refs.meet(object_id, owner, confirmed)
-                entry.local += 1
-                lease.ended = partial(client.release, entry)
-                if not lease.alive:
-                    lease.done_reading()
-            client._settle()
+    @property
+    def empty(self) -> bool:
+        """Nothing of the arguments can be in use any more."""
+        return not self._leases and not self._unconfirmed
+
+    def finish(self) -> list[bytes] | None:
+        """The code ran: ids of arguments that the caller must keep until HELD; lock held.
+
+        The reply must be sent before the lock is given back, so that HELD cannot overtake it.
+        """
+        self._end_leases()
+        if not self._unconfirmed:
+            return None
+        self._then = self._tell_held
+        return list(self._unconfirmed)
+
+    def _tell_held(self) -> None:
+        client, link = self._client, self._link
+        if link is not None and client.links.by_conn.get(link.conn) is link:
+            client.links.send(link, encode(wire.HELD, [self._call_id + RETAINED_SUFFIX]))
+
+    def then(self, action: Callable[[], None]) -> None:
+        """The constructor ran: `action` runs when the owners know of all that it keeps; lock held."""
+        self._end_leases()
+        if self._unconfirmed:
+            self._then = action
+        else:
+            action()
+
+    def _end_leases(self) -> None:
+        leases, self._leases = self._leases, []
+        for object_id, owner, lease in leases:
+            if lease.alive:
+                self._borrow(object_id, owner, lease)
+            lease.done_reading()
+
+    def _borrow(self, object_id: bytes, owner: Any, lease: Lease) -> None:
+        """Views of this object live on: be one of its borrowers until they are gone."""
+        client, link = self._client, self._link
+        known = client.refs.entries.get(object_id)
+        if known is None and owner[0] == client.process_id:
+            return  # freed, as the caller that lent it is gone; the view keeps the memory mapped
+        # On the caller's own link BORROW precedes the reply: nothing to wait for.
+        ahead = link is not None and owner[0] == link.peer and client.links.by_peer.get(link.peer) is link
+        entry = client.refs.meet(object_id, owner, None if ahead else self.keep(object_id))
+        entry.local += 1
+        lease.ended = partial(client.release, entry)
+        client._settle()
+
+
+class _SlotSource:
+    """Where refs inside an argument come from that was itself passed as a ref."""
+
+    __slots__ = ("_argument_id", "_source")
+
+    def __init__(self, source: CallSource, argument_id: bytes) -> None:
+        self._source = source
+        self._argument_id = argument_id
+
+    def pin(self, object_id: bytes) -> Callable[[], None]:
+        return self._source.keep(self._argument_id)
 
 
 def open_args(
     client: Client,
-    caller: bytes,
+    source: CallSource,
     call_id: bytes,
     extra: list[Any],
     args_id: bytes | None = None,
     owner: Any = None,
-) -> tuple[Any, Any, CallSource]:
-    """``(args, kwargs, source)`` of a call.
+) -> tuple[Any, Any]:
+    """``(args, kwargs)`` of a call.
 
     Raises:
         whatever unpickling raises, ObjectLostError for a block that is gone.
     """
     parts, slots, _ = extra
-    source = CallSource(client, caller)
     if not slots and len(parts) == 1 and type(parts[0]) is bytes:
         value = client.values.unpack(parts, source, None)
-        args, kwargs = value if type(value) is list else (value, {})
-        return args, kwargs, source
+        return value if type(value) is list else (value, {})
     lease = None
     if has_blocks(parts):
-        lease = source.lease(args_id or call_id + ARGS_SUFFIX, owner or [caller, b"", "", 0])
+        lease = source.lease(args_id or call_id + ARGS_SUFFIX, owner or source.caller)
     value = client.values.unpack(parts, source, lease) if parts else ()
     # Arguments are pickled as a plain tuple, or as [args, kwargs] where there are keywords.
     args, kwargs = value if type(value) is list else (value, {})
@@ -105,11 +160,10 @@ def open_args(
         args = list(args)
         for position, object_id, slot_owner, slot_parts in slots:
             lease = source.lease(object_id, slot_owner) if has_blocks(slot_parts) else None
-            item = client.values.unpack(slot_parts, source, lease)
+            item = client.values.unpack(slot_parts, _SlotSource(source, object_id), lease)
             if type(position) is int:
                 args[position] = item
             else:
                 kwargs[position] = item
             del item
-    return args, kwargs, source
-
+    return args, kwargs

@@ -81,9 +81,18 @@ class ObjectRef(Generic[T]):
         """The object id as 56 hexadecimal digits."""
         return self._id.hex()
 
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]:
+        """A ref that names no object."""
+        from spoke.core.refs import Entry
+
+        entry = Entry(b"\xff" * 28, None)
+        entry.local = 1 << 40  # never released
+        return cls(entry)
+
     def is_nil(self) -> bool:
-        """Always False: a ref names an object."""
-        return False
+        """Whether this ref names no object."""
+        return self._id == b"\xff" * 28
 
     def size(self) -> int:
         """Length of the id in bytes."""

@@ -11,12 +11,14 @@ from spoke import codec, wire
 from spoke.core.refs import CANCELLED, EXCEPTION, SYSTEM, VALUE
 from spoke.errors import ActorDiedError, AsyncioActorExit, RayTaskError
 from spoke.lead import Waiter
-from spoke.submit import DYNAMIC, return_id
+from spoke.submit import DYNAMIC, ITEM_SUFFIX, return_id
 from spoke.wire import encode
 
 if TYPE_CHECKING:
+    from spoke.core.refs import Entry
     from spoke.execution import Executor, Job
     from spoke.incoming import CallSource
+    from spoke.store import Block
 
 
 class Outcome:
@@ -30,44 +32,52 @@ class Outcome:
         self, job: Job, result: Any, num_returns: int, started: int, source: CallSource | None
     ) -> None:
         """Send the return values; raises TypeError if one does not serialize."""
+        if job.cancelled:  # it ran to its end all the same, in a thread that cannot be interrupted
+            self.cancelled(job, source)
+            return
+        values = self._client.values
         if num_returns == 1:
-            values = [self._pack(job, job.call_id, result)]
+            packed = [values.pack(result)]
         elif num_returns == 0:
-            values = []
+            packed = []
         else:
-            values = [self._pack(job, job.call_id, item) for item in _split(result, num_returns)]
+            packed = values.pack_all(_split(result, num_returns))
         del result
-        self._reply(job, VALUE, started, values, source)
+        self._reply(job, VALUE, started, [self._lend(job, job.call_id, *one) for one in packed], source)
 
-    def _pack(self, job: Job, key: bytes, value: Any) -> list[Any]:
-        """One value as ``[parts, contained refs]``; blocks and refs are the caller's from here on."""
+    def _lend(
+        self, job: Job, key: bytes, parts: list[Any], contains: list[Entry] | None, blocks: list[Block]
+    ) -> list[Any]:
+        """A packed value as ``[parts, contained refs]``: blocks and refs are the caller's from here on."""
         client = self._client
-        parts, contains, blocks = client.values.pack(value)
-        if blocks:
-            client.store.lend(job.link.peer, blocks)
         refs = None
-        if contains:
+        if blocks or contains:
             own = client.address
-            refs = [[entry.id, entry.owner or own] for entry in contains]
+            refs = [[entry.id, entry.owner or own] for entry in contains] if contains else None
             with client.lock:
-                client.replies.hand_over(job.link.peer, key, contains)
+                client.replies.hand_over(job.link, key, contains, blocks)
         return [parts, refs]
 
     def _reply(
         self, job: Job, status: int, started: int, values: list[Any] | None, source: CallSource | None
     ) -> None:
         client = self._client
-        retained = source.finish() if source is not None else None
         micros = (time.perf_counter_ns() - started) // 1000
-        meta = encode(wire.REPLY, job.message[1], status, micros, values, retained)
-        client.reactor.send(job.link.conn, meta)
+        if source is None or source.empty:
+            client.reactor.send(job.link.conn, encode(wire.REPLY, job.call_id, status, micros, values, None))
+            return
+        with client.lock:
+            retained = source.finish()
+            client.reactor.send(
+                job.link.conn, encode(wire.REPLY, job.call_id, status, micros, values, retained)
+            )
 
     def raised(self, job: Job, error: BaseException, started: int, source: CallSource | None) -> None:
         """Send the error of the user's code (or of unpickling its arguments)."""
         if isinstance(error, (SystemExit, AsyncioActorExit)):
             self._exit(error)
             return
-        body = self.pack_error(self._name(job), error)
+        body = self.pack_error(job.name or "task", error)
         error.__traceback__ = None  # its frames hold the arguments, which may be views
         self._reply(job, EXCEPTION, started, [[[body], None]], source)
 
@@ -83,13 +93,6 @@ class Outcome:
             with client.lock:
                 client.hub.tell(wire.KILL_ACTOR, host.actor_id, True, "exit_actor() was called in it")
         executor.stop_soon(code)
-
-    def _name(self, job: Job) -> str:
-        message = job.message
-        if message[0] == wire.CALL:
-            host = self._executor.actor
-            return f"{host.class_name if host else 'actor'}.{message[4]}"
-        return job.name or "task"
 
     def pack_error(self, name: str, error: BaseException) -> bytes:
         """A RayTaskError of `error`, pickled; an error that does not travel goes as its text."""
@@ -124,11 +127,13 @@ class Outcome:
             body = codec.dumps(ActorDiedError.from_task_error(task_error))[0]
         return text, body
 
-    def cancelled(self, job: Job) -> None:
+    def cancelled(self, job: Job, source: CallSource | None = None) -> None:
         self._executor.jobs.pop(job.call_id, None)
-        self._client.reactor.send(
-            job.link.conn, encode(wire.REPLY, job.call_id, CANCELLED, 0, [], None)
-        )
+        if source is not None:
+            self._reply(job, CANCELLED, time.perf_counter_ns(), [], source)
+            return
+        # No lock is taken here: a cancelled job that never started is answered under it.
+        self._client.reactor.send(job.link.conn, encode(wire.REPLY, job.call_id, CANCELLED, 0, [], None))
 
     def system(self, job: Job, name: str, text: str) -> None:
         """Refuse a job by a named error of ours."""
@@ -149,7 +154,7 @@ class Outcome:
             self.returned(job, DynamicObjectRefGenerator(refs), 1, started, source)
             return
         index = 0
-        for item in _iterate(result, self._name(job)):
+        for item in _iterate(result, job.name or "task"):
             index += 1
             self.send_item(job, index, item)
             del item
@@ -159,13 +164,12 @@ class Outcome:
         self.end_stream(job, index, started, source)
 
     def send_item(self, job: Job, index: int, item: Any) -> None:
-        value = self._pack(job, return_id(job.call_id, index), item)
-        self._client.reactor.send(
-            job.link.conn, encode(wire.STREAM_ITEM, job.call_id, index, VALUE, value)
-        )
+        packed = self._client.values.pack(item)
+        value = self._lend(job, return_id(job.call_id, index) + ITEM_SUFFIX, *packed)
+        self._client.reactor.send(job.link.conn, encode(wire.STREAM_ITEM, job.call_id, index, VALUE, value))
 
     def end_stream(self, job: Job, count: int, started: int, source: CallSource | None) -> None:
-        body = codec.dumps(count)[0]
+        body = codec.dumps(None)[0]
         self._executor.consumed.pop(job.call_id, None)
         self._reply(job, VALUE, started, [[[body], None]], source)
 
@@ -196,7 +200,7 @@ def _split(result: Any, num_returns: int) -> list[Any]:
     try:
         values = list(result)
     except TypeError:
-        raise ValueError(
+        raise TypeError(
             f"The task has num_returns={num_returns} but returned one {type(result).__name__}; "
             "return that many values"
         ) from None

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from spoke import codec, errors
 from spoke.core.calls import Call
 from spoke.core.refs import CANCELLED, EXCEPTION, SYSTEM, VALUE, Entry
 from spoke.objectref import ObjectRef
-from spoke.submit import return_id
+from spoke.submit import ITEM_SUFFIX, RETAINED_SUFFIX, return_id
 
 if TYPE_CHECKING:
     from spoke.client import Client
     from spoke.links import Link
+    from spoke.store import Block
+
+
+_NONE: Final = codec.dumps(None)[0]
 
 
 class Handover:
@@ -41,7 +45,7 @@ class Replies:
     def __init__(self, client: Client) -> None:
         self._client = client
         # Entries kept because a callee still uses them and their owner does not know it yet.
-        self._retained: dict[tuple[bytes, bytes], Entry] = {}
+        self._retained: dict[tuple[bytes, bytes], list[list[Entry]]] = {}
         # Entries inside replies that this process sent, until the caller holds them itself.
         self._handed: dict[tuple[bytes, bytes], list[Entry]] = {}
 
@@ -53,6 +57,8 @@ class Replies:
         if call is None:
             self._refuse(link, call_id, values)
             return
+        if retained:
+            self._retain(link, call, retained)
         if status == EXCEPTION and call.retry_on is not None and call.retries_left != 0:
             if self._may_retry(call, values) and client.calls.retry(call):
                 return
@@ -64,9 +70,12 @@ class Replies:
                 self._resolve_each(link, call, values or [])
         else:
             value = values[0][0] if values else []
-            for entry in call.entries:
-                client.refs.resolve(entry, status, value)
-        self._unpin(link, call, retained)
+            if call.stream is not None:
+                self._fail_stream(call, status, value)
+            else:
+                for entry in call.entries:
+                    client.refs.resolve(entry, status, value)
+        self._unpin(call)
 
     def _may_retry(self, call: Call, values: Any) -> bool:
         try:
@@ -103,16 +112,19 @@ class Replies:
             inner.append(entry)
         return inner
 
-    def _unpin(self, link: Link, call: Call, retained: list[bytes] | None) -> None:
-        """The call needs its arguments no more, except those the callee goes on using."""
-        refs = self._client.refs
-        for entry in call.pins or ():
-            key = (link.peer, entry.id)
-            if retained and entry.id in retained and key not in self._retained:
-                self._retained[key] = entry
-            else:
-                refs.drop(entry)
-        call.pins = None
+    def _retain(self, link: Link, call: Call, argument_ids: list[bytes]) -> None:
+        """The callee goes on using these arguments: keep them until its HELD, in order per call."""
+        kept = {entry.id: entry for entry in call.pins or () if entry.id in argument_ids}
+        for entry in kept.values():
+            entry.local += 1
+        self._retained.setdefault((link.peer, call.id + RETAINED_SUFFIX), []).append(list(kept.values()))
+
+    def _unpin(self, call: Call) -> None:
+        """The call needs its arguments no more, nor anything else that would keep refs alive."""
+        pins, call.pins = call.pins, None
+        call.slots = call.stream = None  # a waiter of a pending dependency may keep the call itself
+        for entry in pins or ():
+            self._client.refs.drop(entry)
 
     def _refuse(self, link: Link, call_id: bytes, values: Any) -> None:
         """Nobody waits for these values: give back what they hold."""
@@ -131,11 +143,12 @@ class Replies:
     def resolve_all(self, call: Call, status: int, value: list[Any]) -> None:
         """Resolve every return of a call that has no reply."""
         refs = self._client.refs
-        for entry in call.entries:
-            refs.resolve(entry, status, value)
-        for entry in call.pins or ():
-            refs.drop(entry)
-        call.pins = None
+        if call.stream is not None:
+            self._fail_stream(call, status, value)
+        else:
+            for entry in call.entries:
+                refs.resolve(entry, status, value)
+        self._unpin(call)
 
     # -- streams
 
@@ -145,31 +158,56 @@ class Replies:
         client = self._client
         call = client.calls.calls.get(call_id)
         if call is None or call.stream is None or index <= call.stream.received:
-            self._refuse(link, call_id + index.to_bytes(4, "little"), [item] if item else [])
+            self._refuse(link, return_id(call_id, index) + ITEM_SUFFIX, [item] if item else [])
             return
         stream = call.stream
         stream.received = index
         stream.peer = link.peer
         entry = client.refs.own(return_id(call_id, index))
         entry.local = 1  # the ref below; uncounted, the entry would be freed as soon as it resolves
-        handover = Handover(client, link.peer, entry.id)
+        handover = Handover(client, link.peer, entry.id + ITEM_SUFFIX)
         client.refs.resolve(entry, status, item[0], self._take_over(handover, item[1]))
         if item[1]:
             handover.confirmed()
         stream.items.append(ObjectRef(entry))
         stream.wake()
 
+    def _fail_stream(self, call: Call, status: int, value: list[Any]) -> None:
+        """The generator ended by an error: that is its last item; the call itself is completed."""
+        refs = self._client.refs
+        entry = refs.own(return_id(call.id, call.stream.received + 1))
+        entry.local = 1
+        refs.resolve(entry, status, value)
+        call.stream.items.append(ObjectRef(entry))
+        refs.resolve(call.entries[0], VALUE, [_NONE])
+
     # -- the sender's side of handed-over refs
 
-    def hand_over(self, peer: bytes, key: bytes, entries: list[Entry]) -> None:
-        """Keep these counted entries until `peer` says HELD for `key`; lock held."""
-        self._handed.setdefault((peer, key), []).extend(entries)
+    def hand_over(self, link: Link, key: bytes, entries: list[Entry] | None, blocks: list[Block]) -> None:
+        """A value goes to the peer of `link`: its entries are kept until HELD for `key`; lock held.
+
+        Its blocks are the peer's.  Where the link is gone nothing is: nobody would give it back.
+        """
+        client, peer = self._client, link.peer
+        if client.links.by_conn.get(link.conn) is not link:
+            for entry in entries or ():
+                client.refs.drop(entry)
+            for block in blocks:
+                client.store.release(block)
+            return
+        if blocks:
+            client.store.lend(peer, blocks)
+        if entries:
+            self._handed.setdefault((peer, key), []).extend(entries)
 
     def unpin(self, peer: bytes, key: bytes) -> bool:
         """HELD from a peer; False if it is the owner's word on a borrow instead."""
-        entry = self._retained.pop((peer, key), None)
-        if entry is not None:
-            self._client.refs.drop(entry)
+        retained = self._retained.get((peer, key))
+        if retained is not None:
+            for entry in retained.pop(0):
+                self._client.refs.drop(entry)
+            if not retained:
+                del self._retained[peer, key]
             return True
         handed = self._handed.pop((peer, key), None)
         for inner in handed or ():
@@ -178,7 +216,9 @@ class Replies:
 
     def peer_lost(self, peer: bytes) -> None:
         for key in [key for key in self._retained if key[0] == peer]:
-            self._client.refs.drop(self._retained.pop(key))
+            for entries in self._retained.pop(key):
+                for entry in entries:
+                    self._client.refs.drop(entry)
         for key in [key for key in self._handed if key[0] == peer]:
             for inner in self._handed.pop(key):
                 self._client.refs.drop(inner)

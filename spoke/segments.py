@@ -3,9 +3,10 @@
 The agent creates every segment and keeps a descriptor, so that blocks outlive the process that wrote
 them.  Accounting is by whole segments: `used` never passes `limit` (bytes).  A segment leaves the table
 
-- when its living owner gives it back,
-- when its owner is dead and every job that could read it has ended (`drop_orphans`),
-- when its owner is dead and a reader that knows says that nothing in it is needed (`orphan_free`).
+- when its living owner gives it back (`orphan_free` with `WHOLE`),
+- when its owner is dead and nothing in it belongs to others (`spoke.lent`), at once or as soon as they
+  have freed all of it (`orphan_free`),
+- when its owner is dead and every driver is gone (`drop_orphans`).
 
 No timer frees memory (REF-3).
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final
+
+from spoke import lent
 
 WHOLE: Final = -1  # as an offset: all of the segment
 
@@ -25,14 +28,14 @@ class StoreFull(Exception):
 class Entry:
     """One segment: the process that allocates in it, and the mapping."""
 
-    __slots__ = ("bytes", "freed", "orphan", "owner", "segment")
+    __slots__ = ("bytes", "orphan", "owner", "segment", "uses")
 
     def __init__(self, owner: bytes, segment: Any, size: int) -> None:
         self.owner = owner
         self.segment = segment
         self.bytes = size
         self.orphan = False
-        self.freed: set[int] = set()  # offsets of an orphan's blocks known to be free
+        self.uses: int | None = None  # of an orphan: by processes that live; None: not known
 
 
 class SegmentTable:
@@ -86,25 +89,33 @@ class SegmentTable:
         return self._entries.get(segment_id)
 
     def owner_died(self, owner: bytes) -> int:
-        """The process is gone: its segments stay, as orphans.  Returns how many there are."""
-        segment_ids = self._by_owner.pop(owner, [])
-        for segment_id in segment_ids:
-            self._entries[segment_id].orphan = True
-        return len(segment_ids)
+        """The process is gone: what others use of it stays.  Returns how many segments do."""
+        left = 0
+        for segment_id in self._by_owner.pop(owner, []):
+            entry = self._entries[segment_id]
+            entry.orphan = True
+            entry.uses = lent.count(entry.segment)
+            if entry.uses == 0:
+                self._drop(segment_id)
+            else:
+                left += 1
+        return left
 
     def orphan_free(self, segment_id: int, offset: int, sender: bytes) -> None:
-        """A block, or with `WHOLE` all of a segment, is not needed any more.
+        """One use of an orphan's block has ended; with `WHOLE`, its owner gives back all of a segment.
 
-        Only its owner gives back a segment that has one; of an orphan, any reader that knows.
         Unknown ids are ignored: the segment is gone already.
         """
         entry = self._entries.get(segment_id)
-        if entry is None or not (entry.orphan or entry.owner == sender):
+        if entry is None:
             return
         if offset == WHOLE:
-            self._drop(segment_id)
-        elif entry.orphan:
-            entry.freed.add(offset)
+            if entry.owner == sender:
+                self._drop(segment_id)
+        elif entry.orphan and entry.uses is not None:
+            entry.uses -= 1
+            if entry.uses <= 0:
+                self._drop(segment_id)
 
     def drop_orphans(self) -> int:
         """Nobody is left who could read what dead processes wrote.  Returns the bytes released."""

@@ -96,7 +96,7 @@ def start_daemon(config: dict[str, Any], link_fd: int, environment: dict[str, st
         stderr = 2 if _is_open(2) else null
         fds = [(null, 0), (null, 1), (stderr, 2), (config_fd, CONFIG_FD), (link_fd, LINK_FD)]
         public = {name: value for name, value in environment.items() if name not in PRIVATE_VARIABLES}
-        return _native.spawn(daemon_argv(), public, None, fds, 0, False)
+        return _native.spawn(daemon_argv(), public, None, fds, 0, True)
     finally:
         os.close(null)
         os.close(config_fd)

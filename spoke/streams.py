@@ -53,7 +53,6 @@ class ObjectRefGenerator:
         self._completed = completed
         entry = completed._entry
         entry.waiters = [stream]
-        self._failed = False
         weakref.finalize(self, _abandon, client, stream, completed)
 
     def __iter__(self) -> ObjectRefGenerator:
@@ -67,7 +66,7 @@ class ObjectRefGenerator:
         stream = self._stream
         while not stream.items:
             if stream.ended:
-                return self._end()
+                raise StopIteration
             waiter = Waiter(1)
             with self._client.lock:
                 if stream.items or stream.ended:
@@ -88,13 +87,6 @@ class ObjectRefGenerator:
                 self._client.tell(stream.peer, wire.STREAM_CREDIT, stream.call_id, stream.consumed)
         return ref
 
-    def _end(self) -> ObjectRef[Any]:
-        """The stream's end: once the error that ended it, then StopIteration."""
-        if self._completed._entry.status > 0 and not self._failed:
-            self._failed = True
-            return self._completed
-        raise StopIteration
-
     def __aiter__(self) -> ObjectRefGenerator:
         return self
 
@@ -104,10 +96,7 @@ class ObjectRefGenerator:
         stream = self._stream
         while not stream.items:
             if stream.ended:
-                try:
-                    return self._end()
-                except StopIteration:
-                    raise StopAsyncIteration from None
+                raise StopAsyncIteration
             loop = asyncio.get_running_loop()
             future: asyncio.Future[None] = loop.create_future()
             with self._client.lock:
@@ -118,7 +107,7 @@ class ObjectRefGenerator:
         return self._take()
 
     def completed(self) -> ObjectRef[Any]:
-        """A ref that resolves when the generator has ended (with its error if it raised)."""
+        """A ref that resolves to None when the generator has ended."""
         return self._completed
 
     def next_ready(self) -> bool:

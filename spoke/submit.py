@@ -26,6 +26,9 @@ STREAMING: Final = -1  # num_returns="streaming"
 DYNAMIC: Final = -2  # num_returns="dynamic"
 LOCALITY_BYTES_MIN: Final = 1 << 20  # smaller arguments do not decide where a task runs
 ARGS_SUFFIX: Final = b"\xff\xff\xff\xff"  # object id of the large arguments of a call
+# Keys that HELD names beside object ids (28 bytes) and call ids (24 bytes: the refs in its values)
+ITEM_SUFFIX: Final = b"\0"  # after the object id of a stream's item: the refs in it
+RETAINED_SUFFIX: Final = b"\0"  # after a call id: arguments that the callee went on using
 
 _INDEX = [index.to_bytes(4, "little") for index in range(64)]
 
@@ -122,7 +125,12 @@ class Submitter:
     # -- actors
 
     def create_actor(
-        self, actor_id: bytes, spec: dict[str, Any], blob: bytes, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        actor_id: bytes,
+        spec: dict[str, Any],
+        blob: bytes,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Entry:
         """Ask the hub for an actor; returns the entry that counts its handles.
 
@@ -317,7 +325,9 @@ class Submitter:
             call = ref._entry.call
             if isinstance(call, Call):
                 if force and isinstance(call.key, bytes):
-                    raise ValueError("force=True is not supported for actor tasks: use kill() to end the actor.")
+                    raise ValueError(
+                        "force=True is not supported for actor tasks: use kill() to end the actor."
+                    )
                 client.calls.cancel(call, force, recursive)
             client._settle()
 

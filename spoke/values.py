@@ -92,6 +92,21 @@ class Values:
         parts, blocks = self._store.write(body, buffers)
         return parts, self._count(refs) if refs else None, blocks
 
+    def pack_all(self, values: list[Any]) -> list[tuple[list[Any], list[Entry] | None, list[Block]]]:
+        """`pack` of each; where one raises, nothing is counted for the others."""
+        packed: list[tuple[list[Any], list[Entry] | None, list[Block]]] = []
+        try:
+            for value in values:
+                packed.append(self.pack(value))  # noqa: PERF401
+        except BaseException:
+            for _, contains, blocks in packed:
+                for entry in contains or ():
+                    self._client.release(entry)
+                for block in blocks:
+                    self._store.release(block)
+            raise
+        return packed
+
     def _count(self, refs: list[Any]) -> list[Entry]:
         entries = [ref._entry for ref in refs]
         with self._client.lock:

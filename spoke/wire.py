@@ -133,7 +133,10 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     RECLAIM: ("RECLAIM", ()),
     LEASE_LOST: ("LEASE_LOST", (("lease_id", _I), ("reason", _S), ("kind", _S))),
     # Why a class, actor or group waits: id is the class_id, actor_id or group_id
-    PENDING_REASON: ("PENDING_REASON", (("what", _S), ("id", (int, bytes)), ("reason", _S), ("fatal", _BOOL))),
+    PENDING_REASON: (
+        "PENDING_REASON",
+        (("what", _S), ("id", (int, bytes)), ("reason", _S), ("fatal", _BOOL)),
+    ),
     BLOCKED: ("BLOCKED", (("blocked", _BOOL),)),
     # payload: opaque creation blob, handed to the worker as START_ACTOR's payload
     CREATE_ACTOR: ("CREATE_ACTOR", (("actor_id", _B), ("spec", _D))),
@@ -161,12 +164,23 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     # payload of CALL, TASK: codec value of (args, kwargs); refs: top-level and nested, see client.py
     CALL: (
         "CALL",
-        (("call_id", _B), ("actor_id", _B), ("incarnation", _I), ("method", _S), ("num_returns", _I), ("extra", _NL)),
+        (
+            ("call_id", _B),
+            ("actor_id", _B),
+            ("incarnation", _I),
+            ("method", _S),
+            ("num_returns", _I),
+            ("extra", _NL),
+        ),
     ),
     TASK: (
         "TASK",
         (
-            ("call_id", _B), ("lease_id", _I), ("function_id", _B), ("num_returns", _I), ("extra", _NL),
+            ("call_id", _B),
+            ("lease_id", _I),
+            ("function_id", _B),
+            ("num_returns", _I),
+            ("extra", _NL),
             ("grant", (dict, type(None))),
         ),  # fmt: skip
     ),

@@ -66,8 +66,6 @@ def main() -> None:
     executor = Executor(client)
     client.on_hub_lost = lambda: os._exit(0)  # PROC-1: nothing to live for without the cluster
     with client.lock:
-        client.hub.tell(
-            wire.CLIENT_UP, "worker", client.address, os.getpid(), {"started": time.time()}
-        )
+        client.hub.tell(wire.CLIENT_UP, "worker", client.address, os.getpid(), {"started": time.time()})
     client.lead.start()
     executor.run()

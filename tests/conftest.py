@@ -186,7 +186,9 @@ class Snapshot:
             extra = len(_threads()) - len(self.threads)
             # Libraries start pools on first use; Spoke names its threads; the spawner stays by design,
             # since a child that dies with its parent dies with the thread that made it.
-            named = [n for n in sorted(_threads() - self.threads) if "spoke" in n and "spoke-spawner" not in n]
+            named = [
+                n for n in sorted(_threads() - self.threads) if "spoke" in n and "spoke-spawner" not in n
+            ]
             leaks += [f"thread {name}" for name in named] if extra > 0 else []
         if "dirs" not in allowed:
             leaks += [f"session directory {name}" for name in sorted(_session_directories() - self.dirs)]

@@ -25,7 +25,7 @@ from spoke.core import Drop, Log, Lost, Received, Send, Tick
 from spoke.core.hub import HubConfig, HubCore
 from spoke.core.refs import PENDING, Entry
 from spoke.execution import Executor, Job
-from spoke.incoming import open_args
+from spoke.incoming import CallSource, open_args
 from spoke.links import Links
 from spoke.objectref import ObjectRef
 from spoke.running import running
@@ -371,7 +371,8 @@ class SimExecutor(Executor):
             kwargs: Any = {}
             extra = message[6] if message[0] == wire.CALL else message[5]
             if extra is not None and (extra[0] or extra[1]):
-                args, kwargs, source = open_args(self.client, job.link.peer, message[1], extra)
+                source = CallSource(self.client, job.link, message[1])
+                args, kwargs = open_args(self.client, source, message[1], extra)
             program = proc.world.programs.body(proc, job, args, kwargs)
         except BaseException as error:
             self.jobs.pop(job.call_id, None)
@@ -385,6 +386,8 @@ class SimExecutor(Executor):
 
     def _ended(self, job: Job, started: int, source: Any, result: Any, error: BaseException | None) -> None:
         num_returns = job.message[5] if job.message[0] == wire.CALL else job.message[4]
+        if isinstance(error, AssertionError):
+            self.proc.world.referee.failures.append(f"user code in {self.proc}: {error}")
         try:
             if error is not None:
                 raise error
@@ -393,7 +396,7 @@ class SimExecutor(Executor):
             else:
                 self.outcome.returned(job, result, num_returns, started, source)
         except KeyboardInterrupt:
-            self.outcome.cancelled(job)
+            self.outcome.cancelled(job, source)
         except BaseException as problem:
             self.outcome.raised(job, problem, started, source)
         finally:

@@ -131,12 +131,12 @@ class Programs:
         if num_returns == STREAMING:
             count = rng.randrange(4)
             for index in range(1, count + 1):
-                yield "item", index, self._value(bag, (job.call_id, index), rng)
+                yield "item", index, self._value(proc, bag, (job.call_id, index))
                 yield "sleep", rng.choice([0.0, 0.001, 0.01])
             return count
         if num_returns == 1:
-            return self._value(bag, (job.call_id, 0), rng)
-        return [self._value(bag, (job.call_id, index), rng) for index in range(num_returns)]
+            return self._value(proc, bag, (job.call_id, 0))
+        return [self._value(proc, bag, (job.call_id, index)) for index in range(num_returns)]
 
     @staticmethod
     def _num_returns(job: Job) -> int:
@@ -152,8 +152,11 @@ class Programs:
 
     # -- values
 
-    def _value(self, bag: list[Any], token: Any, rng: random.Random) -> dict[str, Any]:
-        items = [item for item in bag if rng.random() < 0.3 and _travels(item)][:4]
+    def _value(self, proc: Proc, bag: list[Any], token: Any) -> dict[str, Any]:
+        """A value holds older objects only: a cycle of objects is never freed, by design."""
+        rng, age = proc.world.rng, proc.world.referee.age
+        items = [item for item in bag if rng.random() < 0.3 and _travels(item)]
+        items = [item for item in items if not isinstance(item, ObjectRef) or age(item.binary()) < age(token[0])][:4]
         if rng.random() < self.settings.blobs:
             items.append(Blob.make(rng))
         return {"token": token, "items": items}
@@ -198,8 +201,10 @@ class Programs:
 
     def _put(self, proc: Proc, bag: list[Any]) -> None:
         rng = proc.world.rng
-        token = (rng.randbytes(8), 0)
-        ref = proc.client.put(self._value(bag, token, rng))
+        token = (rng.randbytes(24), 0)
+        value = self._value(proc, bag, token)
+        ref = proc.client.put(value)
+        proc.world.referee.put(ref.binary())
         self.tokens[ref.binary()] = token
         bag.append(ref)
 

@@ -43,6 +43,7 @@ class Referee:
         self.freed: dict[bytes, float] = {}
         self._last_start: dict[tuple[bytes, bytes, int], int] = {}
         self._sequence = 0
+        self._puts: dict[bytes, int] = {}
         self.procs: dict[bytes, Proc] = {}
         self.failures: list[str] = []  # also those seen where nothing can be raised, as in __del__
 
@@ -86,7 +87,7 @@ class Referee:
             for object_id in object_ids:
                 known = client.refs.entries.get(object_id)
                 if known is None or known.owner is not None:
-                    assert object_id in self.tainted, (
+                    assert object_id in self.tainted or self._doomed(peer), (
                         f"REF-1: {object_id.hex()} was freed at {self.freed.get(object_id)} while it travelled"
                     )
             borrow(peer, object_ids)
@@ -114,10 +115,25 @@ class Referee:
         if object_id in self.tainted:
             return
         for process_id, proc in self.procs.items():
-            if proc.alive and self.held.get((process_id, object_id)):
+            if proc.alive and self.held.get((process_id, object_id)) and not self._doomed(process_id):
                 self.failures.append(f"REF-1: {object_id.hex()} is freed while {proc} holds a ref")
 
+    def _doomed(self, process_id: bytes) -> bool:
+        """The hub has ended the actor of this process: it is about to be killed."""
+        proc = self.procs[process_id]
+        host = proc.executor.actor if proc.executor is not None else None
+        return host is not None and host.actor_id not in proc.world.hub.core.state.actors
+
     # -- calls
+
+    def put(self, object_id: bytes) -> None:
+        self._sequence += 1
+        self._puts[object_id[:24]] = self._sequence
+
+    def age(self, object_id: bytes) -> int:
+        """A number that grows with the time at which the call or put was made."""
+        call = self.calls.get(object_id[:24])
+        return call.sequence if call is not None else self._puts.get(object_id[:24], self._sequence + 1)
 
     def _submitted(self, proc: Proc, call: Call) -> None:
         self._sequence += 1
@@ -147,7 +163,7 @@ class Referee:
         left = [key for key in self.held if key[0] == proc.id]
         assert not left, f"{name}: the simulation itself forgot to drop {left}"
         assert not client.calls.calls, f"CALL-3: {name} has unresolved calls {list(client.calls.calls.values())}"
-        assert not client.refs.entries, f"REF-1: {name} leaks {list(client.refs.entries.values())[:8]}"
+        assert not client.refs.entries, f"REF-1: {name} leaks {_tell(client.refs.entries)}"
         assert not client.refs.borrowed_from, f"REF-2: {name} borrows {client.refs.borrowed_from}"
         assert not any(client.refs.lent_to.values()), f"REF-2: {name} lends {client.refs.lent_to}"
         assert not client.replies._handed, f"REF-1: {name} keeps refs of replies {client.replies._handed}"
@@ -161,3 +177,17 @@ class Referee:
             assert not channel.queue and not channel.inflight
         for lease in client.calls.tasks.leases.values():
             assert not lease.inflight
+
+
+def _tell(entries: dict[bytes, Entry]) -> str:
+    """Entries as a person who looks for a leak wants to see them."""
+    lines = []
+    for entry in list(entries.values())[:12]:
+        owner = "own" if entry.owner is None else f"of {entry.owner[0].hex()[:8]}"
+        inside = [inner.id.hex() for inner in entry.contains or ()]
+        lent = [peer.hex()[:8] for peer in entry.borrowers or ()]
+        lines.append(
+            f"\n  {entry.id.hex()} {owner} local={entry.local} status={entry.status} "
+            f"unconfirmed={entry.unconfirmed} lent to {lent} contains {inside} call={entry.call}"
+        )
+    return "".join(lines)

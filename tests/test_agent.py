@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from spoke import limits, logs, orphans, segments, spawn, wire
+from spoke import lent, limits, logs, orphans, segments, spawn, wire
 from spoke._native import Reactor, Segment
 from spoke.agent import Agent, NodeSettings
 from spoke.link import ServerHandshakes, connect
@@ -293,27 +293,38 @@ def test_format_lines() -> None:
 # -- segments
 
 
-class FakeSegment:
-    def __init__(self, name: str, size: int) -> None:
-        self.size = size
-
-
 def test_segments_are_bounded_and_outlive_their_owner() -> None:
-    table = segments.SegmentTable(100, FakeSegment)
-    first, _ = table.add(b"a", 60)
-    with pytest.raises(segments.StoreFull, match=r"60 of 100 bytes in use.*object_store_memory"):
-        table.add(b"b", 41)
-    second, _ = table.add(b"b", 40)
+    page = 4096
+    table = segments.SegmentTable(10 * page, Segment.create)
+    first, _ = table.add(b"a", 6 * page)
+    with pytest.raises(segments.StoreFull, match=r"24576 of 40960 bytes in use.*object_store_memory"):
+        table.add(b"b", 5 * page)
+    second, _ = table.add(b"b", 4 * page)
     table.orphan_free(first, segments.WHOLE, b"b")  # not the owner's word
-    assert table.used == 100 and table.owner_died(b"a") == 1
-    table.orphan_free(first, 0, b"b")
-    assert table.get(first) is not None and table.used == 100
-    assert table.drop_orphans() == 60 and table.get(first) is None and table.used == 40
+    assert table.used == 10 * page and table.owner_died(b"a") == 1
+    table.orphan_free(first, 0, b"b")  # its owner did not count, so neither can we
+    assert table.get(first) is not None and table.used == 10 * page
+    assert table.drop_orphans() == 6 * page and table.get(first) is None and table.used == 4 * page
     table.orphan_free(second, segments.WHOLE, b"b")
     assert table.used == 0 and len(table) == 0
     for size in (0, -1):
         with pytest.raises(ValueError, match="positive"):
             table.add(b"a", size)
+
+
+def test_REF_3_a_dead_owners_segment_goes_with_its_last_use() -> None:
+    table = segments.SegmentTable(1 << 20, Segment.create)
+    for uses in (0, 1, 3):
+        segment_id, memory = table.add(b"a", 8192)
+        counter = lent.LentCount(memory)
+        counter.add(uses + 2)
+        counter.add(-2)
+        assert lent.count(memory) == uses
+        assert table.owner_died(b"a") == min(uses, 1)
+        for left in range(uses, 0, -1):
+            assert table.get(segment_id) is not None, left
+            table.orphan_free(segment_id, 64 * left, b"reader")
+        assert table.get(segment_id) is None and table.used == 0
 
 
 @pytest.fixture

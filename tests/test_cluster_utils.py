@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +40,9 @@ def test_nodes_come_and_go(cluster: Cluster) -> None:
 def test_a_node_that_died_is_missed(cluster: Cluster) -> None:
     node = cluster.add_node()
     node.kill(allow_graceful=False)
+    deadline = time.monotonic() + 10
+    while len(cluster._alive()) > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
     with pytest.raises(TimeoutError, match="waiting for nodes"):
         cluster.wait_for_nodes(timeout=0.5)
     assert not cluster.remaining_processes_alive()

@@ -105,7 +105,10 @@ def test_names() -> None:
     assert request_id == 5 and error is None and not value["existing"]
     hub.actor(driver, "b", spec)
     ((_, _, error, _),) = hub.take(driver, wire.RESPONSE)
-    assert error[0] == "ValueError" and "The name service (namespace=ns) is already taken" in error[1]
+    assert (
+        error[0] == "ActorAlreadyExistsError"
+        and "The name service (namespace=ns) is already taken" in error[1]
+    )
     hub.actor(driver, "c", {**spec, "get_if_exists": True})
     ((_, _, error, value),) = hub.take(driver, wire.RESPONSE)
     assert value["existing"] and value["actor"]["actor_id"] == actor_id

@@ -142,7 +142,9 @@ def test_PROC_2_nothing_outlives_a_killed_driver(root: Path) -> None:
     )
     driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
-    fork, *pids = map(int, driver.stdout.readline().split())
+    line = driver.stdout.readline()
+    assert line, driver.wait(10)
+    fork, *pids = map(int, line.split())
     assert len(pids) >= 2 and all(map(alive, pids))
     began = time.monotonic()
     driver.kill()
@@ -251,7 +253,7 @@ def test_a_node_joins_and_its_end_is_seen(head: Any, root: Path) -> None:
     workers = until(lambda: children(first.pid))
     first.stop(force=True)  # killed: the hub learns it from the link
     until(lambda: states(head).count(True) == 2)
-    assert not any(map(alive, workers))
+    until(lambda: not any(map(alive, workers)), 2.0)
     pids = [second.pid, *until(lambda: children(second.pid))]
     head.stop()
     until(lambda: not any(map(alive, pids)), 5.0)  # a node without its hub ends

@@ -115,8 +115,9 @@ def finish(world: World) -> None:
         if proc.alive:
             with world.inside(proc):
                 proc.bag.clear()
-    gc.collect()
-    world.run_until(world.now + 8.0)
+    for _ in range(2):
+        gc.collect()
+        world.run_until(world.now + 4.0)
     for proc in list(world.procs.values()):
         if proc.alive:
             world.referee.quiet(proc)

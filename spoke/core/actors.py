@@ -103,7 +103,7 @@ class Actors:
             self.watch(client, holder.actor_id)
             return False
         text = f"The name {actor.name} (namespace={actor.namespace}) is already taken by a live actor."
-        self._respond(client, actor.spec, ["ValueError", text], None)
+        self._respond(client, actor.spec, ["ActorAlreadyExistsError", text], None)
         self._refuse(client, actor.actor_id, text)
         return False
 

@@ -83,6 +83,7 @@ class CallTable:
         self.encode_error = encode_error  # (class name, text) -> value of a SYSTEM error
         self.calls: dict[bytes, Call] = {}
         self.out: list[tuple[Any, ...]] = []
+        self.fetch: Callable[[Entry], None] | None = None  # asks the owner for a borrowed dependency
         self.place: Callable[[Call], None] | None = None  # may change the class by where arguments lie
         self.actors = ActorChannels(self)
         self.tasks = TaskClasses(self)
@@ -92,8 +93,8 @@ class CallTable:
     def submit(self, call: Call) -> None:
         """Take a new call; its dependencies are in ``call.slots``."""
         self.calls[call.id] = call
-        if isinstance(call.key, bytes):
-            self.actors.enqueue(call)
+        if isinstance(call.key, bytes) and not self.actors.enqueue(call):
+            return
         if call.slots:
             for _, entry in call.slots:
                 if entry.status == PENDING:
@@ -102,6 +103,8 @@ class CallTable:
                     if entry.waiters is None:
                         entry.waiters = []
                     entry.waiters.append(waiter)
+                    if entry.owner is not None and self.fetch is not None:
+                        self.fetch(entry)
                 elif entry.status > 0:
                     self.fail(call, entry.status, entry.value or [])
                     return

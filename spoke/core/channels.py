@@ -57,8 +57,14 @@ class ActorChannels:
                 self.table.out.append(("hub", (wire.WATCH_ACTOR, actor_id)))
         return channel
 
-    def enqueue(self, call: Call) -> None:
-        self.channel(call.key).queue.append(call)
+    def enqueue(self, call: Call) -> bool:
+        """Queue a call; False where it failed at once, as the actor is dead."""
+        channel = self.channel(call.key)
+        if channel.state == "DEAD":
+            self._fail_one(channel, call)
+            return False
+        channel.queue.append(call)
+        return True
 
     def pending(self, actor_id: bytes) -> int:
         """Calls submitted and not resolved."""
@@ -126,6 +132,7 @@ class ActorChannels:
         moved = incarnation > channel.incarnation
         channel.state, channel.incarnation = state, incarnation
         channel.info = info
+        channel.name = channel.name or info.get("class_name") or ""
         if state == "DEAD":
             channel.payload = payload
             self.verdicts.pop(actor_id, None)

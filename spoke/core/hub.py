@@ -314,6 +314,7 @@ class HubCore:
             "node_id": client.node_id,
             "head_node_id": head.node_id if head is not None else b"",
             "nodes": len(s.alive),
+            "address": f"{head.host}:{head.port}" if head is not None and head.port else "",
         }
 
     def _client_lost(self, client: Client) -> None:

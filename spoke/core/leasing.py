@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from spoke import wire
+from spoke.core.refs import CANCELLED
 
 if TYPE_CHECKING:
     from spoke.core.calls import Call, CallTable
@@ -30,8 +31,11 @@ WANT_MAX: Final = 4096
 class Lease:
     """One leased worker."""
 
-    __slots__ = ("address", "calls_done", "idle_since", "inflight", "info", "introduced", "lease_id", "lost", "peer", "recalling",
-                 "task_class")  # fmt: skip
+    __slots__ = (
+        "address", "calls_done", "done_before", "idle_since", "inflight", "info", "introduced", "lease_id",
+        "lost", "peer", "recalling", "returning", "task_class",
+    )  # fmt: skip
+                 "returning", "task_class")  # fmt: skip
 
     def __init__(self, lease_id: int, address: wire.Address, info: dict[str, Any], owner: TaskClass) -> None:
         self.lease_id = lease_id
@@ -42,7 +46,9 @@ class Lease:
         self.inflight: dict[bytes, Call] = {}
         self.idle_since: float | None = None
         self.recalling = False
+        self.returning = False  # the hub wants it: no more tasks, back when those it has are done
         self.calls_done = 0
+        self.done_before = 0  # calls_done when its backlog was looked at last
         self.introduced = False  # the worker was told whom it works for
         self.lost: float | None = None  # link ended; when to stop waiting for the hub's verdict
 
@@ -50,7 +56,17 @@ class Lease:
 class TaskClass:
     """Tasks that any one of a set of leased workers can run."""
 
-    __slots__ = ("class_id", "leases", "max_calls", "micros", "queue", "recall_at", "spec", "wanted", "warned")
+    __slots__ = (
+        "class_id",
+        "leases",
+        "max_calls",
+        "micros",
+        "queue",
+        "recall_at",
+        "spec",
+        "wanted",
+        "warned",
+    )
 
     def __init__(self, class_id: int, spec: dict[str, Any]) -> None:
         self.class_id = class_id
@@ -112,7 +128,11 @@ class TaskClasses:
     def _least_loaded(group: TaskClass) -> Lease | None:
         best = None
         for lease in group.leases.values():
-            if lease.lost is None and (best is None or len(lease.inflight) < len(best.inflight)):
+            if (
+                lease.lost is None
+                and not lease.returning
+                and (best is None or len(lease.inflight) < len(best.inflight))
+            ):
                 best = lease
                 if not best.inflight:
                     break
@@ -124,6 +144,10 @@ class TaskClasses:
             self.idle.pop(lease.lease_id, None)
         lease.inflight[call.id] = call
         call.peer = lease.peer
+        group = lease.task_class
+        if group.recall_at is None and len(lease.inflight) > 1:
+            group.recall_at = 0.0  # the next tick, which knows the time, sets it
+            self.backlogged[group.class_id] = group
         self.table.out.append(("send", lease.peer, lease.address, call))
 
     def _want(self, group: TaskClass) -> None:
@@ -166,6 +190,10 @@ class TaskClasses:
         if group.max_calls and lease.calls_done >= group.max_calls:
             self._give_back(lease, retire=True)
             self._want(group)
+        elif lease.returning:
+            if not lease.inflight:
+                self._give_back(lease, retire=False)
+                self._want(group)
         elif group.queue:
             if len(lease.inflight) * 2 <= self._depth(group):  # refill by halves: fewer wakes
                 self._dispatch(group)
@@ -204,8 +232,12 @@ class TaskClasses:
         lease.recalling = False
         for call_id in reversed(call_ids):
             call = lease.inflight.pop(call_id, None)
-            if call is not None:
-                call.peer = None
+            if call is None:
+                continue
+            call.peer = None
+            if call.cancelled:  # the worker had let go of it before it heard of that
+                self.table.fail(call, CANCELLED, [])
+            else:
                 lease.task_class.queue.appendleft(call)
         # A worker that handed back its queue is busy or blocked: fill the others first.
         self._dispatch(lease.task_class)
@@ -213,14 +245,21 @@ class TaskClasses:
     # -- losing and giving back workers
 
     def reclaim(self) -> None:
-        """The hub needs workers: give back every idle one now."""
+        """The hub needs workers: give back every idle one now, and busy ones when they have run dry.
+
+        Without the latter a caller with an endless queue would keep all others from their first task.
+        """
         for lease in list(self.idle.values()):
             self._give_back(lease, retire=False)
+        for lease in self.leases.values():
+            lease.returning = True
 
     def _give_back(self, lease: Lease, retire: bool) -> None:
         group = lease.task_class
         self._remove(lease)
-        if group.wanted > len(group.leases) and not group.queue:
+        if not retire:
+            group.wanted = min(group.wanted, len(group.leases))  # as the hub understands it
+        elif group.wanted > len(group.leases) and not group.queue:
             group.wanted = len(group.leases)
             self.table.out.append(("hub", (wire.WANT, group.class_id, group.spec, group.wanted)))
         self.table.out.append(("hub", (wire.GIVE_BACK, lease.lease_id, retire)))
@@ -259,6 +298,8 @@ class TaskClasses:
                 call.retries_left -= call.retries_left > 0
                 call.attempt += 1
                 again.append(call)
+            elif call.cancelled:
+                self.table.fail(call, CANCELLED, [])
             else:
                 self.table.fail_named(call, error, f"Task {call.name} failed: {reason}")
         group.queue.extendleft(reversed(again))
@@ -271,7 +312,9 @@ class TaskClasses:
             return
         group.wanted = len(group.leases)
         while group.queue:
-            self.table.fail_named(group.queue.popleft(), "TaskUnschedulableError", reason)
+            removed = "placement group" in reason and "removed" in reason
+            error = "TaskPlacementGroupRemoved" if removed else "TaskUnschedulableError"
+            self.table.fail_named(group.queue.popleft(), error, reason)
 
     # -- time
 
@@ -292,21 +335,37 @@ class TaskClasses:
             self._give_back(lease, retire=False)
         for lease in list(self.lost.values()):
             if lease.lost is not None and lease.lost <= now:
+                # The hub still counts the lease: the worker lives, only the link to it broke.
+                self.table.out.append(("hub", (wire.GIVE_BACK, lease.lease_id, True)))
                 self.lease_lost(lease.lease_id, "the connection to its worker was lost", "worker_died")
         for group in list(self.backlogged.values()):
-            if group.recall_at is not None and group.recall_at <= now:
-                self._recall(group)
+            if group.recall_at == 0.0:
+                self._look_again(group, now)
+            elif group.recall_at is not None and group.recall_at <= now:
+                self._unblock(group, now)
 
-    def _recall(self, group: TaskClass) -> None:
-        """An idle worker stands beside a backlog: take back what the busiest has not started."""
-        group.recall_at = None
-        self.backlogged.pop(group.class_id, None)
-        if not any(not lease.inflight for lease in group.leases.values()):
+    def _look_again(self, group: TaskClass, now: float) -> None:
+        group.recall_at = now + RECALL_AFTER_S
+        for lease in group.leases.values():
+            lease.done_before = lease.calls_done
+
+    def _unblock(self, group: TaskClass, now: float) -> None:
+        """Take back what waits behind a task that turned out long, or beside an idle worker."""
+        backlog = [lease for lease in group.leases.values() if len(lease.inflight) > 1]
+        if not backlog:
+            group.recall_at = None
+            del self.backlogged[group.class_id]
             return
-        busiest = max(group.leases.values(), key=lambda lease: len(lease.inflight), default=None)
-        if busiest is not None and len(busiest.inflight) > 1 and not busiest.recalling:
-            busiest.recalling = True
-            self.table.out.append(("peer", busiest.peer, (wire.RECALL, busiest.lease_id, 1)))
+        idle = any(not lease.inflight for lease in group.leases.values())
+        busiest = max(backlog, key=lambda lease: len(lease.inflight))
+        for lease in backlog:
+            stuck = lease.calls_done == lease.done_before
+            if stuck:
+                group.micros = max(group.micros or 0.0, RECALL_AFTER_S * 1e6)
+            if (stuck or (idle and lease is busiest)) and not lease.recalling and lease.lost is None:
+                lease.recalling = True
+                self.table.out.append(("peer", lease.peer, (wire.RECALL, lease.lease_id, 1)))
+        self._look_again(group, now)
 
     def validate(self) -> None:
         for lease_id, lease in self.leases.items():

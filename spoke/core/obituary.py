@@ -17,15 +17,18 @@ def describe_exit(code: int | None, signal_number: int) -> str:
     return f"exit code {code}" if code is not None else "exit status unknown"
 
 
-def describe_death(name: str, info: dict[str, Any]) -> str:
+def describe_death(name: str, info: dict[str, Any], actor_id: bytes = b"") -> str:
     """One paragraph on why an actor is gone, from the hub's ``info`` of its state.
 
     Keys used, all optional: cause, code, signal, tail (last lines of its stderr), pid, node_id.
     """
-    text = f"The actor {name or 'actor'} died unexpectedly before finishing this task."
+    lines = [f"\tclass_name: {name}"] if name else []
+    if actor_id:
+        lines.append(f"\tactor_id: {actor_id.hex()}")
+    text = "\n".join([*lines, ""])
     cause = info.get("cause")
     if cause:
-        text = f"The actor {name or 'actor'} died: {cause}."
+        text += f"The actor died: {cause}."
     details = []
     if info.get("code") is not None or info.get("signal"):
         exit_text = describe_exit(info.get("code"), info.get("signal") or 0)

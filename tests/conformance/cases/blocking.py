@@ -4,9 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.conformance.kit import Flag
+from tests.conformance.kit import Flag, caught, eventually
 
 INIT: dict[str, Any] = {"num_cpus": 2, "num_gpus": 0}
+
+
+def tasks_meet_after_many_short_ones(ray: Any) -> Any:
+    """Two tasks that wait for each other need two workers, however short the tasks before were.
+
+    The first case of its area, so that no other case has left workers behind.
+    """
+    met = Flag()
+
+    @ray.remote
+    def short(i: int) -> int:
+        return i
+
+    @ray.remote
+    def meet() -> bool:
+        met.append("here")
+        return eventually(lambda: len(met.lines()) >= 2, 10)
+
+    for i in range(30):
+        ray.get(short.remote(i))
+    return ray.get([meet.remote(), meet.remote()])
 
 
 def deeper_than_the_cpus(ray: Any) -> Any:
@@ -211,3 +232,38 @@ def pipeline_of_stages(ray: Any) -> Any:
     for k in range(4):
         refs = [stage.remote(ref, k) for ref in refs]
     return ray.get(refs)
+
+
+def tasks_meet_after_a_cancelled_one(ray: Any) -> Any:
+    started, never, met = Flag(), Flag(), Flag()
+
+    @ray.remote
+    def cancelled() -> bool:
+        started.set()
+        return never.wait()
+
+    @ray.remote
+    def meet() -> bool:
+        met.append("here")
+        return eventually(lambda: len(met.lines()) >= 2, 10)
+
+    ref = cancelled.remote()
+    started.wait()
+    ray.cancel(ref)
+    caught(lambda: ray.get(ref))
+    return ray.get([meet.remote(), meet.remote()])
+
+
+def a_short_task_behind_a_long_one_moves(ray: Any) -> Any:
+    """A task sent ahead to a worker that turns out to be busy for long runs elsewhere."""
+    go = Flag()
+
+    @ray.remote
+    def step(wait: bool) -> bool:
+        return go.wait() if wait else True
+
+    ray.get([step.remote(False) for _ in range(40)])
+    blocked = step.remote(True)
+    others = ray.get([step.remote(False) for _ in range(10)], timeout=10)
+    go.set()
+    return [all(others), ray.get(blocked)]
