@@ -163,7 +163,7 @@ class Referee:
         left = [key for key in self.held if key[0] == proc.id]
         assert not left, f"{name}: the simulation itself forgot to drop {left}"
         assert not client.calls.calls, f"CALL-3: {name} has unresolved calls {list(client.calls.calls.values())}"
-        assert not client.refs.entries, f"REF-1: {name} leaks {_tell(client.refs.entries)}"
+        assert not client.refs.entries, f"REF-1: {name} leaks {self._tell(client.refs.entries)}"
         assert not client.refs.borrowed_from, f"REF-2: {name} borrows {client.refs.borrowed_from}"
         assert not any(client.refs.lent_to.values()), f"REF-2: {name} lends {client.refs.lent_to}"
         assert not client.replies._handed, f"REF-1: {name} keeps refs of replies {client.replies._handed}"
@@ -172,22 +172,22 @@ class Referee:
         assert not client.values._leases, f"REF-1: {name} counts views that are gone"
         stats = client.store.stats()
         assert not stats["blocks"], f"REF-1: {name} leaks {stats['blocks']} blocks"
-        assert not any(client.store._peers.values()), f"REF-2: {name} has blocks lent"
+        blocks = {str(self.procs.get(peer)): held for peer, held in client.store._peers.items() if held}
+        assert not blocks, f"REF-2: {name} has lent blocks to {blocks}"
         for channel in client.calls.actors.channels.values():
             assert not channel.queue and not channel.inflight
         for lease in client.calls.tasks.leases.values():
             assert not lease.inflight
 
-
-def _tell(entries: dict[bytes, Entry]) -> str:
-    """Entries as a person who looks for a leak wants to see them."""
-    lines = []
-    for entry in list(entries.values())[:12]:
-        owner = "own" if entry.owner is None else f"of {entry.owner[0].hex()[:8]}"
-        inside = [inner.id.hex() for inner in entry.contains or ()]
-        lent = [peer.hex()[:8] for peer in entry.borrowers or ()]
-        lines.append(
-            f"\n  {entry.id.hex()} {owner} local={entry.local} status={entry.status} "
-            f"unconfirmed={entry.unconfirmed} lent to {lent} contains {inside} call={entry.call}"
-        )
-    return "".join(lines)
+    def _tell(self, entries: dict[bytes, Entry]) -> str:
+        """Entries as a person who looks for a leak wants to see them."""
+        lines = []
+        for entry in list(entries.values())[:12]:
+            owner = "own" if entry.owner is None else f"of {self.procs.get(entry.owner[0])}"
+            inside = [inner.id.hex() for inner in entry.contains or ()]
+            lent = [str(self.procs.get(peer)) for peer in entry.borrowers or ()]
+            lines.append(
+                f"\n  {entry.id.hex()} {owner} local={entry.local} status={entry.status} "
+                f"unconfirmed={entry.unconfirmed} lent to {lent} contains {inside} call={entry.call}"
+            )
+        return "".join(lines)

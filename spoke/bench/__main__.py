@@ -17,7 +17,12 @@ def parser() -> argparse.ArgumentParser:
         "--ray-python", metavar="PATH", help="an interpreter that has ray and numpy; run on it too"
     )
     made.add_argument("--no-spoke", action="store_true", help="run on Ray only")
-    made.add_argument("--filter", default="", metavar="NAME", help="only workloads whose name contains NAME")
+    made.add_argument(
+        "--filter",
+        action="append",
+        metavar="NAME",
+        help="only workloads whose name contains NAME; repeatable",
+    )
     made.add_argument("--json", metavar="FILE", help="write all samples to FILE")
     made.add_argument("--quick", action="store_true", help="shorter rounds, smaller sizes, one pass")
     made.add_argument("--passes", type=int, default=0, help="turns of each engine per workload (default 2)")
@@ -28,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """0 if no workload failed and no target was missed, 1 otherwise."""
     options = parser().parse_args(argv)
-    names = [name for name in WORKLOADS if options.filter.lower() in name.lower()]
+    wanted = [part.lower() for part in options.filter or [""]]
+    names = [name for name in WORKLOADS if any(part in name.lower() for part in wanted)]
     if options.list:
         print("\n".join(names))
         return 0

@@ -35,7 +35,6 @@ class Lease:
         "address", "calls_done", "done_before", "idle_since", "inflight", "info", "introduced", "lease_id",
         "lost", "peer", "recalling", "returning", "task_class",
     )  # fmt: skip
-                 "returning", "task_class")  # fmt: skip
 
     def __init__(self, lease_id: int, address: wire.Address, info: dict[str, Any], owner: TaskClass) -> None:
         self.lease_id = lease_id
