@@ -3,6 +3,7 @@
 // Rules: everything that can wait or copies much runs without the GIL; no lock of ours is held
 // while the GIL is taken; no native object keeps a reference to a Python object.
 #include <Python.h>
+#include <structmember.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -220,6 +221,28 @@ uintptr_t buffer_address(nb::handle source) {
     return address;
 }
 
+// What is wrong with a list of refs: 0 nothing, 1 an item of another type, 2 the same object twice.
+// `slot` is the member descriptor of the attribute that two refs to one object share.
+int check_refs(const nb::list& refs, nb::handle type, nb::handle slot) {
+    const auto offset = reinterpret_cast<PyMemberDescrObject*>(slot.ptr())->d_member->offset;
+    const auto count = static_cast<size_t>(PyList_GET_SIZE(refs.ptr()));
+    size_t size = 16;
+    while (size < 2 * count) size *= 2;
+    std::vector<void*> seen(size, nullptr);
+    for (size_t index = 0; index < count; ++index) {
+        PyObject* ref = PyList_GET_ITEM(refs.ptr(), static_cast<Py_ssize_t>(index));
+        if (reinterpret_cast<PyObject*>(Py_TYPE(ref)) != type.ptr()) return 1;
+        void* entry = *reinterpret_cast<void**>(reinterpret_cast<char*>(ref) + offset);
+        size_t place = (reinterpret_cast<uintptr_t>(entry) >> 4) * 0x9E3779B97F4A7C15u >> 20 & (size - 1);
+        while (seen[place] != nullptr) {
+            if (seen[place] == entry) return 2;
+            place = (place + 1) & (size - 1);
+        }
+        seen[place] = entry;
+    }
+    return 0;
+}
+
 PyType_Slot private_view_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(&fill_private_view)}, {0, nullptr}};
 PyType_Slot native_buffer_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(&fill_native_buffer)}, {0, nullptr}};
 PyType_Slot segment_view_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(&fill_segment_view)}, {0, nullptr}};
@@ -265,6 +288,7 @@ void bind_memory(nb::module_& module) {
         .def_prop_ro("used", &spoke::Arena::used)
         .def_prop_ro("blocks", &spoke::Arena::blocks)
         .def_prop_ro("largest_free", &spoke::Arena::largest_free);
+    module.def("check_refs", &check_refs, "refs"_a, "type"_a, "slot"_a);
     module.def("buffer_address", &buffer_address, "buffer"_a);
     module.def("memcpy_rate", &spoke::memcpy_rate, "bytes"_a, nb::call_guard<nb::gil_scoped_release>());
 }

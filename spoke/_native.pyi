@@ -188,5 +188,8 @@ def set_title(title: str) -> None:
 def buffer_address(buffer: Buffer) -> int:
     """Address of the first byte of a contiguous buffer."""
 
+def check_refs(refs: list[Any], type: type, slot: Any) -> int:
+    """0: all items are of this type and differ in the member `slot`; 1: another type; 2: one twice."""
+
 def memcpy_rate(bytes: int) -> float:
     """Best of five copies of ``bytes`` between resident buffers, in bytes per second."""

@@ -95,13 +95,16 @@ def method(*args: Any, **options: Any) -> Any:
 
 # -- objects ----------------------------------------------------------------------------------------
 
+_check_refs: Any = None
 _ref_type: Any = None  # ObjectRef, whose module `import spoke` leaves for later
 
 
 def _load_ref_type() -> Any:
-    global _ref_type
+    global _ref_type, _check_refs
+    from spoke._native import check_refs
     from spoke.objectref import ObjectRef
 
+    _check_refs = check_refs
     _ref_type = ObjectRef
     return ObjectRef
 
@@ -191,12 +194,14 @@ def wait(
         single = type(ray_waitables) is (_ref_type or _load_ref_type())
         what = "a single ObjectRef" if single else str(type(ray_waitables))
         raise TypeError(f"wait() expected a list of ObjectRef or ObjectRefGenerator, got {what}")
-    waitables = _waitables(ray_waitables)
+    ref_type = _ref_type or _load_ref_type()
+    fault = _check_refs(ray_waitables, ref_type, ref_type._entry)
+    waitables = ray_waitables if fault == 0 else _waitables(ray_waitables)
     if timeout is not None and timeout < 0:
         raise ValueError(f"The 'timeout' argument must be nonnegative. Received {timeout}")
     if not ray_waitables:
         return [], []
-    if len(set(ray_waitables)) != len(ray_waitables):
+    if fault and len(set(ray_waitables)) != len(ray_waitables):
         raise ValueError("wait() requires a list of unique refs.")
     if num_returns <= 0:
         raise ValueError(f"Invalid number of objects to return {num_returns}.")

@@ -89,8 +89,8 @@ class Client:
         self.on_welcome: Callable[[], None] | None = None
         self.on_waiting: Any = None  # worker hook: (bool) -> None, the running task waits in get
         self.on_hub_lost: Any = None
-        self._prefix = os.urandom(16)
-        self._counter = itertools.count(1)
+        self.call_prefix = os.urandom(16)
+        self.call_counter = itertools.count(1)
         self._dropped: deque[Entry] = deque()
         self._abandoned: deque[ObjectRef[Any]] = deque()
         self._lost_peers: list[bytes] = []
@@ -154,7 +154,7 @@ class Client:
 
     def new_call_id(self) -> bytes:
         """24 bytes: this process's random prefix and a counter."""
-        return self._prefix + next(self._counter).to_bytes(8, "big")
+        return self.call_prefix + next(self.call_counter).to_bytes(8, "big")
 
     # -- refs
 
@@ -222,8 +222,12 @@ class Client:
                 self._free(self.refs.freed.popleft())
             elif self.calls.out:
                 out, self.calls.out = self.calls.out, []
+                by_peer, send = self.links.by_peer, self.submitter.send
                 for order in out:
-                    self._carry_out(order)
+                    if order[0] == "send" and order[1] in by_peer:
+                        send(by_peer[order[1]], order[3])
+                    else:
+                        self._carry_out(order)
             elif self.refs.out:
                 sends, self.refs.out = self.refs.out, []
                 for send in sends:

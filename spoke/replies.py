@@ -195,7 +195,7 @@ class Replies:
             for block in blocks:
                 client.store.release(block)
             return
-        if blocks:
+        if blocks and peer != client.process_id:
             client.store.lend(peer, blocks)
         if entries:
             self._handed.setdefault((peer, key), []).extend(entries)

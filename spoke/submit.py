@@ -70,6 +70,8 @@ class Submitter:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        # Used with the client's lock held only: a Packer must not be entered twice.
+        self._pack = msgpack.Packer().pack
         self.functions: dict[bytes, bytes] = {}
         self._classes: dict[Any, int] = {}
         self._creations: dict[bytes, Creation] = {}
@@ -212,7 +214,8 @@ class Submitter:
         if client.closed is not None:
             client.check_open()
         packed = client.values.pack_args(args, kwargs) if args or kwargs else None
-        call = Call(client.new_call_id(), actor_id, method, EMPTY_ARGS, num_returns)
+        call_id = client.call_prefix + next(client.call_counter).to_bytes(8, "big")
+        call = Call(call_id, actor_id, method, EMPTY_ARGS, num_returns)
         call.name = method
         call.retries_left = max_retries
         call.retry_on = retry_on
@@ -252,11 +255,14 @@ class Submitter:
         count = call.num_returns
         result: Any
         if count == 1 or count == DYNAMIC:
-            entry = refs.own(call.id + _INDEX[0])
+            entry = Entry(call.id + _INDEX[0], None)
+            refs.entries[entry.id] = entry
             entry.call = call
             entry.local = 1
             call.entries = [entry]
-            result = ObjectRef(entry)
+            result = ObjectRef.__new__(ObjectRef)  # without the frame of its __init__
+            result._entry = entry
+            result._id = entry.id
         elif count == STREAMING:
             entry = refs.own(call.id + _INDEX[0])
             entry.call = call
@@ -295,7 +301,7 @@ class Submitter:
         payload = None
         if type(call.key) is bytes:
             incarnation = client.calls.actors.channels[call.key].incarnation
-            meta = encode(wire.CALL, call.id, call.key, incarnation, call.target, call.num_returns, extra)
+            meta = self._pack((wire.CALL, call.id, call.key, incarnation, call.target, call.num_returns, extra))
         else:
             lease = client.calls.tasks.by_peer.get(link.peer)
             lease_id = lease.lease_id if lease is not None else 0
@@ -303,11 +309,14 @@ class Submitter:
             if lease is not None and not lease.introduced:
                 lease.introduced = True
                 grant = grant_context(client, lease.task_class.spec, lease.info)
-            meta = encode(wire.TASK, call.id, lease_id, call.target, call.num_returns, extra, grant)
+            meta = self._pack((wire.TASK, call.id, lease_id, call.target, call.num_returns, extra, grant))
             if call.target not in link.sent_functions:
                 link.sent_functions.add(call.target)
                 payload = self.functions[call.target]
-        client.links.send(link, meta, payload)
+        if link.ready:
+            client.reactor.send(link.conn, meta, payload)
+        else:
+            link.outbox.append((meta, payload))
 
     def on_need_function(self, link: Link, message: list[Any], payload: Any) -> None:
         blob = self.functions.get(message[1])

@@ -214,7 +214,7 @@ class Proc:
 
     def _prepare(self, role: str) -> None:
         client, world = self.client, self.world
-        client._prefix = world.rng.randbytes(16)
+        client.call_prefix = world.rng.randbytes(16)
         client.submitter.functions[FUNCTION_ID] = b"code"
         client.facts = lambda: {"job_id": b"jobi", "namespace": "", "address": None}
         client.store.segment_bytes = SEGMENT_BYTES
@@ -597,6 +597,13 @@ class World(Net):
 
         return made
 
+    def note(self, ref: Any, before: int) -> None:
+        """A ref that may have been made without its ``__init__`` (there were `before` of its kind)."""
+        assert self.current is not None
+        if isinstance(ref, ObjectRef) and self.referee.count(self.current.id, ref.binary()) == before:
+            self._homes[id(ref._entry)] = (ref._entry, self.current)
+            self.referee.made(self.current.id, ref.binary())
+
     def _ref_dropped(self, entry: Entry) -> None:
         home = self._homes.get(id(entry))
         if home is not None and home[1].alive:
@@ -633,7 +640,10 @@ class World(Net):
     def _resolve(self, object_id: bytes, owner: wire.Address) -> ObjectRef[Any]:
         assert self.current is not None
         self.referee.unpickled(self.current, object_id, owner[0])
-        return self.current.client.resolve_ref(object_id, owner)
+        before = self.referee.count(self.current.id, object_id)
+        ref = self.current.client.resolve_ref(object_id, owner)
+        self.note(ref, before)
+        return ref
 
     # -- building and breaking
 

@@ -204,6 +204,7 @@ class Programs:
         token = (rng.randbytes(24), 0)
         value = self._value(proc, bag, token)
         ref = proc.client.put(value)
+        proc.world.note(ref, 0)
         proc.world.referee.put(ref.binary())
         self.tokens[ref.binary()] = token
         bag.append(ref)

@@ -59,6 +59,9 @@ class Referee:
         if not self.held[key]:
             del self.held[key]
 
+    def count(self, process_id: bytes, object_id: bytes) -> int:
+        return self.held.get((process_id, object_id), 0)
+
     def died(self, proc: Proc) -> None:
         for object_id in proc.client.refs.entries:
             self.tainted[object_id] = True
@@ -98,7 +101,10 @@ class Referee:
 
         def watched_submit(call: Call, packed: Any) -> Any:
             self._submitted(proc, call)
-            return submit(call, packed)
+            result = submit(call, packed)
+            for ref in result if isinstance(result, list) else [result]:
+                proc.world.note(ref, 0)
+            return result
 
         client._free = watched_free  # type: ignore[method-assign]
         client.refs.on_borrow = watched_borrow  # type: ignore[method-assign]

@@ -61,7 +61,8 @@ found = [[command(p), threads(p)] for p in cluster_processes(os.getpid(), os.env
 driver = threads(os.getpid())
 ray.shutdown()
 time.sleep(0.1)
-print(json.dumps({{"cluster": found, "driver": driver, "after": threads(os.getpid()), "worker_heavy": heavy}}))
+after = threads(os.getpid())
+print(json.dumps({{"cluster": found, "driver": driver, "after": after, "worker_heavy": heavy}}))
 """
 
 

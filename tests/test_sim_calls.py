@@ -118,9 +118,14 @@ def finish(world: World) -> None:
     for _ in range(2):
         gc.collect()
         world.run_until(world.now + 4.0)
-    for proc in list(world.procs.values()):
+    left = []
+    for proc in world.procs.values():
         if proc.alive:
-            world.referee.quiet(proc)
+            try:
+                world.referee.quiet(proc)
+            except AssertionError as error:
+                left.append(str(error))
+    assert not left, "\n".join(left)
     state = world.hub.core.state
     world.hub.core.validate()
     assert not state.leases, f"leases are left: {state.leases}"

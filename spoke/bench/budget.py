@@ -25,9 +25,9 @@ class Target:
             parts.append(f"{'≥' if higher else '≤'} {self.limit:g} {unit}")
         if self.floor_share is not None:
             share = self.floor_share
-            parts.append(f"≥ {share:g} of floor" if share > 0.5 else f"≤ {1 / share:g}× floor")
+            parts.append(f"≥ {share:g} of floor" if share > 0.5 else f"≤ {1 / share:g}x floor")
         if self.over_ray is not None:
-            parts.append(f"≥ {self.over_ray:g}× Ray")
+            parts.append(f"≥ {self.over_ray:g}x Ray")
         return ", ".join(parts)
 
     def met(self, value: float, higher: bool, over_ray: float | None, share: float | None) -> bool | None:

@@ -19,7 +19,7 @@ from .runner import Figure, Row
 
 def number(value: float | None) -> str:
     if value is None:
-        return "–"
+        return "-"
     if value >= 1e5:
         return f"{value / 1e3:,.0f} k"
     if value >= 100:
@@ -29,7 +29,7 @@ def number(value: float | None) -> str:
 
 def spread(samples: list[float]) -> str:
     if not samples:
-        return "–"
+        return "-"
     middle = sorted(samples)
     half = len(middle) // 2
     value = middle[half] if len(middle) % 2 else (middle[half - 1] + middle[half]) / 2
@@ -40,7 +40,7 @@ def spread(samples: list[float]) -> str:
 
 def shown(figure: Figure | None) -> str:
     if figure is None:
-        return "–"
+        return "-"
     text = spread(figure.samples) if figure.samples else "**failed**"
     if figure.left_behind:
         text += f", left {figure.left_behind} processes behind"
@@ -48,7 +48,7 @@ def shown(figure: Figure | None) -> str:
 
 
 def times(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}×"
+    return "-" if value is None else f"{value:.3g}x"
 
 
 def machine() -> dict[str, Any]:
@@ -90,25 +90,25 @@ def markdown(rows: list[Row], box: dict[str, Any]) -> str:
     lines = [
         f"{hardware}, Python {box['python']}, load {box['load']}, {box['when']}; {engines}.",
         "",
-        "Medians (least..greatest sample); × is how many times as good; floors measured beside their row.",
+        "Medians (least..greatest sample); x is how many times as good; floors measured beside their row.",
         "",
-        "| workload | unit | Spoke | Ray | × Ray | floor | of floor | target | met |",
+        "| workload | unit | Spoke | Ray | x Ray | floor | of floor | target | met |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         name, unit, higher = row.workload.name, row.workload.unit, row.workload.higher
         target = TARGETS.get(name)
-        floor = f"{spread(row.floor_samples)} {FLOORS[row.floor_name][0]}" if row.floor_name else "–"
+        floor = f"{spread(row.floor_samples)} {FLOORS[row.floor_name][0]}" if row.floor_name else "-"
         cells = [
             name,
             unit,
             shown(row.figures.get("spoke")),
             shown(row.figures.get("ray")),
             times(row.over_ray()),
-            floor if row.floor_samples else "–",
+            floor if row.floor_samples else "-",
             times(row.floor_share()),
-            (target.text(unit, higher) if target else "") or "–",
-            {True: "yes", False: "**no**", None: "–"}[row.met()],
+            (target.text(unit, higher) if target else "") or "-",
+            {True: "yes", False: "**no**", None: "-"}[row.met()],
         ]
         lines.append("| " + " | ".join(cells) + " |")
     errors = [

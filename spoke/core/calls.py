@@ -93,8 +93,12 @@ class CallTable:
     def submit(self, call: Call) -> None:
         """Take a new call; its dependencies are in ``call.slots``."""
         self.calls[call.id] = call
-        if isinstance(call.key, bytes) and not self.actors.enqueue(call):
-            return
+        if type(call.key) is bytes:
+            if call.slots is None:
+                self.actors.submit(call)
+                return
+            if not self.actors.enqueue(call):
+                return
         if call.slots:
             for _, entry in call.slots:
                 if entry.status == PENDING:

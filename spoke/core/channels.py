@@ -57,6 +57,17 @@ class ActorChannels:
                 self.table.out.append(("hub", (wire.WATCH_ACTOR, actor_id)))
         return channel
 
+    def submit(self, call: Call) -> None:
+        """Send a call without dependencies, or queue it where something is before it."""
+        channel = self.channels.get(call.key) or self.channel(call.key)
+        peer = channel.peer
+        if peer is not None and not channel.queue:
+            channel.inflight[call.id] = call
+            call.peer = peer
+            self.table.out.append(("send", peer, channel.address, call))
+        elif self.enqueue(call):
+            self.pump(call.key)
+
     def enqueue(self, call: Call) -> bool:
         """Queue a call; False where it failed at once, as the actor is dead."""
         channel = self.channel(call.key)

@@ -102,6 +102,12 @@ class TaskClasses:
         group = self.classes[call.key]
         if front:
             group.queue.appendleft(call)
+        elif group.queue:
+            # Those before it wait for room, which a reply makes; only the number wanted may change.
+            group.queue.append(call)
+            if len(group.queue) > group.wanted:
+                self._want(group)
+            return
         else:
             group.queue.append(call)
         self._dispatch(group)

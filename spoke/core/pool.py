@@ -14,7 +14,7 @@ from typing import Final
 
 from spoke import wire
 from spoke.core.ledger import CPU, UNIT
-from spoke.core.state import BUSY, IDLE, STARTING, STOPPING, Holding, Key, Node, State, Worker
+from spoke.core.state import BUSY, IDLE, STARTING, STOPPING, Actor, Holding, Key, Node, State, Worker
 
 GENERIC: Final[Key] = ("", None)
 SPARE_STARTS_MAX: Final = 2  # at once, beyond what is waited for: starting costs the CPU of real work
@@ -46,13 +46,19 @@ class Pool:
         if key[1] and not self._clear_devices(holding):
             return None
         for job in (holding.job, b""):
-            stack = node.idle.get((key, job))
-            if stack:
-                worker = stack[-1]
-                self._unidle(worker)
-                self._use(worker, holding)
-                return worker
+            for worker in reversed(node.idle.get((key, job), ())):
+                if self._may_serve(worker, holding):
+                    self._unidle(worker)
+                    self._use(worker, holding)
+                    return worker
         return None
+
+    def _may_serve(self, worker: Worker, holding: Holding) -> bool:
+        """An actor takes its process along when it ends: not one whose code owns other actors."""
+        if holding.key[1] or not isinstance(holding.user, Actor):
+            return True
+        client = self.s.clients.get(worker.worker_id)
+        return client is None or not client.actors
 
     def _use(self, worker: Worker, holding: Holding) -> None:
         worker.state = BUSY
@@ -191,7 +197,7 @@ class Pool:
         queue = node.waiting.get(worker.key)
         if queue:
             for holding in queue:
-                if worker.job in (b"", holding.job):
+                if worker.job in (b"", holding.job) and self._may_serve(worker, holding):
                     if holding.key[1] and not self._clear_but(worker, holding):
                         break
                     self.cancel(holding)

@@ -58,13 +58,16 @@ def _main() -> int:
         bad = [name for name in names if not matches(wanted_of(area, name), found[name]["result"])]
         seconds = sum(line["seconds"] for line in found.values())
         print(f"{area}: {len(names) - len(bad)} of {len(names)} agree, {seconds:.1f} s", flush=True)
+        wrong += len(bad)
+        total += len(names)
+        if names and all(found[name]["result"] == {"ends the process": True} for name in names):
+            print(f"  the engine did not start: {found[names[0]]['log'].strip()[-300:]}")
+            continue
         for name in bad:
             print(f"  {name}\n    Ray:   {json.dumps(wanted_of(area, name))[:600]}")
             print(f"    Spoke: {json.dumps(found[name]['result'])[:600]}")
             if arguments.log and found[name]["log"]:
                 print(found[name]["log"])
-        wrong += len(bad)
-        total += len(names)
     print(f"{total - wrong} of {total} cases agree")
     return 1 if wrong else 0
 

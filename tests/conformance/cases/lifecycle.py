@@ -31,15 +31,25 @@ def _actor(ray: Any) -> Any:
     return A
 
 
+def _error_after_kill(ray: Any, call: Any, *fragments: str, kinds: tuple[type, ...]) -> Any:
+    """The first error of `call`: a kill is asynchronous, so that a few calls may still be answered."""
+    seen: dict[str, Any] = {}
+
+    def failed() -> bool:
+        seen.clear()
+        seen.update(caught(lambda: ray.get(call(), timeout=20), *fragments, kinds=kinds))
+        return "error" in seen
+
+    eventually(failed)
+    return seen
+
+
 def kill_then_call(ray: Any) -> Any:
     a = _actor(ray).remote()
     pid = ray.get(a.pid.remote())
     ray.kill(a)
     kinds = (ray.exceptions.ActorDiedError, ray.exceptions.RayActorError)
-    return [
-        caught(lambda: ray.get(a.add.remote()), "ray.kill", kinds=kinds),
-        eventually(lambda: not alive(pid)),
-    ]
+    return [_error_after_kill(ray, a.add.remote, "ray.kill", kinds=kinds), eventually(lambda: not alive(pid))]
 
 
 def kill_fails_the_call_that_runs(ray: Any) -> Any:
@@ -76,7 +86,7 @@ def kill_of_something_else(ray: Any) -> Any:
 def kill_before_the_first_call(ray: Any) -> Any:
     a = _actor(ray).remote()
     ray.kill(a)
-    return caught(lambda: ray.get(a.add.remote(), timeout=20), kinds=(ray.exceptions.RayActorError,))
+    return _error_after_kill(ray, a.add.remote, kinds=(ray.exceptions.RayActorError,))
 
 
 def kill_of_a_class(ray: Any) -> Any:
@@ -228,8 +238,9 @@ def kill_allowing_restart(ray: Any) -> Any:
 
 def kill_forbids_restart(ray: Any) -> Any:
     a = _actor(ray).options(max_restarts=5).remote()
-    ray.get(a.add.remote())
+    pid = ray.get(a.pid.remote())
     ray.kill(a)
+    eventually(lambda: not alive(pid))
     return caught(lambda: _until_answer(ray, a), kinds=(ray.exceptions.ActorDiedError,))
 
 
@@ -303,20 +314,14 @@ def objects_of_a_dead_actor_are_named_lost(ray: Any) -> Any:
     @ray.remote
     class A:
         def make(self) -> Any:
-            return [ray.put("owned by the actor")]
+            return [ray.put("owned by the actor"), os.getpid()]
 
     a = A.remote()
-    ref = ray.get(a.make.remote())[0]
+    ref, pid = ray.get(a.make.remote())
     ray.kill(a)
+    eventually(lambda: not alive(pid))
     kinds = (ray.exceptions.OwnerDiedError, ray.exceptions.ObjectLostError)
-    found = {}
-
-    def lost() -> bool:
-        found.update(caught(lambda: ray.get(ref, timeout=20), kinds=kinds))
-        return "error" in found
-
-    eventually(lost)
-    return found.get("is")
+    return _error_after_kill(ray, lambda: ref, kinds=kinds).get("is")
 
 
 def results_of_a_dead_actor_stay(ray: Any) -> Any:
@@ -354,8 +359,9 @@ def constructor_that_exits(ray: Any) -> Any:
 
 def error_shows_the_actors_class(ray: Any) -> Any:
     a = _actor(ray).remote()
-    ray.get(a.add.remote())
+    pid = ray.get(a.pid.remote())
     ray.kill(a)
+    eventually(lambda: not alive(pid))
     try:
         ray.get(a.add.remote())
     except ray.exceptions.ActorDiedError as error:
@@ -366,8 +372,9 @@ def error_shows_the_actors_class(ray: Any) -> Any:
 
 def owner_of_error_actor_id(ray: Any) -> Any:
     a = _actor(ray).remote()
-    ray.get(a.add.remote())
+    pid = ray.get(a.pid.remote())
     ray.kill(a)
+    eventually(lambda: not alive(pid))
     try:
         ray.get(a.add.remote())
     except ray.exceptions.ActorDiedError as error:
