@@ -55,17 +55,22 @@ class ActorHost:
 
     def construct(self, cls: Any, args: Any, kwargs: Any) -> None:
         """Make the instance on the main thread (in the loop for an async ``__init__``)."""
-        if self.is_async:
-            self._start_loop()
-        instance = (
-            cls.__new__(cls, *args, **kwargs) if cls.__new__ is not object.__new__ else cls.__new__(cls)
-        )
+        if not self.is_async:
+            self.instance = cls(*args, **kwargs)
+            return
+        import asyncio
+
+        self._start_loop()
+        asyncio.run_coroutine_threadsafe(self._construct_async(cls, args, kwargs), self._loop).result()
+
+    async def _construct_async(self, cls: Any, args: Any, kwargs: Any) -> None:
+        """In the loop, so that the constructor may make tasks; ``async def __init__`` is awaited."""
+        plain_new = cls.__new__ is object.__new__
+        instance = cls.__new__(cls) if plain_new else cls.__new__(cls, *args, **kwargs)
         self.instance = instance
         outcome = instance.__init__(*args, **kwargs)
         if outcome is not None and hasattr(outcome, "__await__"):
-            import asyncio
-
-            asyncio.run_coroutine_threadsafe(outcome, self._loop).result()
+            await outcome
 
     def ready(self) -> None:
         """The constructor returned: start what waited for it; lock held."""
@@ -87,7 +92,12 @@ class ActorHost:
             self._place(job)
 
     def _place(self, job: Job) -> None:
-        if self.is_async and job.message[4] != "__ray_terminate__":
+        group = job.options.get("concurrency_group")
+        if group and group not in self.groups:
+            error = ValueError(f"{self.class_name} has no concurrency group {group!r}: {sorted(self.groups)}")
+            self.executor.jobs.pop(job.call_id, None)
+            self.executor.outcome.raised(job, error, time.perf_counter_ns(), None)
+        elif self.is_async and job.message[4] != "__ray_terminate__":
             self._loop.call_soon_threadsafe(self._spawn_task, job)
         elif self.threaded:
             self._pool(self._group(job)).put(job)

@@ -1,12 +1,14 @@
 """Interrupting user code on the main thread, and only user code.
 
 A cancel arrives on whichever thread polls.  If the job that it names is inside its user code, the
-main thread gets a KeyboardInterrupt; when the job has left its code meanwhile, nothing happens.
+main thread gets SIGINT, which ends blocking calls too and becomes a KeyboardInterrupt there; when the
+job has left its code meanwhile, nothing happens.
 """
 
 from __future__ import annotations
 
-import _thread
+import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -19,9 +21,10 @@ class Interrupts:
         self._lock = threading.Lock()
         self._inside: Any = None
         self._sent = False
+        self._main = threading.main_thread().ident or 0
 
     def begin(self, job: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
+        if threading.get_ident() == self._main:
             self._inside = job
 
     def end(self, job: Any) -> None:
@@ -31,9 +34,10 @@ class Interrupts:
         with self._lock:
             self._inside = None
             sent, self._sent = self._sent, False
-        if sent:
-            deadline = time.monotonic() + 1.0
-            while time.monotonic() < deadline:  # the signal is on its way: let it land here
+        if sent and sys.exc_info()[0] is not KeyboardInterrupt:
+            # The kernel has queued the signal for this thread; a few steps of the interpreter let the
+            # handler raise here rather than in the engine's code.
+            for _ in range(5):
                 time.sleep(0.001)
 
     def interrupt(self, job: Any) -> None:
@@ -41,4 +45,4 @@ class Interrupts:
         with self._lock:
             if self._inside is job and not self._sent:
                 self._sent = True
-                _thread.interrupt_main()
+                signal.pthread_kill(self._main, signal.SIGINT)

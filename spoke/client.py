@@ -99,7 +99,7 @@ class Client:
             wire.STREAM_ITEM: self.replies.on_stream_item,
             wire.GRANT: self._on_grant,
             wire.LEASE_LOST: self._on_lease_lost,
-            wire.RECLAIM: lambda link, m, p: self.calls.tasks.reclaim(),
+            wire.RECLAIM: lambda link, m, p: self.calls.tasks.reclaim(time.monotonic()),
             wire.RECALLED: lambda link, m, p: self.calls.tasks.recalled(m[1], m[2]),
             wire.ACTOR_STATE: self._on_actor_state,
             wire.FETCH: lambda link, m, p: self.refs.on_fetch(link.peer, m[1], encode_error(*OBJECT_FREED)),
@@ -384,8 +384,6 @@ class Client:
         """What every call to a dead actor resolves to."""
         if channel.payload:
             return SYSTEM, [bytes(channel.payload)]
-        if channel.info.get("kind") == "group_removed":
-            return SYSTEM, encode_error("ActorPlacementGroupRemoved", str(channel.info.get("cause")))
         error = "ActorUnschedulableError" if channel.info.get("unschedulable") else "ActorDiedError"
         if error == "ActorUnschedulableError":
             return SYSTEM, encode_error(error, str(channel.info.get("cause")))
@@ -549,6 +547,11 @@ class Client:
         """Leave the cluster: waiting calls end by name, links close, the I/O thread ends."""
         with self.lock:
             self.fail_everything("the driver called shutdown()")
+            for entry in self.refs.entries.values():
+                entry.status = SYSTEM
+                entry.value = encode_error(
+                    "RaySystemError", "this ref belongs to a cluster that was shut down"
+                )
         objectref.install(None, None, None, None, None)
         self.futures.stop()
         self.lead.stop()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DEPTH_MAX: Final = 128
 AHEAD_S: Final = 0.004
 RECALL_AFTER_S: Final = 0.01
+TURN_S: Final = 0.1  # a busy worker that the hub wants is kept this long in all
 IDLE_S: Final = 0.5
 VERDICT_S: Final = 1.5
 WANT_MAX: Final = 4096
@@ -32,8 +33,8 @@ class Lease:
     """One leased worker."""
 
     __slots__ = (
-        "address", "calls_done", "done_before", "idle_since", "inflight", "info", "introduced", "lease_id",
-        "lost", "peer", "recalling", "returning", "task_class",
+        "address", "calls_done", "done_before", "granted_at", "idle_since", "inflight", "info",
+        "introduced", "lease_id", "lost", "peer", "recalling", "return_at", "returning", "task_class",
     )  # fmt: skip
 
     def __init__(self, lease_id: int, address: wire.Address, info: dict[str, Any], owner: TaskClass) -> None:
@@ -45,6 +46,8 @@ class Lease:
         self.inflight: dict[bytes, Call] = {}
         self.idle_since: float | None = None
         self.recalling = False
+        self.granted_at = 0.0
+        self.return_at: float | None = None  # when the turn of a lease that the hub wants is over
         self.returning = False  # the hub wants it: no more tasks, back when those it has are done
         self.calls_done = 0
         self.done_before = 0  # calls_done when its backlog was looked at last
@@ -90,6 +93,7 @@ class TaskClasses:
         self.idle: dict[int, Lease] = {}  # in the order in which they became idle
         self.backlogged: dict[int, TaskClass] = {}  # classes with recall_at set
         self.lost: dict[int, Lease] = {}
+        self.turns: dict[int, Lease] = {}  # wanted by the hub, their turn not over yet
         self.clock = 0.0
 
     def task_class(self, class_id: int, spec: dict[str, Any]) -> TaskClass:
@@ -179,6 +183,7 @@ class TaskClasses:
             self.table.out.append(("hub", (wire.GIVE_BACK, lease_id, False)))
             return
         lease = Lease(lease_id, address, info, group)
+        lease.granted_at = now
         group.leases[lease_id] = self.leases[lease_id] = lease
         self.by_peer[lease.peer] = lease
         self._dispatch(group)
@@ -206,6 +211,10 @@ class TaskClasses:
             self._now_idle(now, lease)
 
     def _now_idle(self, now: float, lease: Lease) -> None:
+        if lease.return_at is not None:  # the hub waits for it
+            self._give_back(lease, retire=False)
+            self._want(lease.task_class)
+            return
         lease.idle_since = now
         self.idle[lease.lease_id] = lease
         group = lease.task_class
@@ -249,15 +258,18 @@ class TaskClasses:
 
     # -- losing and giving back workers
 
-    def reclaim(self) -> None:
-        """The hub needs workers: give back every idle one now, and busy ones when they have run dry.
+    def reclaim(self, now: float) -> None:
+        """The hub needs workers: give back every idle one now, and busy ones after their turn.
 
-        Without the latter a caller with an endless queue would keep all others from their first task.
+        Without the latter a caller with an endless queue would keep all others from their first task;
+        without a turn of `TURN_S` callers would pass workers around instead of using them.
         """
         for lease in list(self.idle.values()):
             self._give_back(lease, retire=False)
         for lease in self.leases.values():
-            lease.returning = True
+            if not lease.returning and lease.return_at is None:
+                lease.return_at = max(now, lease.granted_at + TURN_S)
+                self.turns[lease.lease_id] = lease
 
     def _give_back(self, lease: Lease, retire: bool) -> None:
         group = lease.task_class
@@ -273,6 +285,7 @@ class TaskClasses:
         self.leases.pop(lease.lease_id, None)
         self.idle.pop(lease.lease_id, None)
         self.lost.pop(lease.lease_id, None)
+        self.turns.pop(lease.lease_id, None)
         lease.task_class.leases.pop(lease.lease_id, None)
         if self.by_peer.get(lease.peer) is lease:
             del self.by_peer[lease.peer]
@@ -325,6 +338,7 @@ class TaskClasses:
 
     def next_deadline(self) -> float | None:
         times = [lease.lost for lease in self.lost.values() if lease.lost is not None]
+        times.extend(lease.return_at for lease in self.turns.values() if lease.return_at is not None)
         for lease in self.idle.values():
             if lease.idle_since is not None:
                 times.append(lease.idle_since + IDLE_S)
@@ -338,6 +352,10 @@ class TaskClasses:
             if lease.idle_since is None or lease.idle_since + IDLE_S > now:
                 break
             self._give_back(lease, retire=False)
+        for lease in list(self.turns.values()):
+            if lease.return_at is not None and lease.return_at <= now:
+                del self.turns[lease.lease_id]
+                lease.returning = True
         for lease in list(self.lost.values()):
             if lease.lost is not None and lease.lost <= now:
                 # The hub still counts the lease: the worker lives, only the link to it broke.

@@ -222,7 +222,10 @@ class Scheduler:
     def _reclaim(self, head: Item) -> None:
         """Ask each client that holds leases of another kind; again after a pause, while it lasts."""
         s = self.s
-        if head.reclaim_at > s.now or not s.leases:
+        if not s.leases:
+            return
+        if head.reclaim_at > s.now:
+            s.wake_at(head.reclaim_at)
             return
         head.reclaim_at = s.now + s.config.reclaim_every_s
         s.wake_at(head.reclaim_at)

@@ -74,7 +74,7 @@ class HubConfig:
         idle_worker_s: float = 30.0,
         idle_special_max: int = 4,
         reserve_after_s: float = 2.0,
-        reclaim_every_s: float = 0.5,
+        reclaim_every_s: float = 0.02,
         unknown_s: float = 5.0,
     ) -> None:
         self.seed = seed
@@ -356,14 +356,20 @@ class Group(Item):
 
     __slots__ = (
         "bundles",
+        "creator",
+        "expires_at",
+        "gang",
         "group_id",
         "holdings",
+        "incarnation",
         "job",
+        "lost",
         "name",
         "namespace",
         "owner",
         "reason",
         "request",
+        "restarts",
         "spec",
         "state",
         "watchers",
@@ -383,6 +389,12 @@ class Group(Item):
         self.job = b""
         self.holdings: dict[int, Holding] = {}
         self.watchers: dict[bytes, Client] = {}
+        self.gang: Any = None  # the policy of its ranks (groups.GangPolicy); None: a plain group
+        self.creator = b""  # who relaunches its ranks
+        self.incarnation = 0  # of its ranks: grows when a lost one ends all
+        self.lost: list[Any] | None = None  # [rank, cause] of the latest loss
+        self.restarts: list[float] = []  # when, within the policy's window
+        self.expires_at: float | None = None  # not placed, or not used, by then: released
 
 
 class Job:
