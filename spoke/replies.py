@@ -234,10 +234,10 @@ class Replies:
             error = self._client.values.unpack(parts, entry, None)
         except Exception as problem:
             return errors.RaySystemError(f"the error of the call could not be unpickled: {problem!r}")
-        if entry.status == SYSTEM:
-            return named_error(error)
         if isinstance(error, errors.RayTaskError):
             return error.as_instanceof_cause()
+        if entry.status == SYSTEM:
+            return named_error(error)
         if isinstance(error, BaseException):
             return error
         return errors.RaySystemError(f"the call failed with {error!r}")

@@ -26,6 +26,7 @@ STREAMING: Final = -1  # num_returns="streaming"
 DYNAMIC: Final = -2  # num_returns="dynamic"
 LOCALITY_BYTES_MIN: Final = 1 << 20  # smaller arguments do not decide where a task runs
 ARGS_SUFFIX: Final = b"\xff\xff\xff\xff"  # object id of the large arguments of a call
+CREATION_ARGS: Final = b"\xfe" * 12  # object id of the large arguments of a constructor: after the actor id
 # Keys that HELD names beside object ids (28 bytes) and call ids (24 bytes: the refs in its values)
 ITEM_SUFFIX: Final = b"\0"  # after the object id of a stream's item: the refs in it
 RETAINED_SUFFIX: Final = b"\0"  # after a call id: arguments that the callee went on using
@@ -58,9 +59,10 @@ class Creation:
         self.waiting -= 1
         if entry.status > 0 and not self.failed:
             self.failed = True
-            actors = self.client.calls.actors
             payload = (entry.value or [b""])[0]
-            actors.on_state(self.actor_id, "DEAD", 0, None, {"cause": "an argument failed"}, payload)
+            info = {"cause": "an argument of its constructor failed"}
+            self.client.calls.actors.on_state(self.actor_id, "DEAD", 0, None, info, payload)
+            self.client.submitter.actor_moved(self.actor_id, "DEAD")
         elif self.waiting == 0 and not self.failed:
             self.client.submitter.send_creation(self)
 
@@ -159,6 +161,11 @@ class Submitter:
             channel.name = spec.get("class_name", "")
             channel.out_of_order = bool(spec.get("out_of_order"))
             self._creations[actor_id] = creation
+            if packed and packed.blocks:
+                args_entry = client.refs.own(actor_id + CREATION_ARGS)
+                args_entry.status, args_entry.value = VALUE, packed.parts
+                args_entry.local += 1
+                packed.pins = [*(packed.pins or ()), args_entry]
             for _, slot in (packed.slots or ()) if packed else ():
                 if slot.status == PENDING:
                     creation.waiting += 1
@@ -166,10 +173,10 @@ class Submitter:
                 elif slot.status > 0:
                     creation.waiting += 1
                     creation.resolved(slot)
-            if creation.waiting == 0:
+            if creation.waiting == 0 and not creation.failed:
                 self.send_creation(creation)
             client._settle()
-        if question is not None and creation.waiting == 0:
+        if question is not None and creation.waiting == 0 and not creation.failed:
             client.hub.collect(question_id, question)
         return entry
 
@@ -178,13 +185,7 @@ class Submitter:
         packed = creation.packed
         parts: list[Any] = packed.parts if packed else []
         slots = self._wire_slots(packed.slots) if packed and packed.slots else None
-        args_owner = None
-        if packed and packed.blocks:
-            args_owner = creation.actor_id + b"\xfe" * 12
-            entry = self._client.refs.own(args_owner)
-            entry.status, entry.value = VALUE, parts
-            entry.local += 1
-            packed.pins = [*(packed.pins or ()), entry]
+        args_owner = creation.actor_id + CREATION_ARGS if packed and packed.blocks else None
         payload = msgpack.packb([creation.blob, parts, slots, args_owner, self._client.address])
         self._client.hub.tell(wire.CREATE_ACTOR, creation.actor_id, creation.spec, payload=payload)
 
@@ -301,7 +302,9 @@ class Submitter:
         payload = None
         if type(call.key) is bytes:
             incarnation = client.calls.actors.channels[call.key].incarnation
-            meta = self._pack((wire.CALL, call.id, call.key, incarnation, call.target, call.num_returns, extra))
+            meta = self._pack(
+                (wire.CALL, call.id, call.key, incarnation, call.target, call.num_returns, extra)
+            )
         else:
             lease = client.calls.tasks.by_peer.get(link.peer)
             lease_id = lease.lease_id if lease is not None else 0

@@ -50,6 +50,23 @@ def test_a_lowered_want_takes_back_what_was_not_granted_yet() -> None:
     assert not hub.grants(driver)
 
 
+def test_holders_are_asked_when_the_head_of_the_line_is_content() -> None:
+    """The next in line was not looked at: the holder kept idle workers for its whole idle time."""
+    hub, _, first = one_node()
+    second = hub.driver("second")
+    hub.want(first, 1, 16, CPU=1.0)
+    hub.want(second, 1, 16, CPU=1.0)
+    assert len(hub.grants(first)) == 2 and not hub.grants(second)
+    hub.want(first, 1, 2, CPU=1.0)
+    hub.take(first, wire.RECLAIM)
+    for _ in range(3):
+        deadline = hub.hub.next_deadline()
+        assert deadline is not None
+        hub.now = max(deadline, hub.now)
+        hub.step(Tick())
+    assert hub.take(first, wire.RECLAIM)
+
+
 def test_a_worker_that_ran_one_job_never_serves_another() -> None:
     hub, _, first = one_node()
     second = hub.driver("second")
@@ -173,7 +190,7 @@ def test_holders_are_asked_to_return_what_others_wait_for() -> None:
     hub.want(second, 1, 1, CPU=1.0)
     assert len(hub.take(first, wire.RECLAIM)) == 1
     hub.pass_time(2, node)
-    assert 2 <= len(hub.take(first, wire.RECLAIM)) <= 5
+    assert 2 <= len(hub.take(first, wire.RECLAIM)) <= 2 / 0.02 + 1
 
 
 def test_small_requests_do_not_starve_a_large_one() -> None:

@@ -60,11 +60,15 @@ def live(world: World, calm: bool) -> None:
 
 def stall(world: World) -> None:
     procs = [proc for proc in world.procs.values() if proc.alive]
+    if not procs:
+        return
     world.rng.choice(procs).stalled_until = world.now + world.rng.uniform(0, 0.3)
 
 
 def break_something(world: World) -> None:
     rng = world.rng
+    if not world.agents:
+        world.add_node()
     fault = rng.random()
     workers = world.living("worker")
     if fault < 0.2:

@@ -12,6 +12,7 @@ anything else, which comes back to whoever asks for the actor by name.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from spoke import wire
@@ -28,6 +29,7 @@ STARTING: Final = "STARTING"
 ALIVE: Final = "ALIVE"
 RESTARTING: Final = "RESTARTING"
 DEAD: Final = "DEAD"
+GANG_BROKEN: Final = "gang_broken"  # kind of the end of a rank whose gang lost another one
 
 _TRANSITIONS: Final[dict[str, tuple[str, ...]]] = {
     PENDING: (STARTING, DEAD),
@@ -47,6 +49,10 @@ class Actors:
         self.pool = pool
         self._early_watchers: dict[tuple[bytes, bytes], float] = {}  # (actor, client) -> give up at
         self._early_kills: dict[bytes, str] = {}
+        # Set by the groups: an actor may be a rank of a gang, and its end the end of all of them.
+        self.ending: Callable[[Actor, str, str], Callable[[], None] | None] = lambda actor, kind, cause: None
+        self.may_restart: Callable[[Actor, Exit], bool] = lambda actor, exit_: True
+        self.stale: Callable[[Actor], str] = lambda actor: ""
 
     # -- creation
 
@@ -90,6 +96,8 @@ class Actors:
         reason = self._early_kills.pop(actor_id, None)
         if reason is not None:
             self.end(actor, "killed", reason)
+        elif stale := self.stale(actor):
+            self.end(actor, GANG_BROKEN, stale)
 
     def _name(self, client: Client, actor: Actor) -> bool:
         """Take the name, or answer that it is taken."""
@@ -246,7 +254,7 @@ class Actors:
         if actor.state in (PENDING, RESTARTING):  # resources were taken, nothing had run
             self.s.enqueue(actor, actor.shape.fit_key)
             return
-        if not actor.restarts_left:
+        if not actor.restarts_left or not self.may_restart(actor, exit_):
             self.end(actor, exit_.kind, exit_.text, exit_.info())
             return
         if actor.restarts_left > 0:
@@ -260,6 +268,7 @@ class Actors:
         s = self.s
         if actor.state == DEAD:
             return
+        afterwards = self.ending(actor, kind, cause)
         holding, actor.holding = actor.holding, None
         worker = holding.worker if holding is not None else None
         details: dict[str, Any] = {"code": None, "signal": 0, "tail": ""}
@@ -278,8 +287,11 @@ class Actors:
                 self.pool.cancel(holding)
                 s.release(holding)
             elif worker.stop_at is None:
-                self.pool.stop(worker, kind != "constructor", cause)
+                # A rank may clean up, as its devices are fine; the agent kills what takes too long.
+                self.pool.stop(worker, kind not in ("constructor", GANG_BROKEN), cause)
         self._bury(actor)
+        if afterwards is not None:
+            afterwards()
 
     def _bury(self, actor: Actor) -> None:
         s = self.s

@@ -147,7 +147,9 @@ class CallTable:
         call = self.calls.pop(call_id, None)
         if call is None:
             return None
-        if type(call.key) is bytes:
+        if call.peer is None:
+            self._forget(call)  # queued again: whoever answers had been declared dead
+        elif type(call.key) is bytes:
             self.actors.replied(call)
         else:
             self.tasks.replied(now, call, micros)

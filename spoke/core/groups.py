@@ -6,7 +6,8 @@ when the last process in that slot was reaped (GANG-3); removing twice does noth
 dies, its slots are placed again elsewhere while the others stand (RESCHEDULING).
 
 The spec of a CREATE_GROUP: bundles [{resource: amount}], strategy, name, namespace, detached,
-selectors [selector per bundle] or None, target_node (soft, node id) or None, request_id.
+selectors [selector per bundle] or None, target_node (soft, node id) or None, request_id; of a gang
+also per_node (so many consecutive bundles share a node) and gang (see `spoke.core.gangs`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from spoke import wire
 from spoke.core import placement
 from spoke.core.actors import Actors
 from spoke.core.exits import Exit
+from spoke.core.gangs import GangPolicy, Gangs
 from spoke.core.leases import Leases
 from spoke.core.ledger import Ledger, to_floats, to_units
 from spoke.core.pool import Pool
@@ -38,6 +40,7 @@ class Groups:
         self.pool = pool
         self.leases = leases
         self.actors = actors
+        self.gangs = Gangs(state, actors, self)
 
     def create(self, client: Client, group_id: bytes, spec: dict[str, Any]) -> None:
         """A client asks for a group."""
@@ -50,6 +53,7 @@ class Groups:
         group.namespace = group.namespace or (job.info.get("namespace", "") if job else "")
         try:
             group.request = _parse(spec)
+            group.gang = GangPolicy(spec["gang"]) if spec.get("gang") is not None else None
             if len(s.groups) >= MAX_GROUPS:
                 raise ValueError(f"the cluster has {MAX_GROUPS} placement groups, its limit")
             if group.name and (group.namespace, group.name) in s.group_names:
@@ -61,6 +65,7 @@ class Groups:
             return
         group.bundles = [Bundle(group, index) for index in range(len(group.request.bundles))]
         group.job = client.job
+        group.creator = client.peer
         s.groups[group_id] = group
         if group.name:
             s.group_names[group.namespace, group.name] = group
@@ -72,6 +77,8 @@ class Groups:
         group.watchers[client.peer] = client
         client.watching[group_id] = group
         self._respond(client, spec, None)
+        if group.gang is not None:
+            self.gangs.expire(group, group.gang.pending_timeout_s)
         s.grew()  # leases and actors may have named it before it arrived
         s.enqueue(group, group.request.key)
 
@@ -102,6 +109,7 @@ class Groups:
                 s.touched[home] = node
                 done.append(bundle)
         group.reason = ""
+        self.gangs.placed(group)
         self._move(group, CREATED)
         s.grew()  # what waits for this group's slots
         return True
@@ -117,6 +125,10 @@ class Groups:
 
     def _move(self, group: Group, state: str) -> None:
         group.state = state
+        self.announce(group)
+
+    def announce(self, group: Group) -> None:
+        """Push the present state to all watchers."""
         message = self.message(group)
         for watcher in group.watchers.values():
             self.s.send(watcher.peer, *message)
@@ -128,6 +140,10 @@ class Groups:
             "gpu_ids": [list(bundle.share.gpu_ids) if bundle.share else [] for bundle in group.bundles],
             "reason": group.reason,
         }
+        if group.gang is not None:
+            info["hosts"] = [bundle.node.host if bundle.node is not None else "" for bundle in group.bundles]
+            info["incarnation"] = group.incarnation
+            info["lost"] = group.lost
         return (wire.GROUP_STATE, group.group_id, group.state, info)
 
     def watch(self, client: Client, group: Group) -> None:
@@ -145,6 +161,7 @@ class Groups:
             return
         s.dequeue(group)
         group.reason = reason
+        group.expires_at = None
         self._move(group, REMOVED)
         del s.groups[group.group_id]
         if s.group_names.get((group.namespace, group.name)) is group:
@@ -199,6 +216,10 @@ class Groups:
                 if bundle.node is node:
                     bundle.node = bundle.share = bundle.ledger = None
 
+    def check(self) -> None:
+        """What is due by now."""
+        self.gangs.check()
+
     def client_lost(self, client: Client) -> None:
         """Its groups are released; it watches no more."""
         for group in list(client.groups.values()):
@@ -224,7 +245,17 @@ def _parse(spec: dict[str, Any]) -> placement.Request:
     if parsed is not None and len(parsed) != len(bundles):
         raise ValueError("one label selector per bundle")
     strategy = spec.get("strategy") or "PACK"
-    return placement.Request(bundles, strategy, selectors=parsed, target=spec.get("target_node"))
+    per_node = spec.get("per_node") or 1
+    if type(per_node) is not int or per_node < 1 or len(bundles) % per_node:
+        raise ValueError(f"{per_node!r} bundles per node do not divide {len(bundles)} bundles")
+    return placement.Request(
+        bundles,
+        strategy,
+        selectors=parsed,
+        target=spec.get("target_node"),
+        per_node=per_node,
+        ranked=spec.get("gang") is not None,
+    )
 
 
 def describe(group: Group) -> dict[str, Any]:
@@ -238,6 +269,8 @@ def describe(group: Group) -> dict[str, Any]:
         "state": state,
         "bundles": [to_floats(bundle) for bundle in group.request.bundles],
         "detached": bool(group.spec.get("detached")),
+        "gang": group.gang.restart if group.gang is not None else None,
+        "restarts": len(group.restarts),
         "job_id": group.job,
         **info,
     }

@@ -181,6 +181,7 @@ class HubCore:
                 else:
                     s.wake_at(retry_at)
         self.actors.check()
+        self.groups.check()
         self.scheduler.check()
 
     # -- agents
@@ -235,11 +236,17 @@ class HubCore:
             self._worker_gone(worker, exit_)
         for holding in waiting:
             user, holding.user = holding.user, None
+            if user is None:
+                continue  # the end of another that was here ended it, too
             s.release(holding)
             if isinstance(user, Lease):
                 self.leases.lost(user, exit_)
             elif isinstance(user, Actor):
                 self.actors.worker_died(user, exit_)
+        for client in list(s.clients.values()):  # a driver there is dead too, or on its own: its agent is gone
+            if client.worker is None and client.node_id == node.node_id:
+                self._client_lost(client)
+                s.out.append(Drop(client.peer, "its node died"))
         self.groups.node_died(node)
         for client in s.clients.values():
             s.send(client.peer, wire.NODE_STATE, node.node_id, False, reason)

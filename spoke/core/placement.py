@@ -35,9 +35,14 @@ _SEARCH_PARTS_MAX: Final = 400  # it recurses once per share
 
 
 class Request:
-    """One group to place.  `fixed` names the nodes of bundles that stay where they are."""
+    """One group to place.
 
-    __slots__ = ("bundles", "fixed", "key", "selectors", "strategy", "target")
+    `fixed` names the nodes of bundles that stay where they are.  With `per_node` STRICT_SPREAD holds
+    for runs of so many consecutive bundles: each run is on one node, no two runs on the same.  Bundles
+    of a `ranked` group are alike and are numbered node by node, the target's first.
+    """
+
+    __slots__ = ("bundles", "fixed", "key", "per_node", "ranked", "selectors", "strategy", "target")
 
     def __init__(
         self,
@@ -47,16 +52,23 @@ class Request:
         selectors: Sequence[Sequence[Selector]] | None = None,
         target: bytes | None = None,
         fixed: Sequence[bytes | None] | None = None,
+        per_node: int = 1,
+        ranked: bool = False,
     ) -> None:
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
+        if per_node > 1 and strategy != "STRICT_SPREAD":
+            raise ValueError(f"per_node is for STRICT_SPREAD, not for {strategy}")
         self.bundles = list(bundles)
         self.strategy = strategy
         self.selectors = list(selectors) if selectors else [()] * len(self.bundles)
         self.target = target
         self.fixed = list(fixed) if fixed else [None] * len(self.bundles)
+        self.per_node = per_node
+        self.ranked = ranked
         # Requests with equal keys fit on exactly the same clusters (a target is only a preference).
-        self.key = (strategy, tuple(tuple(one.items()) for one in self.bundles), tuple(self.selectors))
+        amounts = tuple(tuple(one.items()) for one in self.bundles)
+        self.key = (strategy, per_node, amounts, tuple(self.selectors))
 
     def open(self) -> list[int]:
         """Bundles without a node, the largest first: they have the fewest places to go."""
@@ -86,7 +98,17 @@ def choose(nodes: Sequence[Candidate], request: Request) -> list[bytes] | None:
         placed = _spread(ordered, request, indices)
     if placed is None:
         return None
+    if request.ranked and len(placed) == len(request.bundles):
+        return _ranked(placed, request)
     return [placed[index] if home is None else home for index, home in enumerate(request.fixed)]
+
+
+def _ranked(placed: dict[int, bytes], request: Request) -> list[bytes]:
+    """The homes of equal bundles in the order of their nodes, the target first."""
+    order: dict[bytes, int] = {}
+    for index in range(len(placed)):
+        order.setdefault(placed[index], 0 if placed[index] == request.target else index + 1)
+    return sorted(placed.values(), key=lambda home: order[home])
 
 
 def explain(nodes: Sequence[Candidate], request: Request) -> str | None:
@@ -103,8 +125,9 @@ def explain(nodes: Sequence[Candidate], request: Request) -> str | None:
     count = len(request.bundles)
     return {
         "STRICT_PACK": f"no single node holds all {count} bundles (STRICT_PACK)",
-        "STRICT_SPREAD": f"{count} bundles need as many different nodes that fit (STRICT_SPREAD); "
-        f"the cluster has {len(nodes)} nodes",
+        "STRICT_SPREAD": f"{count // request.per_node} {'bundles' if request.per_node == 1 else 'nodes'}"
+        f"{'' if request.per_node == 1 else f' of {request.per_node} bundles each'}"
+        f" need as many different nodes that fit (STRICT_SPREAD); the cluster has {len(nodes)} nodes",
     }.get(request.strategy, f"{count} bundles together are larger than the cluster")
 
 
@@ -244,27 +267,30 @@ def _search_parts(parts: list[int], rooms: list[int]) -> list[int] | None:
 
 
 def _strict_spread(nodes: list[Candidate], request: Request, indices: list[int]) -> dict[int, bytes] | None:
-    """Bipartite matching of bundles to nodes: greedy first, then augmenting paths."""
+    """Bipartite matching of runs of bundles to nodes: greedy first, then augmenting paths."""
     taken = {home: True for home in request.fixed if home is not None}
     free = [node for node in nodes if node.node_id not in taken]
-    if len(free) < len(indices):
-        return None
-    edges: dict[object, list[int]] = {}  # equal bundles share one list of nodes
-    lists: dict[int, list[int]] = {}
+    size = request.per_node
+    runs: dict[int, list[int]] = {}  # by number
     for index in indices:
-        key = (tuple(request.bundles[index].items()), tuple(request.selectors[index]))
+        runs.setdefault(index // size, []).append(index)
+    if len(free) < len(runs):
+        return None
+    edges: dict[object, list[int]] = {}  # equal runs share one list of nodes
+    lists: dict[int, list[int]] = {}
+    for run, members in runs.items():
+        key = tuple(
+            (tuple(request.bundles[index].items()), tuple(request.selectors[index])) for index in members
+        )
         found = edges.get(key)
         if found is None:
-            bundle = request.bundles[index]
             found = edges[key] = [
-                position
-                for position, node in enumerate(free)
-                if node.ledger.fits(bundle) and request.admits(node, index)
+                position for position, node in enumerate(free) if _holds_run(node, request, members)
             ]
-        lists[index] = found
+        lists[run] = found
     holder: list[int] = [-1] * len(free)
     cursor: dict[int, int] = {}
-    for index in sorted(indices, key=lambda one: len(lists[one])):
+    for index in sorted(runs, key=lambda one: len(lists[one])):
         options = lists[index]
         position = cursor.get(id(options), 0)
         while position < len(options) and holder[options[position]] >= 0:
@@ -274,7 +300,26 @@ def _strict_spread(nodes: list[Candidate], request: Request, indices: list[int])
             holder[options[position]] = index
         elif not _augment(index, lists, holder):
             return None
-    return {index: free[position].node_id for position, index in enumerate(holder) if index >= 0}
+    return {
+        index: free[position].node_id for position, run in enumerate(holder) if run >= 0 for index in runs[run]
+    }
+
+
+def _holds_run(node: Candidate, request: Request, members: list[int]) -> bool:
+    """Whether a node takes these bundles together."""
+    if not all(request.admits(node, index) for index in members):
+        return False
+    if len(members) == 1:
+        return node.ledger.fits(request.bundles[members[0]])
+    need: Amounts = {}
+    for index in members:
+        for name, units in request.bundles[index].items():
+            need[name] = need.get(name, 0) + units
+    free = node.ledger.free
+    if any(free.get(name, 0) < units for name, units in need.items()):
+        return False
+    gpus = [request.bundles[index].get(GPU, 0) for index in members]
+    return GPU not in need or _assign_devices(node.ledger, gpus) is not None
 
 
 def _augment(start: int, lists: dict[int, list[int]], holder: list[int]) -> bool:
@@ -305,8 +350,10 @@ def _augment(start: int, lists: dict[int, list[int]], holder: list[int]) -> bool
 
 def _pack(nodes: list[Candidate], request: Request, indices: list[int]) -> dict[int, bytes] | None:
     homes = {home: True for home in request.fixed if home is not None}
-    nodes = sorted(nodes, key=lambda node: node.node_id not in homes)  # stay near what stands
-    if not homes:
+    if homes or request.target is not None:  # stay near what stands
+        homes.setdefault(request.target or b"", True)
+        nodes = sorted(nodes, key=lambda node: node.node_id not in homes)
+    if not any(request.fixed):
         together = _strict_pack(nodes, request, indices)
         if together is not None:
             return together

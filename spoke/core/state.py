@@ -557,6 +557,9 @@ class State:
         line.live -= 1
         if not line.live:
             self.lines.pop(line.key, None)
+        elif item.blocked_since is not None and line.blocked_at == self.version:
+            line.blocked_at = -1  # it was the head: what waits now has not been looked at
+            self.dirty = True
         self._leave(item)
 
     def _leave(self, item: Item) -> None:
