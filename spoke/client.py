@@ -365,9 +365,11 @@ class Client:
         """A node is gone: so are its processes, even where TCP has not noticed yet."""
         if message[2]:
             return
-        for peer, address in list(self.refs.addresses.items()):
-            if address[1] == message[1]:
-                self._lost_peers.append(peer)
+        gone = dict.fromkeys(message[4])
+        for other in [one for one in self.links.by_conn.values() if one.peer in gone]:
+            self.reactor.close(other.conn)
+            self.links.closed(other.conn)
+        self._lost_peers.extend(gone)
 
     def _on_grant(self, link: Link, message: list[Any], payload: Any) -> None:
         self.calls.tasks.granted(time.monotonic(), *message[1:])

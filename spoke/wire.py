@@ -206,8 +206,8 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     READ_BLOCK: ("READ_BLOCK", (("request_id", _I), ("segment_id", _I), ("offset", _I), ("length", _I))),
     BLOCK: ("BLOCK", (("request_id", _I), ("error", _NL))),
     ORPHAN_FREE: ("ORPHAN_FREE", (("segment_id", _I), ("offset", _I))),
-    # a node died: links to its processes are worth nothing any more
-    NODE_STATE: ("NODE_STATE", (("node_id", _B), ("alive", _BOOL), ("reason", _S))),
+    # a node died: links to its processes (ids) are worth nothing any more
+    NODE_STATE: ("NODE_STATE", (("node_id", _B), ("alive", _BOOL), ("reason", _S), ("processes", _L))),
 }
 
 

@@ -90,15 +90,17 @@ def break_something(world: World) -> None:
 
 
 def cut(world: World) -> None:
-    """Break one link between two living processes."""
+    """Break one link between two living processes of different nodes."""
+    found = []
     for proc in world.living("worker"):
-        for end in list(proc.reactor.ends.values()):
+        for end in proc.reactor.ends.values():
             other = end.other.owner.host
-            if isinstance(other, Proc) and other.alive:
-                world.referee.cut(proc, other)
-                with world.inside(proc):
-                    proc.reactor.cut(end.conn)
-                return
+            if isinstance(other, Proc) and other.alive and other.node_id != proc.node_id:
+                found.append((proc, other, end.conn))
+    if found:
+        proc, other, conn = world.rng.choice(found)
+        world.referee.cut(proc, other)
+        proc.reactor.cut(conn)
 
 
 def finish(world: World) -> None:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from spoke import config
+
 from .budget import TARGETS
 from .floors import FLOORS
 from .workloads import MARK, WORKLOADS, Workload, cluster_processes
@@ -89,7 +91,7 @@ class Row:
 def run_once(engine: Engine, workload: Workload, quick: bool, timeout_s: float = TIMEOUT_S) -> Figure:
     """One process of one workload.  Never raises for a failing workload: `Figure.error` says what failed."""
     mark = uuid.uuid4().hex
-    environ = {**os.environ, MARK: mark, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    environ = {**config.environment(), MARK: mark, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
     # An installed engine has its bytecode beside it; so must one that runs from its checkout.
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if engine.module == "spoke":  # run by path, the file does not find the package beside it by itself

@@ -52,7 +52,7 @@ def _seconds(spec: dict[str, Any], name: str) -> float | None:
     value = spec.get(name)
     if value is not None and (type(value) not in (int, float) or not 0 <= value < math.inf):
         raise ValueError(f"{name} {value!r} is not a number of seconds")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def rank_of(actor: Actor) -> int | None:

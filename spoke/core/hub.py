@@ -232,6 +232,8 @@ class HubCore:
         exit_ = node_exit(node.node_id, node.host, reason)
         waiting = [holding for queue in node.waiting.values() for holding in queue]
         node.waiting = {}
+        there = [client.peer for client in s.clients.values() if client.node_id == node.node_id]
+        processes = list(dict.fromkeys([*node.workers, *there]))
         for worker in list(node.workers.values()):
             self._worker_gone(worker, exit_)
         for holding in waiting:
@@ -249,7 +251,7 @@ class HubCore:
                 s.out.append(Drop(client.peer, "its node died"))
         self.groups.node_died(node)
         for client in s.clients.values():
-            s.send(client.peer, wire.NODE_STATE, node.node_id, False, reason)
+            s.send(client.peer, wire.NODE_STATE, node.node_id, False, reason, processes)
 
     def _on_shutdown(self, node: Node, message: list[Any], payload: Any) -> None:
         self._node_died(node, f"its agent shut down: {message[1]}")

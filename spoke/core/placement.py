@@ -122,12 +122,12 @@ def explain(nodes: Sequence[Candidate], request: Request) -> str | None:
             return f"bundle {index} {show(bundle)} is larger than every node"
         if not any(request.admits(node, index) and node.ledger.fits(bundle) for node in empty):
             return f"bundle {index} {show(bundle)}: no node that fits has the labels it selects"
-    count = len(request.bundles)
+    count, size = len(request.bundles), request.per_node
+    runs = f"{count} bundles" if size == 1 else f"{count // size} runs of {size} bundles"
     return {
         "STRICT_PACK": f"no single node holds all {count} bundles (STRICT_PACK)",
-        "STRICT_SPREAD": f"{count // request.per_node} {'bundles' if request.per_node == 1 else 'nodes'}"
-        f"{'' if request.per_node == 1 else f' of {request.per_node} bundles each'}"
-        f" need as many different nodes that fit (STRICT_SPREAD); the cluster has {len(nodes)} nodes",
+        "STRICT_SPREAD": f"{runs} need as many different nodes that fit (STRICT_SPREAD); "
+        f"the cluster has {len(nodes)} nodes",
     }.get(request.strategy, f"{count} bundles together are larger than the cluster")
 
 
@@ -300,9 +300,8 @@ def _strict_spread(nodes: list[Candidate], request: Request, indices: list[int])
             holder[options[position]] = index
         elif not _augment(index, lists, holder):
             return None
-    return {
-        index: free[position].node_id for position, run in enumerate(holder) if run >= 0 for index in runs[run]
-    }
+    homes = {run: free[position].node_id for position, run in enumerate(holder) if run >= 0}
+    return {index: homes[run] for run, members in runs.items() for index in members}
 
 
 def _holds_run(node: Candidate, request: Request, members: list[int]) -> bool:

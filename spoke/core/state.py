@@ -74,7 +74,7 @@ class HubConfig:
         idle_worker_s: float = 30.0,
         idle_special_max: int = 4,
         reserve_after_s: float = 2.0,
-        reclaim_every_s: float = 0.02,
+        reclaim_every_s: float = 0.1,
         unknown_s: float = 5.0,
     ) -> None:
         self.seed = seed
