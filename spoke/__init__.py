@@ -90,9 +90,16 @@ _LAZY = {
     "DynamicObjectRefGenerator": "streams",
     "ObjectRef": "objectref",
     "ObjectRefGenerator": "streams",
+    "Gang": "gang",
+    "Slot": "gang",
+    "actor_types": "registry",
     "empty": "tensors",
     "from_tensor": "tensors",
+    "gang_allocate": "gang",
     "object_store_stats": "tensors",
+    "register": "registry",
+    "spawn": "registry",
+    "wait_ready": "registry",
 }
 _MODULES = frozenset({
     "actor", "cloudpickle", "cluster_utils", "dag", "exceptions", "experimental", "internal", "job_config",
