@@ -93,7 +93,7 @@ class Agent:
         self._closing = False
         self._sweep_timer: Timer | None = None
         self.segments = SegmentService(
-            SegmentTable(settings.store_limit, _native.Segment.create), loop.reactor
+            SegmentTable(settings.store_limit, _native.Segment.create), loop.reactor, loop.after_s
         )
 
     # -- talk with the hub
@@ -111,6 +111,8 @@ class Agent:
             self._spawn(*message[1:])
         elif message[0] == STOP_WORKER:
             self._stop_worker(message[1], message[2])
+        elif message[0] == DROP_ORPHANS:
+            self.segments.table.drop_orphans()
 
     def _heartbeat(self) -> None:
         if self._closing:

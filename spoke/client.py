@@ -69,8 +69,9 @@ class Client:
         self.lead = Lead(reactor, self._dispatch, self.calls.next_deadline, self._tick)
         self.hub = HubSide(self, hub, agent)
         self.store = Store(
-            self.node_id, self.process_id, 64 << 20, self.hub.new_segment, self.hub.map_segment
-        )
+            self.node_id, self.process_id, 64 << 20,
+            self.hub.new_segment, self.hub.map_segment, self.hub.give_back,
+        )  # fmt: skip
         self.values = Values(self, self.store)
         self.submitter = Submitter(self)
         self.calls.place = self.submitter.place
@@ -340,6 +341,7 @@ class Client:
         self.refs.on_peer_lost(peer, encode_error(*OWNER_DIED))
         self.store.peer_lost(peer)
         self.replies.peer_lost(peer)
+        self.hub.peer_lost(peer)
 
     def fail_everything(self, reason: str) -> None:
         """The cluster is gone: every waiting call ends now, by name (CALL-3); lock held."""

@@ -1,6 +1,6 @@
 """The daemon of a node: an agent, and on the head also the hub, in one thread.
 
-Started by `spoke.spawn.start_daemon` with a configuration (`Settings`) and a link to the starter on
+Started by `spoke.spawning.start_daemon` with a configuration (`Settings`) and a link to the starter on
 descriptor 4, which is one of
 
 - "driver": the program whose `init()` made this cluster; the link carries its messages to the hub;
@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any, Final
 
-from spoke import _native, config, limits, link, logs, machine, records, spawn, wire
+from spoke import _native, config, limits, link, logs, machine, records, spawning, wire
 from spoke.agent import Agent, NodeSettings
 from spoke.errors import ProtocolError
 from spoke.loop import ACCEPTED, CLOSED, FRAME, Loop
@@ -97,7 +97,7 @@ class Daemon:
 
     def _adopt_link(self) -> None:
         mine = self.settings
-        self._link_conn = self.loop.reactor.adopt(spawn.LINK_FD)
+        self._link_conn = self.loop.reactor.adopt(spawning.LINK_FD)
         self.loop.reactor.set_limit(self._link_conn, link.TRUSTED_FRAME_BYTES)
         if mine.link == "driver":
             self._trust(link.Trusted(self._link_conn, mine.driver_id, "driver"))
@@ -453,7 +453,7 @@ def main() -> None:
     # process group, which is all that takes.
     _native.set_title("spoke-daemon")
     try:
-        settings = Settings(spawn.inherited_config())
+        settings = Settings(spawning.inherited_config())
     except (OSError, ValueError) as error:
         sys.stderr.write(f"spoke: this is not for people to start: {error}\n")
         os._exit(2)

@@ -9,7 +9,7 @@ import time
 from socket import socketpair
 from typing import Any, Final
 
-from spoke import config, context, current, records, spawn, token, wire
+from spoke import config, context, current, records, spawning, token, wire
 from spoke._native import Reactor, reap
 from spoke.client import Client
 from spoke.errors import AuthenticationError
@@ -40,7 +40,7 @@ def start_embedded(options: dict[str, Any]) -> Client:
         **{name: options.get(name) for name in ("num_cpus", "num_gpus", "object_store_memory")},
         "resources": options.get("resources") or {}, "labels": options.get("labels") or {},
     }  # fmt: skip
-    pid, pidfd = spawn.start_daemon(settings, theirs.fileno(), config.environment())
+    pid, pidfd = spawning.start_daemon(settings, theirs.fileno(), config.environment())
     theirs.close()
     reactor = Reactor()
     links = Links(reactor, secret, process_id, node_id)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import mmap
+import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from spoke import wire
 from spoke.errors import GetTimeoutError, ObjectLostError, ObjectStoreFullError, RaySystemError
 from spoke.lead import Waiter
+from spoke.limits import MIB
 from spoke.replies import named_error
+from spoke.segments import WHOLE
 from spoke.wire import encode
 
 if TYPE_CHECKING:
@@ -17,14 +22,17 @@ if TYPE_CHECKING:
     from spoke.links import Link
 
 AGENT_ANSWER_S: Final = 30.0
-READ_BYTES_MAX: Final = 1 << 30  # of one READ_BLOCK; larger blocks are read in pieces
+PIECE_BYTES: Final = 8 * MIB  # of one READ_BLOCK; larger blocks are read in pieces
+PIECES_AHEAD: Final = 4  # asked for at a time, so that the link never runs dry and no queue grows long
+PIECE_ANSWER_S: Final = 60.0
 
 
 class _Question(Waiter):
-    __slots__ = ("answer", "error")
+    __slots__ = ("answer", "error", "peer")
 
-    def __init__(self) -> None:
+    def __init__(self, peer: bytes = b"") -> None:
         super().__init__(1)
+        self.peer = peer  # who answers, where it is neither the hub nor this node's agent
         self.answer: Any = None
         self.error: Any = None  # [class name, message]
 
@@ -47,6 +55,8 @@ class HubSide:
             wire.RESPONSE: self._on_response,
             wire.SEGMENT: self._on_segment,
             wire.BLOCK: self._on_block,
+            wire.TRIM: self._on_trim,
+            wire.UNMAP: lambda link, message, payload: client.store.unmap(message[1]),
             wire.GROUP_STATE: self._on_group_state,
             wire.PENDING_REASON: self._on_pending_reason,
             wire.LOG_LINES: self._on_log_lines,
@@ -137,13 +147,19 @@ class HubSide:
         question = self._questions.get(question_id)
         if question is None:
             if descriptor >= 0:
-                import os
-
                 os.close(descriptor)
             return
         question.error = error
         question.answer = (segment_id, size, descriptor)
         question.finish()
+
+    def give_back(self, segment_id: int) -> None:
+        """An own segment without blocks is needed no more; with or without the lock."""
+        self._client.reactor.send(self.agent.conn, encode(wire.ORPHAN_FREE, segment_id, WHOLE))
+
+    def _on_trim(self, link: Link, message: list[Any], payload: Any) -> None:
+        self._client.store.trim()
+        self._client.links.send(link, encode(wire.TRIMMED))
 
     def free_orphan(self, descriptor: list[Any]) -> None:
         """A block whose allocator is dead is needed no more; lock held."""
@@ -156,34 +172,79 @@ class HubSide:
     # -- blocks of other nodes
 
     def read_block(self, part: list[Any]) -> Any:
-        """The bytes of a block on another node, as a buffer.  Raises ObjectLostError."""
+        """The bytes of a block on another node, as a read-only buffer.
+
+        Raises:
+            ObjectLostError: the node is gone, or the block is.
+        """
         node_id, _, segment_id, offset, length = part
-        client = self._client
+        self._client.check_open()
         try:
-            with client.lock:
-                known = client.links.by_peer.get(node_id)
-            address = None if known is not None else self._agent_address(node_id)
-            with client.lock:
-                link = client.links.open(node_id, address) if address else client.links.by_peer[node_id]
-            if length <= READ_BYTES_MAX:
-                return self._read_piece(link, segment_id, offset, length)
-            whole = bytearray(length)
-            for start in range(0, length, READ_BYTES_MAX):
-                size = min(READ_BYTES_MAX, length - start)
-                whole[start : start + size] = self._read_piece(link, segment_id, offset + start, size)
-            return memoryview(whole).toreadonly()
+            link = self._node_link(node_id)
+            if length <= PIECE_BYTES:
+                return self._receive(*self._ask_piece(link, segment_id, offset, length), length)
+            return self._read_pieces(link, segment_id, offset, length)
         except (OSError, KeyError, RaySystemError, GetTimeoutError) as error:
             raise ObjectLostError.from_message(
                 f"the object's data on node {node_id.hex()[:12]} cannot be read: {error}"
             ) from error
 
-    def _read_piece(self, link: Link, segment_id: int, offset: int, length: int) -> Any:
-        question_id = next(self._ids)
-        message = (wire.READ_BLOCK, question_id, segment_id, offset, length)
-        data = self._ask(question_id, link, message, 60.0)
+    def _node_link(self, node_id: bytes) -> Link:
+        """The link to another node's agent."""
+        client = self._client
+        with client.lock:
+            link = client.links.by_peer.get(node_id)
+        if link is None:
+            address = self._agent_address(node_id)
+            with client.lock:
+                link = client.links.open(node_id, address)
+        return link
+
+    def _read_pieces(self, link: Link, segment_id: int, offset: int, length: int) -> memoryview:
+        """A long block, each of its bytes copied once from what was received."""
+        whole = memoryview(mmap.mmap(-1, length))  # memory that is not written before the bytes are there
+        asked: deque[tuple[int, int, int, _Question]] = deque()
+        try:
+            for start in range(0, length, PIECE_BYTES):
+                if len(asked) == PIECES_AHEAD:
+                    self._receive_into(whole, *asked.popleft())
+                size = min(PIECE_BYTES, length - start)
+                asked.append((start, size, *self._ask_piece(link, segment_id, offset + start, size)))
+            while asked:
+                self._receive_into(whole, *asked.popleft())
+        finally:
+            for _, _, question_id, _ in asked:
+                self._questions.pop(question_id, None)
+        return whole.toreadonly()
+
+    def _ask_piece(self, link: Link, segment_id: int, offset: int, length: int) -> tuple[int, _Question]:
+        client = self._client
+        question_id, question = next(self._ids), _Question(link.peer)
+        with client.lock:
+            if client.links.by_conn.get(link.conn) is not link:
+                raise RaySystemError("the connection to the node was lost")
+            self._questions[question_id] = question
+            client.links.send(link, encode(wire.READ_BLOCK, question_id, segment_id, offset, length))
+        return question_id, question
+
+    def _receive_into(
+        self, whole: memoryview, start: int, size: int, question_id: int, question: _Question
+    ) -> None:
+        whole[start : start + size] = memoryview(self._receive(question_id, question, size))
+
+    def _receive(self, question_id: int, question: _Question, length: int) -> Any:
+        data = self.collect(question_id, question, PIECE_ANSWER_S)
         if memoryview(data).nbytes != length:
             raise RaySystemError("the node sent a block of another length")
         return data
+
+    def peer_lost(self, peer: bytes) -> None:
+        """What `peer` was asked gets no answer; lock held."""
+        self._agents.pop(peer, None)
+        for question in self._questions.values():
+            if question.peer == peer:
+                question.error = ["RaySystemError", "the connection to the node was lost"]
+                question.finish()
 
     def _on_block(self, link: Link, message: list[Any], payload: Any) -> None:
         question = self._questions.get(message[1])

@@ -11,7 +11,7 @@ from _socket import AF_UNIX, SOCK_STREAM, socketpair
 from _socket import socket as _Socket
 from typing import Any, Final
 
-from spoke import _native, config, ids, link, records, spawn
+from spoke import _native, config, ids, link, records, spawning
 from spoke.wire import RESPONSE
 
 READY_S: Final = 45.0  # longer than an agent tries to find its head
@@ -91,7 +91,7 @@ def launch(settings: dict[str, Any], environment: dict[str, str] | None = None) 
     ours, theirs = socketpair(AF_UNIX, SOCK_STREAM)
     control = ours if isinstance(ours, _Socket) else _Socket(fileno=ours.detach())
     try:
-        pid, pidfd = spawn.start_daemon(settings, theirs.fileno(), environment or config.environment())
+        pid, pidfd = spawning.start_daemon(settings, theirs.fileno(), environment or config.environment())
     except BaseException:
         control.close()
         raise

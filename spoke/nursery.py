@@ -15,7 +15,7 @@ from _socket import socket as _Socket
 from collections.abc import Callable
 from typing import Any
 
-from spoke import _native, prctl, spawn
+from spoke import _native, prctl, spawning
 from spoke.loop import Loop
 from spoke.zygote import NUMBER_BYTES, pack_fds
 
@@ -73,8 +73,8 @@ class Nursery:
         ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
         try:
             self._zygote = _native.spawn(
-                spawn.zygote_argv(), self._environment, None, [(2, 2), (theirs.fileno(), spawn.LINK_FD)],
-                SIGKILL, True,
+                spawning.zygote_argv(), self._environment, None,
+                [(2, 2), (theirs.fileno(), spawning.LINK_FD)], SIGKILL, True,
             )  # fmt: skip
         except OSError:
             ours.close()
@@ -93,7 +93,7 @@ class Nursery:
             return
         self._number += 1
         number = self._number.to_bytes(NUMBER_BYTES, "little")
-        config_fd = spawn.config_file({**order.config, "environment": order.changes, "cwd": order.cwd})
+        config_fd = spawning.config_file({**order.config, "environment": order.changes, "cwd": order.cwd})
         try:
             self._control.sendmsg([number], pack_fds((config_fd, *order.files)))
         except OSError:  # it is busy beyond its queue, or gone
@@ -117,10 +117,10 @@ class Nursery:
                 environment[name] = value
         config_fd = -1
         try:
-            config_fd = spawn.config_file(order.config)
+            config_fd = spawning.config_file(order.config)
             out, err = order.files
-            fds = [(out, 1), (err, 2), (config_fd, spawn.CONFIG_FD)]
-            pid, pidfd = _native.spawn(spawn.worker_argv(), environment, order.cwd, fds, SIGKILL, True)
+            fds = [(out, 1), (err, 2), (config_fd, spawning.CONFIG_FD)]
+            pid, pidfd = _native.spawn(spawning.worker_argv(), environment, order.cwd, fds, SIGKILL, True)
         except OSError as error:
             order.done(0, -1, f"the worker process could not be started: {error}")
         else:

@@ -4,21 +4,38 @@ Descriptors travel over unix sockets only, so a process of another node asks for
 (READ_BLOCK).  What a reader does not take is copied into the link's queue, so no block is sent on a
 link whose queue is long: the request waits (`pump`), in order, and the reader's pace sets ours (LIM-1).
 Readers ask for pieces of a few MiB; one answer carries at most `limits.MAX_PAYLOAD_BYTES`.
+
+Processes keep a few empty segments, which are warm.  Where a new segment finds no room, all others are
+asked to give theirs back (TRIM), and the answer waits for their word.  Who mapped a segment is told when
+it is gone (UNMAP), so that its memory really is.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from spoke import limits
 from spoke.segments import SegmentTable, StoreFull
-from spoke.wire import BLOCK, MAP_SEGMENT, NEW_SEGMENT, ORPHAN_FREE, READ_BLOCK, SEGMENT, encode
+from spoke.wire import (
+    BLOCK,
+    MAP_SEGMENT,
+    NEW_SEGMENT,
+    ORPHAN_FREE,
+    READ_BLOCK,
+    SEGMENT,
+    TRIM,
+    TRIMMED,
+    UNMAP,
+    encode,
+)
 
-KINDS: Final = frozenset((NEW_SEGMENT, MAP_SEGMENT, READ_BLOCK, ORPHAN_FREE))
+KINDS: Final = frozenset((NEW_SEGMENT, MAP_SEGMENT, READ_BLOCK, ORPHAN_FREE, TRIMMED))
 
 LONG_QUEUE_BYTES: Final = 16 * limits.MIB
 MAX_WAITING_READS: Final = 4096  # of one link; beyond, a reader is told to slow down
+TRIM_ANSWER_S: Final = 2.0  # a process that is stopped does not keep the others from their answer
 
 
 class Sender(Protocol):
@@ -30,12 +47,24 @@ class Sender(Protocol):
 
 
 class SegmentService:
-    """Serves one node's `SegmentTable` to its processes and to other nodes."""
+    """Serves one node's `SegmentTable` to its processes and to other nodes.
 
-    def __init__(self, table: SegmentTable, sender: Sender) -> None:
+    Args:
+        after_s: runs a function so many seconds later.
+    """
+
+    def __init__(
+        self, table: SegmentTable, sender: Sender, after_s: Callable[[float, Callable[[], None]], Any]
+    ) -> None:
         self.table = table
         self._sender = sender
+        self._after_s = after_s
         self._waiting: dict[int, deque[list[Any]]] = {}  # conn -> READ_BLOCKs in order
+        self._conns: dict[bytes, int] = {}  # of the processes that have asked for segments
+        self._mapped: dict[int, dict[int, None]] = {}  # conn -> ids of segments it was given
+        self._short: list[tuple[int, bytes, int, int]] = []  # NEW_SEGMENTs that wait for `_asked`
+        self._asked: dict[int, None] = {}  # connections whose TRIMMED is awaited
+        table.on_drop = self._dropped
 
     def message(self, conn: int, peer_id: bytes, message: list[Any]) -> None:
         """One message whose kind is in `KINDS`, of the proven process `peer_id`."""
@@ -48,10 +77,22 @@ class SegmentService:
             self._read(conn, message)
         elif kind == ORPHAN_FREE:
             self.table.orphan_free(message[1], message[2], peer_id)
+        elif kind == TRIMMED:
+            self._trimmed(conn)
 
     def link_closed(self, conn: int) -> None:
         """Nothing more can be answered there."""
         self._waiting.pop(conn, None)
+        self._mapped.pop(conn, None)
+        for owner in [owner for owner, known in self._conns.items() if known == conn]:
+            del self._conns[owner]
+        self._trimmed(conn)
+
+    def _dropped(self, segment_id: int) -> None:
+        for conn, mapped in self._mapped.items():
+            if segment_id in mapped:
+                del mapped[segment_id]
+                self._sender.send(conn, encode(UNMAP, segment_id))
 
     def pump(self) -> bool:
         """Answer reads that waited for their link; True while some still wait."""
@@ -62,15 +103,45 @@ class SegmentService:
                 del self._waiting[conn]
         return bool(self._waiting)
 
-    def _new(self, conn: int, owner: bytes, request_id: int, size: int) -> None:
+    def _new(self, conn: int, owner: bytes, request_id: int, size: int, last: bool = False) -> None:
+        self._conns[owner] = conn
         try:
             segment_id, segment = self.table.add(owner, size)
         except StoreFull as error:
-            self._refuse(conn, SEGMENT, request_id, "ObjectStoreFullError", str(error))
+            if last or not self._ask_others(owner):
+                self._refuse(conn, SEGMENT, request_id, "ObjectStoreFullError", str(error))
+            else:
+                self._short.append((conn, owner, request_id, size))
         except ValueError as error:
             self._refuse(conn, SEGMENT, request_id, "ValueError", str(error))
         else:
             self._sender.send(conn, encode(SEGMENT, request_id, segment_id, size, None), None, segment.fd)
+
+    def _ask_others(self, owner: bytes) -> bool:
+        """Ask all but `owner` for their empty segments; whether there is anybody to wait for."""
+        others = [self._conns[one] for one in self.table.owners() if one != owner and one in self._conns]
+        if not self._asked and others:
+            self._after_s(TRIM_ANSWER_S, self._give_up)
+        for conn in others:
+            if conn not in self._asked:
+                self._asked[conn] = None
+                self._sender.send(conn, encode(TRIM))
+        return bool(others)
+
+    def _trimmed(self, conn: int) -> None:
+        if conn in self._asked:
+            del self._asked[conn]
+            if not self._asked:
+                self._try_again()
+
+    def _give_up(self) -> None:
+        self._asked.clear()
+        self._try_again()
+
+    def _try_again(self) -> None:
+        short, self._short = self._short, []
+        for request in short:
+            self._new(*request, last=True)
 
     def _map(self, conn: int, request_id: int, segment_id: int) -> None:
         entry = self.table.get(segment_id)
@@ -79,6 +150,7 @@ class SegmentService:
             self._refuse(conn, SEGMENT, request_id, "ObjectLostError", text)
             return
         meta = encode(SEGMENT, request_id, segment_id, entry.bytes, None)
+        self._mapped.setdefault(conn, {})[segment_id] = None
         self._sender.send(conn, meta, None, entry.segment.fd)
 
     def _read(self, conn: int, message: list[Any]) -> None:

@@ -50,6 +50,7 @@ class SegmentTable:
         self.limit = limit
         self.used = 0
         self._make = make
+        self.on_drop: Callable[[int], None] = lambda segment_id: None
         self._entries: dict[int, Entry] = {}
         self._by_owner: dict[bytes, list[int]] = {}
         self._next_id = 1
@@ -130,8 +131,13 @@ class SegmentTable:
         self._by_owner.clear()
         self.used = 0
 
+    def owners(self) -> list[bytes]:
+        """The living processes that have segments here."""
+        return list(self._by_owner)
+
     def _drop(self, segment_id: int) -> None:
         entry = self._entries.pop(segment_id)
+        self.on_drop(segment_id)
         self.used -= entry.bytes
         ids = self._by_owner.get(entry.owner)
         if ids and segment_id in ids:

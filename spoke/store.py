@@ -2,25 +2,36 @@
 
 A process allocates only in segments that its agent made for it (MEM-1) and knows who uses each of
 its blocks: the entry of an object it owns, a peer that owns an object which lies here (the result of
-a call), or a tensor of `spoke.empty`.  A block is reused when no use is left.
+a call), or a tensor of `spoke.empty`.  A block is reused when no use is left.  Segments that became
+empty are kept warm, a few of them, since memory used for the first time costs ten times a copy; the
+others, and all when the node is short of memory, go back to the agent.
 
 A block part on the wire is ``[node_id, process_id, segment_id, offset, length]``; process_id is the
 allocator, the only process that may free it.
+
+The lock is never held while user code or a finalizer can run into it: what finalizers release goes
+through a queue that is emptied by whoever can take the lock.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
+from bisect import bisect_right, insort
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from spoke import _native
-from spoke.errors import ObjectLostError
+from spoke.errors import ObjectLostError, ObjectStoreFullError
+from spoke.lent import HEADER_BYTES, LentCount
 
 INLINE_BYTES_MAX: Final = 100 * 1024  # a value up to here travels inside the message
 BLOCK_ALIGN: Final = 64
 PAGE_BYTES: Final = 4096
+WARM_SEGMENTS: Final = 2  # empty ones that are kept
+GROWTH: Final = 4  # the first segment is this part of `segment_bytes`, so that small users stay small
 
 Part = Any  # bytes, or a block descriptor as above
 
@@ -40,21 +51,38 @@ class Block:
 class OwnSegment:
     """A segment that this process allocates in."""
 
-    __slots__ = ("arena", "blocks", "memory", "open", "segment_id")
+    __slots__ = ("arena", "blocks", "lent", "memory", "open", "open_starts", "segment_id")
 
     def __init__(self, segment_id: int, memory: _native.Segment) -> None:
         self.segment_id = segment_id
         self.memory = memory
         self.arena = _native.Arena(memory.size)
+        self.arena.alloc(HEADER_BYTES)  # at 0
+        self.lent = LentCount(memory)
         self.blocks: dict[int, Block] = {}
         self.open: dict[int, Block] = {}  # those of `empty`, which the user's code writes itself
+        self.open_starts: list[int] = []  # their offsets, sorted
+
+    def block_at(self, offset: int) -> Block | None:
+        """The block that begins at `offset`, or the one of `empty` that contains it."""
+        block = self.blocks.get(offset)
+        return self.open_around(offset, 1) if block is None else block
+
+    def open_around(self, offset: int, length: int) -> Block | None:
+        """The block of `empty` that contains this range."""
+        index = bisect_right(self.open_starts, offset) - 1
+        if index < 0:
+            return None
+        block = self.open[self.open_starts[index]]
+        return block if offset + length <= block.offset + block.length else None
 
 
 class Store:
     """The blocks of one process, and its mappings of others' segments.
 
     `request_segment(bytes)` and `map_segment(segment_id)` ask the agent and return
-    ``(segment_id, size, descriptor)``; they raise `ObjectStoreFullError`.
+    ``(segment_id, size, descriptor)``; they raise `ObjectStoreFullError` and KeyError.
+    `give_back(segment_id)` tells it that an empty segment is needed no more; it must not block.
     """
 
     def __init__(
@@ -64,16 +92,20 @@ class Store:
         segment_bytes: int,
         request_segment: Callable[[int], tuple[int, int, int]],
         map_segment: Callable[[int], tuple[int, int, int]],
+        give_back: Callable[[int], None],
     ) -> None:
         self.node_id = node_id
         self.process_id = process_id
         self.segment_bytes = segment_bytes
         self._request_segment = request_segment
         self._map_segment = map_segment
-        self._own: dict[int, OwnSegment] = {}
+        self._give_back = give_back
+        self._own: dict[int, OwnSegment] = {}  # small ones first
+        self._empty: list[OwnSegment] = []  # in the order in which they became empty
         self._mapped: dict[int, _native.Segment] = {}
         self._peers: dict[bytes, dict[tuple[int, int], int]] = {}  # uses by peers, for their death
         self._lock = threading.Lock()
+        self._released: deque[Block] = deque()  # by finalizers
         self._open_blocks = 0
         self.copied_bytes = 0  # written into blocks by this process: the counter behind "zero copy"
         self.mapped_bytes = 0
@@ -87,41 +119,102 @@ class Store:
             ObjectStoreFullError: the node has no shared memory left for it.
         """
         align = PAGE_BYTES if length >= INLINE_BYTES_MAX else BLOCK_ALIGN
+        self._drain()
         with self._lock:
-            block = self._allocate_here(length, align)
-        if block is not None:
-            return block
-        want = max(self.segment_bytes, (length + 2 * PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES)
-        segment_id, size, descriptor = self._request_segment(want)
-        segment = OwnSegment(segment_id, _native.Segment.map(descriptor, size, True))
-        _close(descriptor)
+            for segment in self._own.values():
+                block = self._allocate_in(segment, length, align)
+                if block is not None:
+                    return block
+        memory, segment_id = self._grow(length + 2 * PAGE_BYTES)
+        segment = OwnSegment(segment_id, memory)
         with self._lock:
-            self._own[segment_id] = segment
-            block = self._allocate_here(length, align)
+            block = self._allocate_in(segment, length, align)
+            own = [*self._own.values(), segment]
+            self._own = {one.segment_id: one for one in sorted(own, key=lambda one: one.memory.size)}
         assert block is not None
+        self._drain()
         return block
 
-    def _allocate_here(self, length: int, align: int) -> Block | None:
-        for segment in self._own.values():
-            offset = segment.arena.alloc(max(length, 1), align)
-            if offset >= 0:
-                block = Block(segment, offset, length)
-                segment.blocks[offset] = block
-                return block
-        return None
+    def _allocate_in(self, segment: OwnSegment, length: int, align: int) -> Block | None:
+        offset = segment.arena.alloc(max(length, 1), align)
+        if offset < 0:
+            return None
+        if not segment.blocks and segment in self._empty:
+            self._empty.remove(segment)
+        block = Block(segment, offset, length)
+        segment.blocks[offset] = block
+        return block
+
+    def _grow(self, need: int) -> tuple[_native.Segment, int]:
+        """A new segment: a comfortable one, or where the node is short of memory one that just does."""
+        need = (need + PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES
+        with self._lock:
+            have = sum(segment.memory.size for segment in self._own.values())
+        comfortable = min(self.segment_bytes, max(self.segment_bytes // GROWTH, have))
+        try:
+            segment_id, size, descriptor = self._request_segment(max(comfortable, need))
+        except ObjectStoreFullError:
+            if not self.trim() and need >= comfortable:
+                raise
+            segment_id, size, descriptor = self._request_segment(need)
+        try:
+            return _native.Segment.map(descriptor, size, True), segment_id
+        except OSError as error:
+            self._give_back(segment_id)
+            raise ObjectStoreFullError.from_message(
+                f"{size} bytes of shared memory cannot be mapped into this process: {error}"
+            ) from None
+        finally:
+            os.close(descriptor)
+
+    def trim(self) -> bool:
+        """Give all empty segments back to the agent; whether there were any."""
+        self._drain()
+        with self._lock:
+            return self._shrink(0)
+
+    def _shrink(self, keep: int) -> bool:
+        gone = self._empty[: max(0, len(self._empty) - keep)]
+        for segment in gone:
+            self._empty.remove(segment)
+            del self._own[segment.segment_id]
+            self._give_back(segment.segment_id)
+        return bool(gone)
 
     def release(self, block: Block) -> None:
-        """One use less; the memory is reused at zero."""
-        with self._lock:
-            self._release(block)
+        """One use less; the memory is reused at zero.  Safe at any instruction of any thread."""
+        self._released.append(block)
+        self._drain()
+
+    def _drain(self) -> None:
+        """Release what is queued, unless somebody holds the lock: he or the next one does it."""
+        while self._released and self._lock.acquire(False):
+            try:
+                self._release(self._released.popleft())
+            except IndexError:
+                pass  # another thread was faster
+            finally:
+                self._lock.release()
+
+    def abandon(self) -> None:
+        """In a forked child: the blocks are the parent's, and nothing here may be freed."""
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._released.clear()
 
     def _release(self, block: Block) -> None:
         block.uses -= 1
-        if block.uses == 0:
-            del block.segment.blocks[block.offset]
-            if block.segment.open.pop(block.offset, None) is not None:
-                self._open_blocks -= 1
-            block.segment.arena.free(block.offset)
+        if block.uses:
+            return
+        segment = block.segment
+        del segment.blocks[block.offset]
+        if segment.open.pop(block.offset, None) is not None:
+            segment.open_starts.remove(block.offset)
+            self._open_blocks -= 1
+        segment.arena.free(block.offset)
+        if not segment.blocks:
+            self._empty.append(segment)
+            self._shrink(WARM_SEGMENTS)
 
     def describe(self, block: Block) -> list[Any]:
         """The wire form of a block."""
@@ -150,21 +243,20 @@ class Store:
         blocks: list[Block] = []
         copies: list[Any] = []
         for view in [memoryview(body), *raw]:
-            block = self._find(view) if view is not None and view.nbytes else None
-            parts.append(None)
-            if block is not None:
-                blocks.append(block)
-                offset = _native.buffer_address(view) - block.segment.memory.address
-                parts[-1] = [self.node_id, self.process_id, block.segment.segment_id, offset, view.nbytes]
+            found = self._find(view) if view.nbytes else None
+            if found is not None:
+                blocks.append(found[0])
+                parts.append(found[1])
             else:
-                copies.append((len(parts) - 1, view))
+                copies.append((len(parts), view))
+                parts.append(None)
         if sum(view.nbytes for _, view in copies) <= INLINE_BYTES_MAX:
             for index, view in copies:
                 parts[index] = bytes(view)
             return parts, blocks
         try:
             for index, view in copies:
-                if view.nbytes <= 4096:
+                if view.nbytes <= PAGE_BYTES:
                     parts[index] = bytes(view)
                     continue
                 block = self.allocate(view.nbytes)
@@ -178,20 +270,24 @@ class Store:
             raise
         return parts, blocks
 
-    def _find(self, view: memoryview) -> Block | None:
-        """The block of this process that a buffer lies in, with one more use."""
+    def _find(self, view: memoryview) -> tuple[Block, Part] | None:
+        """The block of this process that a buffer lies in, with one more use, and the buffer's part."""
         if not self._open_blocks:
             return None
         address = _native.buffer_address(view)
+        found = None
         with self._lock:
             for segment in self._own.values():
                 offset = address - segment.memory.address
                 if 0 <= offset < segment.memory.size:
-                    for block in segment.open.values():
-                        if block.offset <= offset and offset + view.nbytes <= block.offset + block.length:
-                            block.uses += 1
-                            return block
-        return None
+                    block = segment.open_around(offset, view.nbytes)
+                    if block is not None:
+                        block.uses += 1
+                        part = [self.node_id, self.process_id, segment.segment_id, offset, view.nbytes]
+                        found = (block, part)
+                    break
+        self._drain()
+        return found
 
     # -- uses by peers
 
@@ -202,6 +298,8 @@ class Store:
             for block in blocks:
                 key = (block.segment.segment_id, block.offset)
                 held[key] = held.get(key, 0) + 1
+                block.segment.lent.add(1)
+        self._drain()
 
     def returned(self, peer: bytes, descriptors: list[list[Any]]) -> None:
         """`peer` needs these blocks no longer."""
@@ -214,18 +312,15 @@ class Store:
                     held[key] -= 1
                     if not held[key]:
                         del held[key]
+                    block.segment.lent.add(-1)
                     self._release(block)
+            if not held:
+                self._peers.pop(peer, None)
+        self._drain()
 
     def _block_at(self, segment_id: int, offset: int) -> Block | None:
         segment = self._own.get(segment_id)
-        if segment is None:
-            return None
-        block = segment.blocks.get(offset)
-        if block is None:  # a part inside a block of `empty`
-            for candidate in segment.blocks.values():
-                if candidate.offset <= offset < candidate.offset + candidate.length:
-                    return candidate
-        return block
+        return None if segment is None else segment.block_at(offset)
 
     def release_described(self, descriptors: list[list[Any]]) -> None:
         """Give up uses of own blocks by their descriptors."""
@@ -234,6 +329,7 @@ class Store:
                 block = self._block_at(segment_id, offset)
                 if block is not None:
                     self._release(block)
+        self._drain()
 
     def peer_lost(self, peer: bytes) -> None:
         """REF-2: the death of a peer returns what it held here."""
@@ -242,7 +338,9 @@ class Store:
                 block = self._block_at(segment_id, offset)
                 for _ in range(uses if block is not None else 0):
                     assert block is not None
+                    block.segment.lent.add(-1)
                     self._release(block)
+        self._drain()
 
     # -- reading
 
@@ -256,42 +354,50 @@ class Store:
         own = self._own.get(segment_id)
         memory = own.memory if own is not None else self._mapped.get(segment_id)
         if memory is None:
-            try:
-                _, size, fd = self._map_segment(segment_id)
-            except KeyError:
-                raise ObjectLostError.from_message(
-                    f"the shared memory segment {segment_id} of the object is gone"
-                ) from None
-            memory = _native.Segment.map(fd, size, False)
-            _close(fd)
-            memory = self._mapped.setdefault(segment_id, memory)
+            memory = self._map(segment_id)
         self.mapped_bytes += length
         return memory.view(offset, length)
+
+    def _map(self, segment_id: int) -> _native.Segment:
+        try:
+            _, size, descriptor = self._map_segment(segment_id)
+        except KeyError:
+            raise ObjectLostError.from_message(
+                f"the shared memory segment {segment_id} of the object is gone"
+            ) from None
+        try:
+            memory = _native.Segment.map(descriptor, size, False)
+        finally:
+            os.close(descriptor)
+        return self._mapped.setdefault(segment_id, memory)
+
+    def unmap(self, segment_id: int) -> None:
+        """The agent has let go of a segment of another process; views of it keep their memory."""
+        self._mapped.pop(segment_id, None)
 
     def empty(self, length: int) -> tuple[Block, _native.SegmentView]:
         """A writable block that lives as long as the view or any object that carries it."""
         block = self.allocate(length)
+        segment = block.segment
         with self._lock:
-            block.segment.open[block.offset] = block
+            segment.open[block.offset] = block
+            insort(segment.open_starts, block.offset)
             self._open_blocks += 1
-        view = block.segment.memory.view(block.offset, length, True)
-        weakref.finalize(view, self.release, block)
+        view = segment.memory.view(block.offset, length, True)
+        weakref.finalize(view, self.release, block).atexit = False
+        self._drain()
         return block, view
 
     def stats(self) -> dict[str, int]:
-        """Bytes and blocks in use in this process's segments."""
+        """Bytes and blocks in use in this process's segments, and what it copied and read so far."""
+        self._drain()
         with self._lock:
+            own = list(self._own.values())
             return {
-                "segments": len(self._own),
-                "segment_bytes": sum(segment.memory.size for segment in self._own.values()),
-                "blocks": sum(len(segment.blocks) for segment in self._own.values()),
-                "used_bytes": sum(segment.arena.used for segment in self._own.values()),
+                "segments": len(own),
+                "segment_bytes": sum(segment.memory.size for segment in own),
+                "blocks": sum(len(segment.blocks) for segment in own),
+                "used_bytes": sum(segment.arena.used - HEADER_BYTES for segment in own),
                 "copied_bytes": self.copied_bytes,
                 "mapped_bytes": self.mapped_bytes,
             }
-
-
-def _close(descriptor: int) -> None:
-    import os
-
-    os.close(descriptor)

@@ -98,6 +98,12 @@ ORPHAN_FREE = next(_NEXT)
 # -- hub -> client, added later: kinds are numbered in order and never renumbered
 NODE_STATE = next(_NEXT)
 
+# -- segments, added later: agent -> process, process -> agent, agent -> process; hub -> agent
+TRIM = next(_NEXT)
+TRIMMED = next(_NEXT)
+UNMAP = next(_NEXT)
+DROP_ORPHANS = next(_NEXT)
+
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
 _NL = (list, type(None))
@@ -206,6 +212,13 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     READ_BLOCK: ("READ_BLOCK", (("request_id", _I), ("segment_id", _I), ("offset", _I), ("length", _I))),
     BLOCK: ("BLOCK", (("request_id", _I), ("error", _NL))),
     ORPHAN_FREE: ("ORPHAN_FREE", (("segment_id", _I), ("offset", _I))),
+    # the node is short of memory: give back segments without blocks (ORPHAN_FREE), then say TRIMMED
+    TRIM: ("TRIM", ()),
+    TRIMMED: ("TRIMMED", ()),
+    # a segment that the process mapped is gone
+    UNMAP: ("UNMAP", (("segment_id", _I),)),
+    # nobody is left who could read what dead processes wrote
+    DROP_ORPHANS: ("DROP_ORPHANS", ()),
     # a node died: links to its processes (ids) are worth nothing any more
     NODE_STATE: ("NODE_STATE", (("node_id", _B), ("alive", _BOOL), ("reason", _S), ("processes", _L))),
 }

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from spoke import context, current, spawn, wire
+from spoke import context, current, spawning, wire
 from spoke._native import Reactor
 from spoke.client import Client
 from spoke.errors import AuthenticationError
@@ -51,7 +51,7 @@ def _link(links: Links, reactor: Reactor, address: Any, config: dict[str, Any], 
 def main() -> None:
     """Entry of a worker process; it ends with its agent, its hub link, or on request."""
     try:
-        config = spawn.enter_worker()
+        config = spawning.enter_worker()
     except (OSError, ValueError):
         print("spoke.worker is started by the agent, not by hand", file=sys.stderr)
         sys.exit(2)

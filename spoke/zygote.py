@@ -22,7 +22,7 @@ from _signal import SIGKILL  # type: ignore[import-not-found]  # a plain number:
 from _socket import CMSG_SPACE, SCM_RIGHTS, SOL_SOCKET
 from _socket import socket as _Socket
 
-from spoke import _native, prctl, spawn
+from spoke import _native, prctl, spawning
 
 NUMBER_BYTES = 8
 _FDS = 3
@@ -37,7 +37,7 @@ def pack_fds(fds: tuple[int, ...]) -> list[tuple[int, int, bytes]]:
 def main() -> None:
     """Entry of the zygote; in each worker it returns only when the worker has ended."""
     agent = os.getppid()
-    control = _Socket(fileno=spawn.LINK_FD)
+    control = _Socket(fileno=spawning.LINK_FD)
     import gc
 
     import cloudpickle  # noqa: F401  # what every function of the user is unpickled with
@@ -99,11 +99,11 @@ def _become_worker(control: _Socket, fds: list[int], agent: int) -> None:
     if os.getppid() != agent:
         os._exit(1)
     config, out, err = fds
-    for ours, theirs in ((out, 1), (err, 2), (config, spawn.CONFIG_FD)):
+    for ours, theirs in ((out, 1), (err, 2), (config, spawning.CONFIG_FD)):
         if ours != theirs:
-            os.dup2(ours, theirs, inheritable=theirs < spawn.CONFIG_FD)
+            os.dup2(ours, theirs, inheritable=theirs < spawning.CONFIG_FD)
     for fd in fds:
-        if fd > spawn.CONFIG_FD:
+        if fd > spawning.CONFIG_FD:
             os.close(fd)
     _native.set_title("spoke-worker")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from spoke import config, link, spawn, token, wire
+from spoke import config, link, spawning, token, wire
 from spoke._native import Reactor
 from spoke.launch import LaunchError, launch
 from spoke.observer import Observer
@@ -50,7 +50,7 @@ class Embedded:
             "token": TOKEN, "node_id": self.node_id, "driver_id": self.me, "driver_pid": os.getpid(),
             "sys_path": sys.path, "num_cpus": 2, **settings,
         }  # fmt: skip
-        self.pid, self.pidfd = spawn.start_daemon(given, theirs.fileno(), environment)
+        self.pid, self.pidfd = spawning.start_daemon(given, theirs.fileno(), environment)
         theirs.close()
         self.reactor = Reactor()
         self.conn = self.reactor.adopt(ours.detach())

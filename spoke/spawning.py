@@ -20,8 +20,9 @@ CONFIG_FD: Final = 3
 LINK_FD: Final = 4
 
 _DAEMON_BOOT = "import sys; sys.path += sys.argv[1:]; from spoke.daemon import main; main()"
-_WORKER_BOOT = "import sys; sys.path += sys.argv[1:]; from spoke.worker import main; main()"
-_ZYGOTE_BOOT = "import sys; sys.path += sys.argv[1:]; from spoke.zygote import main; main()"
+# In front: the directory that the driver runs in may hold another copy of this package, unbuilt.
+_WORKER_BOOT = "import sys; sys.path[:0] = sys.argv[1:]; from spoke.worker import main; main()"
+_ZYGOTE_BOOT = "import sys; sys.path[:0] = sys.argv[1:]; from spoke.zygote import main; main()"
 
 # Of no use to a child, and not for the eyes of the code it runs.
 PRIVATE_VARIABLES: Final = ("SPOKE_TOKEN", "SPOKE_TOKEN_FILE")

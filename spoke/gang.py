@@ -1,0 +1,645 @@
+"""Gangs: slots reserved all at once, seen before anything runs in them, then launched rank by rank.
+
+Rules of this module: the hub decides (placement, what a lost rank means), this side checks arguments,
+gives each rank its slot and environment, and launches.  Under ``restart="gang"`` all ranks are launched
+again as new actors of the next incarnation: handles of the one before raise at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+from spoke import current, runtime_env
+from spoke.api import kill, remote
+from spoke.errors import (
+    ActorDiedError,
+    ActorPlacementGroupRemoved,
+    ActorUnschedulableError,
+    GetTimeoutError,
+    RayActorError,
+)
+from spoke.group_ready import watch
+from spoke.handles import ActorClass, ActorHandle, engine
+from spoke.ids import GROUP_BYTES, JOB_BYTES, PlacementGroupID, random_bytes
+from spoke.limits import MAX_BUNDLES
+from spoke.options import check_quantity
+from spoke.ports import free_ports
+from spoke.util.placement_group import PlacementGroup
+
+if TYPE_CHECKING:
+    from spoke.client import Client
+
+POLICIES: Final = ("gang", "member", "none")
+FAIL_FAST_S: Final = 0.25  # for timeout=0: idle leases are given back meanwhile
+POLL_S: Final = 0.01
+
+PerRank = Callable[["Slot"], Any] | Sequence[Any]
+
+
+class Slot:
+    """One rank's share of a gang: where it runs and what it may use."""
+
+    __slots__ = ("_gang", "global_rank", "gpu_ids", "local_rank", "local_size", "node_id", "node_ip",
+                 "node_rank", "resources")  # fmt: skip
+
+    def __init__(self, gang: Gang, global_rank: int) -> None:
+        self._gang = gang
+        self.global_rank = global_rank
+        self.local_rank = 0
+        self.local_size = 1  # ranks on the same node
+        self.node_rank = 0
+        self.node_id = ""  # hexadecimal, as `nodes()` shows it
+        self.node_ip = ""
+        self.gpu_ids: tuple[int, ...] = ()  # as the node numbers them
+        self.resources: dict[str, float] = {}
+
+    @property
+    def port(self) -> int:
+        """A TCP port that is free on the slot's node; the same at every look, a new one per incarnation."""
+        return self._gang.free_port(self.global_rank)
+
+    def __repr__(self) -> str:
+        gpus = f", gpu_ids={list(self.gpu_ids)}" if self.gpu_ids else ""
+        where = f"{self.node_id[:8]} ({self.node_ip})"
+        return f"Slot({self.global_rank}, node={where}, local={self.local_rank}{gpus})"
+
+
+class _Strategy:
+    """Puts an actor into its rank's slot; see `spoke.core.gangs` for what the hub reads of it."""
+
+    def __init__(self, gang: Gang, rank: int, incarnation: int) -> None:
+        self.placement_group = gang.placement_group
+        self._spec = {
+            "kind": "group", "group_id": gang.placement_group.id.binary(), "index": rank, "capture": False,
+            "rank": rank, "incarnation": incarnation,
+        }  # fmt: skip
+
+    def _scheduling(self) -> dict[str, Any]:
+        return self._spec
+
+
+class _Launch:
+    """What a rank is launched from, the first time and again."""
+
+    __slots__ = ("actor", "args", "kwargs", "name")
+
+    def __init__(
+        self, actor: ActorClass, name: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.actor = actor
+        self.name = name
+        self.args = args
+        self.kwargs = kwargs
+
+
+class Gang:
+    """A reservation of `len(gang)` slots, and the actors launched in them.  Made by `gang_allocate`.
+
+    As a context manager it is released at the end of the block.
+    """
+
+    def __init__(
+        self, client: Client, group: PlacementGroup, restart: str, resources: dict[str, float]
+    ) -> None:
+        self.placement_group = group
+        self._client = client
+        self._group_id = group.id.binary()
+        self._restart = restart
+        self._resources = resources
+        self._size = len(group.bundle_specs)
+        self._lock = threading.RLock()
+        self._launches: dict[int, _Launch] = {}
+        self._handles: dict[int, ActorHandle] = {}
+        self._incarnation = 0  # of the handles
+        self._ports: tuple[int, dict[int, int]] = (-1, {})  # for this incarnation
+        self._released = False
+        self._watching = False
+        self._relaunch_error: BaseException | None = None
+
+    # -- what is reserved
+
+    @property
+    def id(self) -> str:
+        """The gang's name in the cluster: the hexadecimal id of its placement group."""
+        return self._group_id.hex()
+
+    def __len__(self) -> int:
+        return self._size
+
+    world_size = property(__len__)
+
+    def _info(self) -> tuple[str, dict[str, Any]]:
+        if self._client.closed is not None:
+            return "REMOVED", {"reason": self._client.closed}
+        return self._client.hub.group_states.get(self._group_id, ("PENDING", {}))
+
+    @property
+    def state(self) -> str:
+        """PENDING, CREATED, RESCHEDULING (a node died, its slots are placed anew) or REMOVED."""
+        return "REMOVED" if self._released else self._info()[0]
+
+    @property
+    def incarnation(self) -> int:
+        """How often a loss has ended all ranks."""
+        return int(self._info()[1].get("incarnation") or 0)
+
+    @property
+    def slots(self) -> list[Slot]:
+        """One slot per rank, in order, node by node.
+
+        Raises:
+            ActorPlacementGroupRemoved: the gang was released.
+            RuntimeError: a node died, and its slots are not placed again yet.
+        """
+        self._check_open()
+        _, info = self._info()
+        nodes: list[bytes | None] = info.get("nodes") or []
+        if len(nodes) != self._size or None in nodes:
+            raise RuntimeError(f"the slots of gang {self.id} are not all placed: {info.get('reason')}")
+        ranks_of: dict[bytes, list[int]] = {}
+        for rank, node in enumerate(nodes):
+            ranks_of.setdefault(node or b"", []).append(rank)
+        order = list(ranks_of)
+        found = []
+        for rank, node in enumerate(nodes):
+            slot = Slot(self, rank)
+            mates = ranks_of[node or b""]
+            slot.local_rank, slot.local_size = mates.index(rank), len(mates)
+            slot.node_rank = order.index(node or b"")
+            slot.node_id = (node or b"").hex()
+            slot.node_ip = info["hosts"][rank]
+            slot.gpu_ids = tuple(info["gpu_ids"][rank])
+            slot.resources = dict(self._resources)
+            found.append(slot)
+        return found
+
+    @property
+    def master_addr(self) -> str:
+        """Address of rank 0's node."""
+        return self.slots[0].node_ip
+
+    @property
+    def master_port(self) -> int:
+        """A TCP port that is free on rank 0's node."""
+        return self.free_port(0)
+
+    def free_port(self, rank: int) -> int:
+        """A TCP port that a probe found free on this rank's node, another for every rank.
+
+        It is chosen outside the range from which the system gives ports to whoever asks for any.
+
+        Raises:
+            IndexError: there is no such rank.
+        """
+        self._check_rank(rank)
+        with self._lock:
+            incarnation, ports = self._ports
+            if incarnation != self.incarnation or rank not in ports:
+                ports = {}
+                incarnation = self.incarnation
+                slots = self.slots
+                for node in dict.fromkeys(slot.node_id for slot in slots):
+                    mates = [slot.global_rank for slot in slots if slot.node_id == node]
+                    ports.update(zip(mates, free_ports(node, len(mates)), strict=True))
+                self._ports = (incarnation, ports)
+            return ports[rank]
+
+    def environment(self, rank: int) -> dict[str, str]:
+        """The variables that this rank's process is started with, as `torch.distributed` reads them.
+
+        CUDA_VISIBLE_DEVICES holds the node's numbers of the devices; where the node itself was started
+        with a part of its devices, the rank's process sees the names that these numbers stand for.
+
+        Raises:
+            IndexError: there is no such rank.
+        """
+        self._check_rank(rank)
+        slot = self.slots[rank]
+        return {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(self._size),
+            "LOCAL_RANK": str(slot.local_rank),
+            "LOCAL_WORLD_SIZE": str(slot.local_size),
+            "GROUP_RANK": str(slot.node_rank),
+            "MASTER_ADDR": self.master_addr,
+            "MASTER_PORT": str(self.master_port),
+            "SPOKE_GANG_ID": self.id,
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": ",".join(map(str, slot.gpu_ids)),
+        }
+
+    def _check_rank(self, rank: int) -> None:
+        if not 0 <= rank < self._size:
+            raise IndexError(f"rank {rank} of a gang of {self._size}")
+
+    def _check_open(self) -> None:
+        if self.state == "REMOVED":
+            raise ActorPlacementGroupRemoved(self._info()[1].get("reason") or f"gang {self.id} was released")
+
+    # -- launching
+
+    def launch(
+        self, cls: Any, *args: Any, per_rank: PerRank | None = None, **kwargs: Any
+    ) -> list[ActorHandle]:
+        """Start `cls` in every slot; returns the handles at once, see `wait_ready`.
+
+        Args:
+            cls: a class, or an actor class with options; the resources are the slot's.
+            per_rank: more arguments by rank: a list with one entry per rank, or a function of the slot.
+                An entry is a dict of keyword arguments, or a tuple of arguments that follow `args`.
+
+        Raises:
+            ValueError: a rank is launched already, or `per_rank` has another length.
+            ActorPlacementGroupRemoved: the gang was released.
+        """
+        slots = self.slots
+        if per_rank is not None and not callable(per_rank) and len(per_rank) != self._size:
+            raise ValueError(f"per_rank has {len(per_rank)} entries for {self._size} ranks")
+        with self._lock:
+            if self._launches:
+                raise ValueError(f"ranks {sorted(self._launches)} of gang {self.id} are launched already")
+            own: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+            for slot in slots:
+                entry = None
+                if per_rank is not None:
+                    entry = per_rank(slot) if callable(per_rank) else per_rank[slot.global_rank]
+                own.append(_arguments(args, kwargs, entry))
+            return [self.launch_actor(rank, cls, *more, **named) for rank, (more, named) in enumerate(own)]
+
+    def launch_actor(
+        self, rank: int, cls: Any, /, *args: Any, name: str | None = None, **kwargs: Any
+    ) -> ActorHandle:
+        """Start `cls` as one rank, in its slot.
+
+        Args:
+            name: of the actor, for `get_actor`.  A constructor argument of this name cannot be given here.
+
+        Raises:
+            IndexError: there is no such rank.
+            ValueError: the rank was launched already.
+            ActorPlacementGroupRemoved: the gang was released.
+        """
+        self._check_rank(rank)
+        self._check_open()
+        actor = cls if isinstance(cls, ActorClass) else remote(cls)
+        if not isinstance(actor, ActorClass):
+            raise TypeError(f"a rank is an actor: {cls!r} is not a class")
+        with self._lock:
+            if rank in self._launches:
+                raise ValueError(f"rank {rank} of gang {self.id} was launched already")
+            if not self._launches:
+                self._incarnation = self.incarnation
+            launch = _Launch(actor, name, args, kwargs)
+            handle = self._start(rank, launch)
+            self._launches[rank] = launch
+            if self._restart == "gang" and not self._watching:
+                self._watching = True
+                _Relauncher(self).start()
+            return handle
+
+    def _start(self, rank: int, launch: _Launch) -> ActorHandle:
+        asked = dict(self._resources)
+        environment = runtime_env.merged(
+            launch.actor._options.runtime_env, {"env_vars": self.environment(rank)}
+        )
+        options: dict[str, Any] = {
+            "num_cpus": asked.pop("CPU", 0.0),
+            "num_gpus": asked.pop("GPU", 0.0),
+            "memory": asked.pop("memory", None),
+            "resources": asked,
+            "runtime_env": environment,
+            "scheduling_strategy": _Strategy(self, rank, self._incarnation),
+        }
+        if launch.name is not None:
+            options["name"] = launch.name
+        if self._restart == "member":
+            options["max_restarts"] = -1  # the hub counts them for the gang as a whole
+        handle = launch.actor.options(**options).remote(*launch.args, **launch.kwargs)
+        self._handles[rank] = handle
+        return handle
+
+    @property
+    def handles(self) -> list[ActorHandle]:
+        """The launched ranks of the present incarnation, in order."""
+        with self._lock:
+            return [self._handles[rank] for rank in sorted(self._handles)]
+
+    def wait_ready(self, timeout: float | None = None) -> list[ActorHandle]:
+        """Wait until the constructor of every launched rank has returned; returns the handles.
+
+        After a loss under ``restart="gang"`` this waits for the ranks of the next incarnation.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            GetTimeoutError: not in time; what runs goes on running.
+            ActorDiedError: a rank was lost, with its constructor's traceback where that raised; all others
+                are stopped then.
+            ActorPlacementGroupRemoved: the gang was released.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._lock:
+                incarnation, handles = self._incarnation, dict(self._handles)
+                if self._relaunch_error is not None:
+                    raise self._relaunch_error
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            error = self._first_error(handles, left) if incarnation == self.incarnation else None
+            if incarnation == self.incarnation and self.state == "CREATED":
+                if error is None:
+                    return [handles[rank] for rank in sorted(handles)]
+                if self._restart == "none" or isinstance(error, GetTimeoutError):
+                    raise error
+            elif self.state == "REMOVED":
+                raise self._obituary(handles)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise GetTimeoutError(f"gang {self.id} is not ready within {timeout} s: {self.explain()}")
+            time.sleep(POLL_S)
+
+    def _first_error(self, handles: dict[int, ActorHandle], timeout: float | None) -> BaseException | None:
+        """Wait for all constructors; the first error, GetTimeoutError included, or None."""
+        refs = [handle.__ray_ready__.remote() for handle in handles.values()]
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while refs:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready, refs = self._client.wait(refs, 1, left)
+            if not ready:
+                return GetTimeoutError(
+                    f"{len(refs)} of {len(handles)} ranks are not ready within {timeout} s"
+                )
+            try:
+                self._client.get(ready, None)
+            except RayActorError as error:
+                return error
+            except ActorPlacementGroupRemoved as error:
+                return error
+        return None
+
+    def _obituary(self, handles: dict[int, ActorHandle]) -> BaseException:
+        """Why the gang is gone: the error of the rank that was lost, if one was."""
+        info = self._info()[1]
+        lost = info.get("lost")
+        if lost and lost[0] in handles and not self._released:
+            error = self._first_error({lost[0]: handles[lost[0]]}, 1.0)
+            if isinstance(error, RayActorError):
+                return error
+            return ActorDiedError(f"rank {lost[0]} of gang {self.id} was lost: {lost[1]}")
+        return ActorPlacementGroupRemoved(info.get("reason") or f"gang {self.id} was released")
+
+    # -- ending
+
+    def kill(self, rank: int, no_restart: bool = True) -> None:
+        """End one rank at once; what follows for the others is the policy's."""
+        self._check_rank(rank)
+        with self._lock:
+            handle = self._handles[rank]
+        kill(handle, no_restart=no_restart)
+
+    def release(self, timeout: float | None = None) -> bool:
+        """Stop all ranks and give the slots back as their processes end; may be repeated.
+
+        Args:
+            timeout: wait so many seconds until every slot is back; None does not wait.
+
+        Returns:
+            True; False if `timeout` passed and a process has not ended.
+        """
+        client = self._client
+        with self._lock:
+            if not self._released and client.closed is None:
+                client.hub.remove_group(self._group_id)
+            self._released = True
+            self._handles = {}
+            self._launches = {}
+        if timeout is None or client.closed is not None:
+            return True
+        deadline = time.monotonic() + timeout
+        while any(client.request("group", id=self._group_id)["nodes"]):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    def __enter__(self) -> Gang:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def explain(self) -> str:
+        """State, what it waits for, the latest loss, and a line per slot."""
+        state, info = self.state, self._info()[1]
+        lines = [f"gang {self.id}: {self._size} ranks, {state}, incarnation {self.incarnation}"]
+        if state in ("PENDING", "RESCHEDULING") and self._client.closed is None:
+            lines.append(f"waits: {self._client.request('why', id=self._group_id)}")
+        if info.get("lost"):
+            lines.append(f"latest loss: rank {info['lost'][0]}: {info['lost'][1]}")
+        if state == "REMOVED":
+            lines.append(f"released: {info.get('reason') or 'by its owner'}")
+        if state == "CREATED":
+            lines += [repr(slot) for slot in self.slots]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Gang({self.id[:12]}, {self._size} ranks, {self.state})"
+
+
+def _arguments(
+    args: tuple[Any, ...], kwargs: dict[str, Any], entry: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if entry is None:
+        return args, kwargs
+    if isinstance(entry, dict):
+        return args, {**kwargs, **entry}
+    if isinstance(entry, tuple):
+        return (*args, *entry), kwargs
+    raise TypeError(f"an entry of per_rank is a dict or a tuple, not {type(entry).__name__}")
+
+
+class _Relauncher(threading.Thread):
+    """Launches all ranks again when the hub has ended an incarnation."""
+
+    def __init__(self, gang: Gang) -> None:
+        super().__init__(name="spoke-gang", daemon=True)
+        self._gang = gang
+        self._news: SimpleQueue[None] = SimpleQueue()
+        client = gang._client
+        with client.lock:
+            client.hub.on_group(gang._group_id, self)
+
+    def resolved(self, _: Any) -> None:
+        """The group's state changed; called with the client's lock held."""
+        client, group_id = self._gang._client, self._gang._group_id
+        if client.closed is None and client.hub.group_states[group_id][0] != "REMOVED":
+            client.hub.on_group(group_id, self)
+        self._news.put(None)
+
+    def run(self) -> None:
+        gang = self._gang
+        while True:
+            self._news.get()
+            if gang.state == "REMOVED":
+                return
+            with gang._lock:
+                due = gang._incarnation != gang.incarnation and gang.state == "CREATED"
+                if not due or gang._released:
+                    continue
+                try:
+                    self._relaunch()
+                except ActorPlacementGroupRemoved:
+                    return
+                except Exception as error:  # whatever it is, who waits for the ranks must hear it
+                    gang._relaunch_error = error
+                    gang._client.hub.remove_group(gang._group_id)
+                    return
+
+    def _relaunch(self) -> None:
+        gang = self._gang
+        gang._incarnation = gang.incarnation
+        for rank, launch in gang._launches.items():
+            gang._start(rank, launch)
+
+
+# -- reserving
+
+
+def gang_allocate(
+    num_nodes: int,
+    actors_per_node: int,
+    resources_per_actor: dict[str, float] | None = None,
+    strict_pack: bool = True,
+    master_node: str | None = None,
+    name: str | None = None,
+    timeout: float | None = None,
+    pending_timeout: float | None = None,
+    *,
+    restart: str = "none",
+    max_restarts: int = 3,
+    window: float = 600.0,
+    launch_timeout: float | None = None,
+    lifetime: str | None = None,
+) -> Gang:
+    """Reserve slots for ``num_nodes * actors_per_node`` actors, all or none, and wait until they are there.
+
+    Args:
+        resources_per_actor: by name, default ``{"CPU": 1}``.
+        strict_pack: True puts exactly `actors_per_node` slots on each of `num_nodes` different nodes; False
+            lets the cluster split them anyhow, over few nodes.
+        master_node: hexadecimal id of the node that rank 0 should be on, if it fits there.
+        name: of the placement group, unique in the namespace.
+        timeout: seconds to wait for the slots; 0 fails if they are not free now, None waits for ever.
+        pending_timeout: seconds after which the hub itself gives up placing, whoever waits.
+        restart: what the loss of a rank means.  "none": all others are stopped and the slots are given back;
+            "gang": all others are stopped and all ranks are launched again in the same slots; "member": the
+            lost rank alone restarts.
+        max_restarts: restarts within `window` seconds before a loss is final; -1 has no limit.
+        launch_timeout: seconds after which slots that nothing was launched in are given back.
+        lifetime: None releases the gang when its creator ends, "detached" does not; a detached gang outlives
+            its creator's relaunching: from then on the first loss releases it.
+
+    Raises:
+        ValueError: a number that is not positive, an amount that is not one, an unknown policy or name.
+        GetTimeoutError: the slots did not become free in time; nothing is reserved.
+        ActorUnschedulableError: in that time no node could ever hold them; nothing is reserved.
+    """
+    resources = _check_resources(resources_per_actor)
+    _check_counts(num_nodes, actors_per_node)
+    for label, seconds in (("timeout", timeout), ("pending_timeout", pending_timeout), ("window", window),
+                           ("launch_timeout", launch_timeout)):  # fmt: skip
+        if seconds is not None and not 0 <= seconds < float("inf"):
+            raise ValueError(f"{label} must be a number of seconds, not {seconds!r}")
+    if restart not in POLICIES:
+        raise ValueError(f"restart must be one of {', '.join(POLICIES)}, not {restart!r}")
+    if isinstance(max_restarts, bool) or not isinstance(max_restarts, int) or max_restarts < -1:
+        raise ValueError(f"max_restarts must be a count or -1, not {max_restarts!r}")
+    if lifetime not in (None, "detached"):
+        raise ValueError(f"lifetime must be None or 'detached', not {lifetime!r}")
+    strategy = "PACK" if not strict_pack else "STRICT_PACK" if num_nodes == 1 else "STRICT_SPREAD"
+    client = current.client or engine()
+    bundles = [dict(resources) for _ in range(num_nodes * actors_per_node)]
+    spec: dict[str, Any] = {
+        "bundles": bundles,
+        "strategy": strategy,
+        "per_node": actors_per_node if strategy == "STRICT_SPREAD" else 1,
+        "name": name or "",
+        "namespace": client.namespace,
+        "detached": lifetime == "detached",
+        "selectors": None,
+        "target_node": _node_id(master_node),
+        "gang": {
+            "restart": restart,
+            "max_restarts": max_restarts,
+            "window_s": window,
+            "pending_timeout_s": pending_timeout,
+            "launch_timeout_s": launch_timeout,
+        },
+    }
+    group = _create(client, spec)
+    gang = Gang(client, group, restart, resources)
+    _await_slots(gang, client, timeout)
+    return gang
+
+
+def _create(client: Client, spec: dict[str, Any]) -> PlacementGroup:
+    group_id = random_bytes(GROUP_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
+    request_id, question = client.hub.expect()
+    spec["request_id"] = request_id
+    client.hub.create_group(group_id, spec)
+    client.hub.collect(request_id, question)  # the name may be taken
+    watch(client, group_id)
+    return PlacementGroup(PlacementGroupID(group_id), spec["bundles"])
+
+
+def _await_slots(gang: Gang, client: Client, timeout: float | None) -> None:
+    """Wait until the gang is placed, or release it and say why it is not."""
+    try:
+        placed = client.hub.wait_group(gang._group_id, FAIL_FAST_S if timeout == 0 else timeout)
+    except BaseException:  # an interrupt, too, must not leave a reservation that nobody knows of
+        gang.release()
+        raise
+    if placed:
+        return
+    state, info = gang._info()
+    reason = str(info.get("reason") or "")
+    if state != "REMOVED":
+        reason = str(client.request("why", id=gang._group_id))
+        gang.release()
+    text = f"a gang of {len(gang)} slots of {gang._resources} could not be reserved: {reason}"
+    if "can never be placed" in reason:
+        raise ActorUnschedulableError(text)
+    raise GetTimeoutError(text)
+
+
+def _check_counts(num_nodes: int, actors_per_node: int) -> None:
+    for name, count in (("num_nodes", num_nodes), ("actors_per_node", actors_per_node)):
+        if isinstance(count, bool) or not isinstance(count, int) or count <= 0:
+            raise ValueError(f"{name} must be a positive whole number, not {count!r}")
+    if num_nodes * actors_per_node > MAX_BUNDLES:
+        raise ValueError(f"a gang has at most {MAX_BUNDLES} slots, not {num_nodes * actors_per_node}")
+
+
+def _check_resources(given: dict[str, float] | None) -> dict[str, float]:
+    if given is None:
+        return {"CPU": 1.0}
+    try:
+        amounts = {str(name): check_quantity(name, amount) for name, amount in given.items()}
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"resources_per_actor: {error}") from None
+    amounts = {name: amount for name, amount in amounts.items() if amount > 0}
+    if not amounts:
+        raise ValueError(f"resources_per_actor must hold an amount above zero, not {given!r}")
+    return amounts
+
+
+def _node_id(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        return bytes.fromhex(text)
+    except (TypeError, ValueError):
+        raise ValueError(f"master_node must be a node's hexadecimal id, not {text!r}") from None
