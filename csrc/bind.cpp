@@ -153,11 +153,11 @@ nb::list poll(Reactor& reactor, int64_t timeout_us, int64_t spin_us) {
     return result;
 }
 
-int64_t send(Reactor& reactor, int conn, const nb::bytes& meta, nb::handle payload, int fd) {
+int64_t send(Reactor& reactor, int conn, const nb::bytes& meta, nb::handle payload, int fd, bool hold) {
     const Piece head(meta.c_str(), meta.size());
     if (payload.is_none()) {
-        if (const auto left = reactor.send(conn, head, {}, fd, false)) return *left;
-        return without_gil([&] { return *reactor.send(conn, head, {}, fd, true); });
+        if (const auto left = reactor.send(conn, head, {}, fd, false, hold)) return *left;
+        return without_gil([&] { return *reactor.send(conn, head, {}, fd, true, hold); });
     }
     const Buffers buffers(payload);
     if (buffers.bytes() + head.size() <= kHoldGil)
@@ -187,7 +187,9 @@ void bind_reactor(nb::module_& module) {
         .def("unwatch", &Reactor::unwatch, "id"_a)
         .def("close", &Reactor::close, "conn"_a, nb::call_guard<nb::gil_scoped_release>())
         .def("close_all", &Reactor::close_all, nb::call_guard<nb::gil_scoped_release>())
-        .def("send", &send, "conn"_a, "meta"_a, "payload"_a.none() = nb::none(), "fd"_a = -1)
+        .def("send", &send, "conn"_a, "meta"_a, "payload"_a.none() = nb::none(), "fd"_a = -1,
+             "hold"_a = false)
+        .def("flush", &Reactor::flush, "conn"_a, nb::call_guard<nb::gil_scoped_release>())
         .def("poll", &poll, "timeout_us"_a, "spin_us"_a = 0)
         .def("take_fd", &Reactor::take_fd, "conn"_a)
         .def("wake", &Reactor::wake)

@@ -51,6 +51,8 @@ class Outbox {
   public:
     // Writes what the socket takes and queues the rest.  False: the peer is gone.
     bool send(int socket, std::span<const Piece> pieces, int fd);
+    // Queues without writing.
+    void hold(std::span<const Piece> pieces, int fd) { queue(pieces, 0, fd); }
     // Writes queued bytes.  False: the peer is gone.
     bool flush(int socket);
     size_t bytes() const noexcept { return bytes_; }

@@ -218,7 +218,8 @@ void Reactor::fail(Connection& conn) {
     ::shutdown(conn.fd.get(), SHUT_RDWR);
 }
 
-std::optional<int64_t> Reactor::send(int id, Piece meta, std::span<const Piece> payload, int fd, bool wait) {
+std::optional<int64_t> Reactor::send(int id, Piece meta, std::span<const Piece> payload, int fd, bool wait,
+                                     bool hold) {
     uint64_t payload_size = 0;
     for (const Piece& piece : payload) payload_size += piece.size();
     if (meta.size() > UINT32_MAX || payload_size > UINT32_MAX)
@@ -245,7 +246,33 @@ std::optional<int64_t> Reactor::send(int id, Piece meta, std::span<const Piece> 
     if (wait) lock.lock();
     else if (!lock.try_lock()) return std::nullopt;
     if (conn->broken) return -1;
-    if (!conn->outbox.send(conn->fd.get(), pieces, fd)) {
+    if (hold) {
+        conn->outbox.hold(pieces, fd);
+        return static_cast<int64_t>(conn->outbox.bytes());
+    }
+    bool written = false;
+    if (conn->outbox.bytes() != 0 && !conn->armed) {  // held back before: in one write with this
+        conn->outbox.hold(pieces, fd);
+        written = conn->outbox.flush(conn->fd.get());
+    } else {
+        written = conn->outbox.send(conn->fd.get(), pieces, fd);
+    }
+    if (!written) {
+        fail(*conn);
+        return -1;
+    }
+    const auto left = static_cast<int64_t>(conn->outbox.bytes());
+    if (left != 0) arm(*conn, true);
+    return left;
+}
+
+int64_t Reactor::flush(int id) {
+    const auto conn = connection(id);
+    if (!conn) return -1;
+    const std::lock_guard lock(conn->send_mutex);
+    if (conn->broken) return -1;
+    if (conn->outbox.bytes() == 0 || conn->armed) return static_cast<int64_t>(conn->outbox.bytes());
+    if (!conn->outbox.flush(conn->fd.get())) {
         fail(*conn);
         return -1;
     }

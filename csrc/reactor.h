@@ -78,7 +78,11 @@ class Reactor {
 
     // Bytes still queued, -1 when the connection is gone.  With `wait` false and the connection
     // busy with another thread's send: nothing, and nothing was sent.
-    std::optional<int64_t> send(int id, Piece meta, std::span<const Piece> payload, int fd, bool wait);
+    // `hold`: only queue it, for the next send or `flush`.
+    std::optional<int64_t> send(int id, Piece meta, std::span<const Piece> payload, int fd, bool wait,
+                                bool hold = false);
+    // Writes what was held back; the bytes still queued, -1 when the connection is gone.
+    int64_t flush(int id);
     // Fills the batch; returns false when a signal interrupted the wait.
     bool poll(Batch& batch, int64_t timeout_us, int64_t spin_us);
     int take_fd(int id);

@@ -58,8 +58,12 @@ class Reactor:
         meta: bytes,
         payload: Buffer | Sequence[Buffer] | None = None,
         fd: int = -1,
+        hold: bool = False,
     ) -> int:
         """Send one frame: write what the socket takes now, copy and queue the rest for `poll`.
+
+        With ``hold`` (frames without payload) it is only queued, and goes out with the next frame that
+        is not held, or by `flush`.
 
         Returns the bytes still queued (0: all written), or -1 when the connection is gone; its CLOSED
         event follows or was delivered.  A descriptor ``fd >= 0`` travels along (unix sockets only).
@@ -67,6 +71,9 @@ class Reactor:
         Raises:
             OSError: EMSGSIZE for a part of 4 GiB or more, EOPNOTSUPP for a descriptor over TCP.
         """
+
+    def flush(self, conn: int) -> int:
+        """Write what was held back; returns as `send` does."""
 
     def poll(self, timeout_us: int, spin_us: int = 0) -> list[tuple[int, int, bytes, Any]]:
         """Events ``(kind, id, meta, payload)``, waiting up to ``timeout_us`` (-1: for ever) for the first.

@@ -33,6 +33,7 @@ class ActorHost:
         self.incarnation = incarnation
         self.spec = spec
         self.class_name: str = spec.get("class_name") or "actor"
+        self.shown_name = self.class_name  # of its output
         self.instance: Any = None
         self.owner: Any = None  # address of the process that counts the handles
         self.is_async = bool(spec.get("is_async"))
@@ -55,17 +56,19 @@ class ActorHost:
 
     def construct(self, cls: Any, args: Any, kwargs: Any) -> None:
         """Make the instance on the main thread (in the loop for an async ``__init__``)."""
-        if not self.is_async:
-            self.instance = cls(*args, **kwargs)
-            return
-        import asyncio
+        if self.is_async:
+            import asyncio
 
-        self._start_loop()
-        asyncio.run_coroutine_threadsafe(self._construct_async(cls, args, kwargs), self._loop).result()
+            self._start_loop()
+            asyncio.run_coroutine_threadsafe(self._construct_async(cls, args, kwargs), self._loop).result()
+        else:
+            self.instance = cls(*args, **kwargs)
+        if type(self.instance).__repr__ is not object.__repr__:
+            self.shown_name = self._repr()
 
     async def _construct_async(self, cls: Any, args: Any, kwargs: Any) -> None:
         """In the loop, so that the constructor may make tasks; ``async def __init__`` is awaited."""
-        plain_new = cls.__new__ is object.__new__
+        plain_new: bool = cls.__new__ is object.__new__  # type: ignore[comparison-overlap]
         instance = cls.__new__(cls) if plain_new else cls.__new__(cls, *args, **kwargs)
         self.instance = instance
         outcome = instance.__init__(*args, **kwargs)
@@ -77,6 +80,13 @@ class ActorHost:
         waiting, self._waiting = self._waiting or [], None
         for job in waiting:
             self._place(job)
+
+    def _repr(self) -> str:
+        """How a class with a ``__repr__`` wants its instance to be called."""
+        try:
+            return repr(self.instance)
+        except Exception:  # the user's code; a name is not worth the actor
+            return self.class_name
 
     def accept(self, job: Job) -> None:
         """A call arrived; lock held."""

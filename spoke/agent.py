@@ -24,7 +24,7 @@ from spoke.machine import visible_devices
 from spoke.nursery import Nursery, Order
 from spoke.segment_service import SegmentService
 from spoke.segments import SegmentTable
-from spoke.wire import AGENT_UP, HEARTBEAT, LOG_LINES, SPAWN, STOP_WORKER, WORKER_EXIT
+from spoke.wire import AGENT_UP, DROP_ORPHANS, HEARTBEAT, LOG_LINES, SPAWN, STOP_WORKER, WORKER_EXIT
 
 Emit = Callable[[tuple[Any, ...]], None]  # sends one message to the hub
 

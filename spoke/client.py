@@ -67,6 +67,7 @@ class Client:
         self.calls = CallTable(encode_error)
         self.calls.actors.on_death = self._dead_actor_value
         self.lead = Lead(reactor, self._dispatch, self.calls.next_deadline, self._tick)
+        self.lead.before_waiting = links.flush_held
         self.hub = HubSide(self, hub, agent)
         self.store = Store(
             self.node_id, self.process_id, 64 << 20,
@@ -82,10 +83,13 @@ class Client:
         self.info: dict[str, Any] = {}
         self.namespace = ""
         self.job_env: dict[str, Any] = {}
+        # Of a driver that joined: where it finds modules, and its working directory, for its workers.
+        self.paths: list[Any] | None = None
         self.captured_group: bytes | None = None  # group that new calls of the running code go to
         self.is_worker = False
         self.grants: dict[int, dict[str, Any]] = {}  # of a worker: by lease, what its caller told
         self.facts: Callable[[], dict[str, Any]] = dict
+        self.on_closing: Callable[[], None] | None = None
         self.on_closed: Callable[[], None] | None = None
         self.on_welcome: Callable[[], None] | None = None
         self.on_waiting: Any = None  # worker hook: (bool) -> None, the running task waits in get
@@ -223,10 +227,10 @@ class Client:
                 self._free(self.refs.freed.popleft())
             elif self.calls.out:
                 out, self.calls.out = self.calls.out, []
-                by_peer, send = self.links.by_peer, self.submitter.send
+                by_peer, send_call = self.links.by_peer, self.submitter.send
                 for order in out:
                     if order[0] == "send" and order[1] in by_peer:
-                        send(by_peer[order[1]], order[3])
+                        send_call(by_peer[order[1]], order[3])
                     else:
                         self._carry_out(order)
             elif self.refs.out:
@@ -265,6 +269,18 @@ class Client:
             if link is None:
                 return
         self.links.send(link, encode(*message))
+
+    def send_soon(self, conn: int, meta: bytes) -> None:
+        """Send a frame that the peer is not waiting for: held back while nobody polls.
+
+        Then the I/O thread will take the lead within milliseconds and write it, if nothing does before.
+        """
+        if self.lead.taken():
+            self.reactor.send(conn, meta)
+            return
+        self.links.send_held(conn, meta)
+        if self.lead.taken():  # taken meanwhile, perhaps before the frame was there to be written
+            self.links.flush_held()
 
     def _open(self, peer: bytes, address: wire.Address) -> Link | None:
         try:
@@ -549,6 +565,8 @@ class Client:
 
     def close(self) -> None:
         """Leave the cluster: waiting calls end by name, links close, the I/O thread ends."""
+        if self.on_closing is not None and self.closed is None:
+            self.on_closing()
         with self.lock:
             self.fail_everything("the driver called shutdown()")
             for entry in self.refs.entries.values():

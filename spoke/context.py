@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from spoke.running import running
@@ -71,6 +73,20 @@ def _add_group(facts: dict[str, Any], strategy: Any) -> None:
         facts["capture"] = bool(strategy.get("capture"))
 
 
+def enter_paths(grant: dict[str, Any]) -> None:
+    """In a worker of a driver that joined: find the modules that the driver finds.
+
+    The driver's working directory is taken too, where it exists and no runtime environment chose another.
+    """
+    sys_path, cwd = grant["paths"]
+    sys.path[:] = [*sys_path, *(path for path in sys.path if path not in sys_path)]
+    if not (grant.get("runtime_env") or {}).get("working_dir"):
+        try:
+            os.chdir(cwd)
+        except OSError:
+            pass  # another machine
+
+
 def grant_context(client: Client, spec: dict[str, Any], info: dict[str, Any] | None) -> dict[str, Any]:
     """What a worker must know of its caller: sent once per lease, and in an actor's spec."""
     facts = client.facts()
@@ -81,6 +97,8 @@ def grant_context(client: Client, spec: dict[str, Any], info: dict[str, Any] | N
         "job_env": client.job_env,
         "address": facts.get("address"),
     }
+    if client.paths:
+        found["paths"] = client.paths
     if info is not None:
         found["resources"] = info.get("resources")
         found["gpu_ids"] = info.get("gpu_ids")

@@ -207,7 +207,6 @@ class Daemon:
         self.loop.deadline = self.hub.next_deadline
         self.agent = Agent(self.loop, node, self.hub.from_local, self._nursery)
         self.hub.attach_local(mine.node_id, self._from_hub)
-        self.hub.on_no_driver = self._no_driver
         self.agent.start()
         self.hub.drain()
 
@@ -262,7 +261,7 @@ class Daemon:
         self._record_path = records.write(
             {"pid": pid, "start_time": records.start_time(pid), "role": mine.mode, "address": hub,
              "node_id": mine.node_id.hex(), "host": node.host, "port": node.port, "session": mine.session,
-             "log_dir": node.log_dir, "token_file": self._token_file}
+             "log_dir": node.log_dir, "token_file": self._token_file, "hub_id": node.hub_address[0].hex()}
         )  # fmt: skip
 
     def _settle(self) -> None:
@@ -305,6 +304,8 @@ class Daemon:
             self.agent.segments.message(peer.conn, peer.peer_id, message)
         elif what == wire.SHUTDOWN and peer.role in ("driver", "cli") and self._may_end(peer):
             self.end(f"asked to: {message[1]}")
+        elif what == wire.REQUEST and message[2] == "flush_logs" and self.hub is not None:
+            self._flush_logs(peer, message[1])
         elif self.hub is None:
             self._cut(peer, f"{wire.name_of(what)} is for the hub, which is not here")
         else:
@@ -314,6 +315,19 @@ class Daemon:
                     return
                 peer.joined = True
             self.hub.received(peer.peer_id, message, payload)
+
+    def _flush_logs(self, peer: Peer, request_id: int) -> None:
+        """Answer when what workers of this node have printed so far is on its way to the driver.
+
+        The other nodes' agents look at their files often while something is written there.
+        """
+        self.agent.flush_logs()
+        self.hub.drain()
+        elsewhere = len(self.hub.core.state.alive) > 1
+        answer = wire.encode(wire.RESPONSE, request_id, None, None)
+        self.loop.after_s(
+            2 * logs.BUSY_S if elsewhere else 0.0, lambda: self.loop.reactor.send(peer.conn, answer) and None
+        )
 
     def _may_end(self, peer: Peer) -> bool:
         return peer.role == "cli" or peer.conn == self._link_conn
@@ -367,11 +381,6 @@ class Daemon:
         if message[0] == wire.LOG_LINES and reactor.queued(self._hub_conn) > limits.MIB:
             return  # output is never allowed to hold up the rest; the file has it
         reactor.send(self._hub_conn, wire.encode(*message))
-
-    def _no_driver(self) -> None:
-        freed = self.agent.segments.table.drop_orphans()
-        if freed:
-            self.log("info", f"{freed} bytes of segments of dead processes released")
 
     def _after(self) -> None:
         if self.hub is not None:

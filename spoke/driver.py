@@ -6,19 +6,17 @@ import atexit
 import os
 import sys
 import time
-from socket import socketpair
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from spoke import config, context, current, records, spawning, token, wire
-from spoke._native import Reactor, reap
-from spoke.client import Client
-from spoke.errors import AuthenticationError
-from spoke.lead import Waiter
-from spoke.link import TRUSTED_FRAME_BYTES, connect, parse_target
-from spoke.links import Links
+from spoke import config, current, forking, records, spawning, token, wire
+
+if TYPE_CHECKING:
+    from spoke._native import Reactor
+    from spoke.client import Client
 
 WELCOME_S: Final = 30.0
 GOODBYE_S: Final = 5.0
+JOIN_S: Final = 1.8  # to the answer of a head
 
 
 def start_embedded(options: dict[str, Any]) -> Client:
@@ -30,6 +28,8 @@ def start_embedded(options: dict[str, Any]) -> Client:
     Raises:
         RuntimeError: the daemon did not start; the text says why.
     """
+    from _socket import socketpair
+
     secret = token.resolve(config.get("token"), config.get("token_file"), None) or token.generate()
     process_id, node_id = os.urandom(28), os.urandom(28)
     mine, theirs = socketpair()
@@ -42,6 +42,12 @@ def start_embedded(options: dict[str, Any]) -> Client:
     }  # fmt: skip
     pid, pidfd = spawning.start_daemon(settings, theirs.fileno(), config.environment())
     theirs.close()
+    # The daemon starts while this process imports what follows.
+    from spoke._native import Reactor
+    from spoke.client import Client
+    from spoke.link import TRUSTED_FRAME_BYTES
+    from spoke.links import Links
+
     reactor = Reactor()
     links = Links(reactor, secret, process_id, node_id)
     reactor.listen_unix(wire.unix_name(process_id))
@@ -49,8 +55,8 @@ def start_embedded(options: dict[str, Any]) -> Client:
     reactor.set_limit(conn, TRUSTED_FRAME_BYTES)
     hub = links.adopt(conn, node_id)
     client = Client(reactor, links, [process_id, node_id, "127.0.0.1", 0], hub, hub)
-    client.on_closed = lambda: _reap_daemon(pid, pidfd)
-    return _enter(client, options, "the cluster daemon ended at its start; its last words are above")
+    client.on_closed = lambda: _reap_daemon(client, pid, pidfd)
+    return _enter(client, options, "the cluster could not be started")
 
 
 def join(address: str, options: dict[str, Any]) -> Client:
@@ -59,6 +65,12 @@ def join(address: str, options: dict[str, Any]) -> Client:
     Raises:
         ConnectionError: nobody answers there, or the token or version do not match.
     """
+    from spoke._native import Reactor
+    from spoke.client import Client
+    from spoke.errors import AuthenticationError
+    from spoke.link import connect, parse_target
+    from spoke.links import Links
+
     record = records.find(address)
     if record is None and address == "auto":
         raise ConnectionError(
@@ -66,22 +78,15 @@ def join(address: str, options: dict[str, Any]) -> Client:
             "`spoke start --head`, or give its host:port"
         )
     target = parse_target(record["address"] if record else address)
-    secret = records.token_for(record["address"] if record else address)
-    if secret is None:
-        raise ConnectionError(
-            f"no token for the cluster at {address}: set SPOKE_TOKEN, or SPOKE_TOKEN_FILE to its token file"
-        )
+    secret = _token_for(record["address"] if record else address, target)
     process_id = os.urandom(28)
     reactor = Reactor()
     try:
-        conn, hub_id = connect(reactor, target, secret, process_id, "driver", 1.8)
+        conn, hub_id = connect(reactor, target, secret, process_id, "driver", JOIN_S)
     except (OSError, AuthenticationError) as error:
-        raise ConnectionError(
-            f"could not join the cluster at {address}: {error}. Is it running (`spoke status`), and is the "
-            "address that of its head?"
-        ) from None
+        raise _unreachable(address, error) from None
     try:
-        agent_conn, node_id, host = _local_agent(reactor, record, hub_id, secret, process_id)
+        agent_conn, node_id, host = _local_agent(reactor, hub_id, secret, process_id)
     except OSError:
         reactor.close_all()
         raise ConnectionError(
@@ -97,46 +102,86 @@ def join(address: str, options: dict[str, Any]) -> Client:
     hub = agent if node_id == hub_id else links.adopt(conn, hub_id)
     client = Client(reactor, links, [process_id, node_id, host, port], hub, agent)
     client.info["address"] = f"{target[0]}:{target[1]}"
-    return _enter(client, options, f"the cluster at {address} closed the connection")
+    client.paths = [_sys_path(), os.getcwd()]
+    return _enter(client, options, f"the cluster at {address} did not let this driver in")
+
+
+def _unreachable(address: str, error: Exception) -> ConnectionError:
+    return ConnectionError(
+        f"could not join the cluster at {address}: {error}. Is it running (`spoke status`), and is the "
+        "address that of its head? A cluster is started with `spoke start --head`."
+    )
+
+
+def _token_for(address: str, target: tuple[str, int]) -> bytes:
+    """The cluster's token.
+
+    Raises:
+        ConnectionError: there is none here; or nobody listens at the address in the first place.
+    """
+    from spoke.link import dial
+
+    secret = records.token_for(address)
+    if secret is None:
+        try:
+            dial(target, JOIN_S).close()
+        except OSError as error:
+            raise _unreachable(address, error) from None
+        raise ConnectionError(
+            f"no token for the cluster at {address}: set SPOKE_TOKEN, or SPOKE_TOKEN_FILE to its token file"
+        )
+    return secret
 
 
 def _local_agent(
-    reactor: Reactor, record: Any, hub_id: bytes, secret: bytes, process_id: bytes
+    reactor: Reactor, hub_id: bytes, secret: bytes, process_id: bytes
 ) -> tuple[int, bytes, str]:
     """A link to an agent of the cluster on this machine: (connection, node id, its host).
 
     Raises:
         OSError: there is none.
     """
-    known = [record] if record is not None else records.live()
-    nodes = [(bytes.fromhex(found["node_id"]), str(found["host"])) for found in known]
+    from spoke.errors import AuthenticationError
+    from spoke.link import connect
+
+    same = [found for found in records.live() if found.get("hub_id") == hub_id.hex()]
+    same.sort(key=lambda found: found["role"] != "head")
+    nodes = [(bytes.fromhex(found["node_id"]), str(found["host"])) for found in same]
     failure: Exception = OSError("no agent")
     for node_id, host in [*nodes, (hub_id, "127.0.0.1")]:
         try:
-            conn, _ = connect(reactor, wire.unix_name(node_id), secret, process_id, "driver", 1.8)
+            conn, _ = connect(reactor, wire.unix_name(node_id), secret, process_id, "driver", JOIN_S)
             return conn, node_id, host
-        except (OSError, AuthenticationError) as error:  # a node of another cluster
+        except (OSError, AuthenticationError) as error:  # it is just ending
             failure = error
     raise OSError(str(failure))
 
 
 def _enter(client: Client, options: dict[str, Any], failure: str) -> Client:
     """Say hello to the hub and wait for its WELCOME."""
+    from spoke import context
+    from spoke.lead import Waiter
+
     info = {
         "namespace": options.get("namespace") or "",
         "entrypoint": " ".join(sys.argv[:8]),
         "started": time.time(),
     }
     welcome = Waiter(1)
+    last_words: list[str] = []
     client.on_welcome = welcome.finish
     client.on_hub_lost = welcome.finish
+    client.handlers[wire.SHUTDOWN] = lambda link, message, payload: last_words.append(message[1])
     with client.lock:
         client.hub.tell(wire.CLIENT_UP, "driver", client.address, os.getpid(), info)
+    import cloudpickle  # noqa: F401  # functions of the user's program need it, and this process waits
+
     client.lead.wait(welcome, time.monotonic() + WELCOME_S)
     client.on_hub_lost = None
     if client.closed is not None or "job_id" not in client.info:
         client.close()
-        raise RuntimeError(failure)
+        reason = "".join(last_words) or "its daemon ended without a word; what it printed is above"
+        raise RuntimeError(f"{failure}: {reason}")
     client.job_env = options.get("runtime_env") or {}
     client.namespace = client.info["namespace"]
     context.of_driver(client)
@@ -144,10 +189,22 @@ def _enter(client: Client, options: dict[str, Any], failure: str) -> Client:
         from spoke.driver_log import print_lines
 
         client.hub.on_log_lines = print_lines
+        client.on_closing = lambda: _flush_logs(client)
     client.hub.on_pending_reason = _warn_pending
     client.lead.start()
+    forking.install()
     current.client = client
     return client
+
+
+def _flush_logs(client: Client) -> None:
+    """Print what workers wrote until now, before the link to the hub ends."""
+    from spoke.errors import RayError
+
+    try:
+        client.request("flush_logs", timeout=GOODBYE_S)
+    except RayError:
+        pass  # the cluster is gone: nothing more comes
 
 
 def _warn_pending(what: str, key: Any, reason: str, fatal: bool) -> None:
@@ -159,23 +216,30 @@ def _sys_path() -> list[str]:
     return [os.path.abspath(path) if path else os.getcwd() for path in sys.path]
 
 
-def _reap_daemon(pid: int, pidfd: int) -> None:
+def _reap_daemon(client: Client, pid: int, pidfd: int) -> None:
     """Wait until the daemon has ended, which it does when its link to us ends; then kill it (PROC-2)."""
     import select
     import signal
 
+    from spoke._native import reap
+
+    status: tuple[int | None, int] | None = None
     try:
         if not select.select([pidfd], [], [], GOODBYE_S)[0]:
             os.kill(pid, signal.SIGKILL)
             select.select([pidfd], [], [], GOODBYE_S)
-        reap(pidfd)
+        status = reap(pidfd)
     except (ProcessLookupError, ChildProcessError, OSError):
         pass
     finally:
         os.close(pidfd)
+    if status is not None and status[1] and client.info.get("session"):
+        records.remove_dead_session(str(client.info["session"]))  # it could not do so itself
+        records.live()  # which removes the record
 
 
 def _at_exit() -> None:
+    """Leave at the interpreter's end; forked copies have left already (`forking`)."""
     client = current.client
     if client is not None and not client.is_worker:
         current.client = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from spoke import logs
+
 
 def print_lines(node_id: bytes, pid: int, name: str, stream: str, lines: list[Any]) -> None:
     """Print lines of a worker's stdout or stderr to the stream of the same name."""
     target = sys.stderr if stream in ("stderr", "err") else sys.stdout
-    prefix = f"({name or 'worker'} pid={pid}) "
     try:
-        target.write("".join(f"{prefix}{line}\n" for line in lines))
+        target.write(logs.format_lines(name, pid, "", lines))
         target.flush()
     except (ValueError, OSError):
         pass  # the driver closed its output

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from spoke import codec, config, wire
+from spoke import codec, config, context, wire
 from spoke.actor_host import ActorHost
 from spoke.cancelling import Interrupts
 from spoke.incoming import CallSource, open_args
@@ -190,6 +190,11 @@ class Executor:
 
     def enter_context(self, grant: dict[str, Any], strategy: Any) -> None:
         client = self.client
+        paths = grant.get("paths")
+        if paths != client.paths:
+            client.paths = paths
+            if paths:
+                context.enter_paths(grant)
         client.namespace = grant.get("namespace") or ""
         client.job_env = grant.get("job_env") or {}
         threads = (grant.get("resources") or {}).get("CPU", 1)

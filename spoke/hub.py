@@ -17,7 +17,7 @@ from spoke import limits
 from spoke._native import Reactor
 from spoke.core import Drop, Event, Joined, Log, Lost, Received, Send, Tick
 from spoke.core.hub import HubCore
-from spoke.wire import CLIENT_UP, LOG_LINES, encode
+from spoke.wire import CLIENT_UP, DROP_ORPHANS, LOG_LINES, WORKER_EXIT, encode
 
 LogLine = Callable[[str, str], None]  # level, text
 
@@ -33,7 +33,6 @@ class HubShell:
     def __init__(self, core: HubCore, reactor: Reactor, close: Callable[[int], None], log: LogLine) -> None:
         self.core = core
         self.drivers: dict[bytes, int] = {}  # driver's process id -> connection
-        self.on_no_driver: Callable[[], None] = lambda: None
         self._reactor = reactor
         self._close = close
         self._log = log
@@ -75,8 +74,8 @@ class HubShell:
             return
         was_driver = self.drivers.pop(peer, None) is not None
         self._inbox.append(Lost(peer, reason))
-        if was_driver and not self.drivers:
-            self.on_no_driver()
+        if was_driver:
+            self._drop_orphans()
 
     # -- time
 
@@ -94,9 +93,18 @@ class HubShell:
             if self._inbox:
                 self.drain()
 
+    def _drop_orphans(self) -> None:
+        """With no driver and no detached actor left, nobody reads what dead processes wrote."""
+        state = self.core.state
+        if not self.drivers and not any(job.keepers for job in state.jobs.values()):
+            for node in state.alive:
+                self._send(node.node_id, (DROP_ORPHANS,), None)
+
     # -- commands
 
     def _step(self, event: Any) -> None:
+        if type(event) is Received and event.message[0] == WORKER_EXIT:
+            self._drop_orphans()
         for command in self.core.step(time.monotonic(), event):
             if type(command) is Send:
                 self._send(command.peer, command.message, command.payload)

@@ -149,7 +149,8 @@ def open_args(
     parts, slots, _ = extra
     if not slots and len(parts) == 1 and type(parts[0]) is bytes:
         value = client.values.unpack(parts, source, None)
-        return value if type(value) is list else (value, {})
+        args, kwargs = value if type(value) is list else (value, {})
+        return args, kwargs
     lease = None
     if has_blocks(parts):
         lease = source.lease(args_id or call_id + ARGS_SUFFIX, owner or source.caller)

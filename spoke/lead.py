@@ -80,8 +80,12 @@ class Lead:
         self._io_parked = False
         self._io_wake = threading.Semaphore(0)
         self._closing = False
-        self.idle_hook: Callable[[], None] | None = None
+        self.before_waiting: Callable[[], None] | None = None  # sends what was held back
         self._io = threading.Thread(target=self._io_loop, name="spoke-io", daemon=True)
+
+    def taken(self) -> bool:
+        """Whether some thread polls right now."""
+        return self._lead.locked()
 
     def start(self) -> None:
         self._io.start()
@@ -97,6 +101,8 @@ class Lead:
 
     def wait(self, waiter: Waiter, deadline: float | None = None) -> bool:
         """Block until `waiter.done`, or `deadline` (monotonic seconds); returns `waiter.done`."""
+        if self.before_waiting is not None:
+            self.before_waiting()
         while not waiter.done:
             if self._lead.acquire(False):
                 try:
@@ -183,6 +189,8 @@ class Lead:
 
     def _io_lead(self) -> None:
         self._io_leads = True
+        if self.before_waiting is not None:
+            self.before_waiting()
         while not self._followers and not self._closing:
             due = self._next_deadline()
             if due is None:

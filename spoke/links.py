@@ -19,6 +19,7 @@ from spoke.link import TRUSTED_FRAME_BYTES, ServerHandshakes, target_of
 from spoke.wire import decode, encode
 
 CONNECT_TIMEOUT_S: Final = 2.0
+HELD_MAX: Final = 16  # frames held back for one peer
 
 FRAME, CLOSED, ACCEPTED, READABLE, WOKEN = range(5)
 
@@ -47,6 +48,7 @@ class Links:
         self.my_node_id = my_node_id
         self.by_conn: dict[int, Link] = {}
         self.by_peer: dict[bytes, Link] = {}
+        self.held: dict[int, int] = {}  # frames held back, by connection
         self.broken: list[int] = []  # connections cut by us that nobody was told of yet
         self.handshakes = ServerHandshakes(reactor, token, my_id)
 
@@ -84,6 +86,30 @@ class Links:
             self.reactor.send(link.conn, meta, payload)
         else:
             link.outbox.append((meta, payload))
+
+    def send_held(self, conn: int, meta: bytes) -> None:
+        """Send together with what follows soon: one system call and one wake for up to `HELD_MAX` frames.
+
+        For messages that the peer cannot be waiting for, as it has others to work on.  They go out with
+        the next frame for that peer, when this process waits, or when the I/O thread takes the lead;
+        the caller must look whether that has happened meanwhile, and then call `flush_held`.
+        """
+        held = self.held.get(conn, 0) + 1
+        if held >= HELD_MAX:
+            self.held.pop(conn, None)
+            self.reactor.send(conn, meta)
+        else:
+            self.held[conn] = held
+            self.reactor.send(conn, meta, None, -1, True)
+
+    def flush_held(self) -> None:
+        """Write all that is held back; safe in any thread."""
+        while self.held:
+            try:
+                conn, _ = self.held.popitem()
+            except KeyError:
+                return  # another thread was faster
+            self.reactor.flush(conn)
 
     def accepted(self, conn: int) -> None:
         self.handshakes.accepted(conn, time.monotonic())

@@ -64,6 +64,7 @@ class Outcome:
         client = self._client
         micros = (time.perf_counter_ns() - started) // 1000
         if source is None or source.empty:
+            # At once, never held back: the next job may end this process.
             client.reactor.send(job.link.conn, encode(wire.REPLY, job.call_id, status, micros, values, None))
             return
         with client.lock:

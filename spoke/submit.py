@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STREAMING: Final = -1  # num_returns="streaming"
 DYNAMIC: Final = -2  # num_returns="dynamic"
 LOCALITY_BYTES_MIN: Final = 1 << 20  # smaller arguments do not decide where a task runs
+AHEAD_MIN: Final = 8  # with so many calls under way the next is sent together with others
 ARGS_SUFFIX: Final = b"\xff\xff\xff\xff"  # object id of the large arguments of a call
 CREATION_ARGS: Final = b"\xfe" * 12  # object id of the large arguments of a constructor: after the actor id
 # Keys that HELD names beside object ids (28 bytes) and call ids (24 bytes: the refs in its values)
@@ -300,14 +301,18 @@ class Submitter:
         extra = [call.args, slots, call.options] if call.args or slots or call.options else None
         client = self._client
         payload = None
+        ahead = 0  # calls that the callee has to work on already
         if type(call.key) is bytes:
-            incarnation = client.calls.actors.channels[call.key].incarnation
+            channel = client.calls.actors.channels[call.key]
+            ahead = len(channel.inflight)
+            incarnation = channel.incarnation
             meta = self._pack(
                 (wire.CALL, call.id, call.key, incarnation, call.target, call.num_returns, extra)
             )
         else:
             lease = client.calls.tasks.by_peer.get(link.peer)
             lease_id = lease.lease_id if lease is not None else 0
+            ahead = len(lease.inflight) if lease is not None else 0
             grant = None
             if lease is not None and not lease.introduced:
                 lease.introduced = True
@@ -316,7 +321,9 @@ class Submitter:
             if call.target not in link.sent_functions:
                 link.sent_functions.add(call.target)
                 payload = self.functions[call.target]
-        if link.ready:
+        if link.ready and payload is None and ahead >= AHEAD_MIN:
+            client.send_soon(link.conn, meta)
+        elif link.ready:
             client.reactor.send(link.conn, meta, payload)
         else:
             link.outbox.append((meta, payload))

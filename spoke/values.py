@@ -77,7 +77,6 @@ class Values:
         self._client = client
         self._store = store
         self._leases: set[Lease] = set()
-        self._fetched: dict[tuple[bytes, int], Any] = {}  # copies of parts that lie on other nodes
 
     # -- packing
 

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from spoke import context, current, spawning, wire
+from spoke import context, current, forking, output, spawning, wire
 from spoke._native import Reactor
 from spoke.client import Client
 from spoke.errors import AuthenticationError
@@ -63,6 +63,8 @@ def main() -> None:
     client.is_worker = True
     client.facts = lambda: context.of_worker(client)
     current.client = client
+    forking.install()
+    output.install()
     executor = Executor(client)
     client.on_hub_lost = lambda: os._exit(0)  # PROC-1: nothing to live for without the cluster
     with client.lock:

@@ -195,7 +195,7 @@ class Proc:
         self.bag: list[Any] = []  # what user code keeps in globals
         self.stalled_until = 0.0
         self.inbox: list[tuple[int, int, bytes, Any]] = []
-        self._draining = False
+        self._draining = self._flushing = False
         self._tick_at: float | None = None
         self.reactor = reactor = Reactor(world, self)
         reactor.listen(*names_of(process_id))
@@ -287,11 +287,20 @@ class Proc:
         client.calls.validate()
         if self.executor is not None:
             self.executor.pump()
+        if client.links.held and not self._flushing:
+            self._flushing = True
+            self.world.after(self.world.rng.uniform(0, 0.003), self._flush)
         due = client.calls.next_deadline()
         if due is not None and (self._tick_at is None or due < self._tick_at):
             self._tick_at = due
             at = max(due, self.world.now + 1e-6, self.stalled_until)
             self.world.schedule(at, lambda: self._tick(due))
+
+    def _flush(self) -> None:
+        """The I/O thread takes the lead and writes what was held back."""
+        self._flushing = False
+        if self.alive:
+            self.client.links.flush_held()
 
     def _tick(self, due: float) -> None:
         if self._tick_at == due and self.alive:

@@ -46,7 +46,7 @@ class Host(Protocol):
 class End:
     """One side of a connection."""
 
-    __slots__ = ("conn", "delay", "last", "other", "owner")
+    __slots__ = ("conn", "delay", "held", "last", "other", "owner")
 
     def __init__(self, owner: Reactor, conn: int, delay: float) -> None:
         self.owner = owner
@@ -54,6 +54,7 @@ class End:
         self.delay = delay
         self.other: End = self
         self.last = 0.0
+        self.held: list[bytes] = []
 
     def transmit(self, kind: int, meta: bytes = b"", payload: Any = b"") -> None:
         """Deliver to the other side, after all that went before."""
@@ -110,11 +111,24 @@ class Reactor:
         near.transmit(ACCEPTED)
         return near.conn
 
-    def send(self, conn: int, meta: bytes, payload: Any = None, fd: int = -1) -> int:
+    def send(self, conn: int, meta: bytes, payload: Any = None, fd: int = -1, hold: bool = False) -> int:
         end = self.ends.get(conn)
         if end is None:
             return -1
+        if hold:
+            end.held.append(meta)
+            return len(end.held)
+        self.flush(conn)
         end.transmit(FRAME, meta, b"" if payload is None else bytes(payload))
+        return 0
+
+    def flush(self, conn: int) -> int:
+        end = self.ends.get(conn)
+        if end is None:
+            return -1
+        held, end.held = end.held, []
+        for meta in held:
+            end.transmit(FRAME, meta)
         return 0
 
     def close(self, conn: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from spoke import _native
 from spoke.core.calls import Call
 from spoke.core.refs import PENDING, Entry
 
@@ -38,9 +39,12 @@ class Referee:
 
     def __init__(self) -> None:
         self.held: dict[tuple[bytes, bytes], int] = {}  # (process, object): ObjectRefs of user code
-        self.tainted: dict[bytes, bool] = {}
+        self.tainted: dict[bytes, Any] = {}  # with what the object contained then
         self.calls: dict[bytes, Submitted] = {}
         self.freed: dict[bytes, float] = {}
+        # Blocks by node, segment, offset: those given back as the owner died, and where readers see which.
+        self.orphaned: dict[tuple[bytes, int, int], bool] = {}
+        self._seen_at: dict[int, tuple[bytes, int, int]] = {}
         self._last_start: dict[tuple[bytes, bytes, int], int] = {}
         self._sequence = 0
         self._puts: dict[bytes, int] = {}
@@ -63,15 +67,25 @@ class Referee:
         return self.held.get((process_id, object_id), 0)
 
     def died(self, proc: Proc) -> None:
-        for object_id in proc.client.refs.entries:
-            self.tainted[object_id] = True
+        self._taint(proc)
         for key in [key for key in self.held if key[0] == proc.id]:
             del self.held[key]
 
     def cut(self, one: Proc, other: Proc) -> None:
-        for proc in (one, other):
-            for object_id in proc.client.refs.entries:
-                self.tainted[object_id] = True
+        self._taint(one)
+        self._taint(other)
+
+    def _taint(self, proc: Proc) -> None:
+        """What this process knows may be lost now, and so may what lies inside of it."""
+        doubtful = list(proc.client.refs.entries.values())
+        while doubtful:
+            entry = doubtful.pop()
+            if entry.contains is None and entry.owner is not None:
+                owner = self.procs.get(entry.owner[0])
+                entry = owner.client.refs.entries.get(entry.id, entry) if owner is not None else entry
+            if self.tainted.get(entry.id, self) is not entry.contains:
+                self.tainted[entry.id] = entry.contains
+                doubtful.extend(entry.contains or ())
 
     # -- watching one client
 
@@ -106,6 +120,26 @@ class Referee:
                 proc.world.note(ref, 0)
             return result
 
+        view, lost, read = client.store.view, client.store.peer_lost, client.hub.read_block
+
+        def watched_view(part: list[Any]) -> Any:
+            seen = view(part)
+            self._seen_at[seen.address] = (part[0], part[2], part[3])
+            return seen
+
+        def watched_read(part: list[Any]) -> Any:
+            data = read(part)
+            self._seen_at[_native.buffer_address(data)] = (part[0], part[2], part[3])
+            return data
+
+        def watched_lost(peer: bytes) -> None:
+            for segment_id, offset in client.store._peers.get(peer, ()):
+                self.orphaned[proc.node_id, segment_id, offset] = True
+            lost(peer)
+
+        client.store.view = watched_view  # type: ignore[method-assign]
+        client.store.peer_lost = watched_lost  # type: ignore[method-assign]
+        client.hub.read_block = watched_read  # type: ignore[method-assign]
         client._free = watched_free  # type: ignore[method-assign]
         client.refs.on_borrow = watched_borrow  # type: ignore[method-assign]
         client.refs.resolve = watched_resolve  # type: ignore[method-assign]
@@ -160,6 +194,10 @@ class Referee:
             key = (call.caller, call.actor_id, incarnation)
             assert call.sequence > self._last_start.get(key, 0), "CALL-2: calls started out of order"
             self._last_start[key] = call.sequence
+
+    def may_change(self, data: Any) -> bool:
+        """Whether this is a block whose owner died: its allocator does not know of other readers."""
+        return self._seen_at.get(_native.buffer_address(data), (b"", 0, 0)) in self.orphaned
 
     # -- the end
 

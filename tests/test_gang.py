@@ -230,7 +230,6 @@ def test_unused_slots_are_given_back(gpus: Any) -> None:
         time.sleep(0.02)
     with pytest.raises(ActorPlacementGroupRemoved, match="nothing was launched"):
         gang.launch(Rank)
-    with pytest.raises(GetTimeoutError, match=r"within 0\.3 s"):
-        with gpus.gang_allocate(1, 8):
-            gpus.gang_allocate(1, 2, pending_timeout=0.3)
+    with pytest.raises(GetTimeoutError, match=r"within 0\.3 s"), gpus.gang_allocate(1, 8):
+        gpus.gang_allocate(1, 2, pending_timeout=0.3)
     settled(gpus)

@@ -43,7 +43,7 @@ def test_spawn_by_name(spoke_cluster: Any) -> None:
     actor = spoke.spawn("Registered", name="by-name")
     assert spoke.get(actor.spawn_another.remote()) == 40
     assert spoke.get_actor("by-name") == actor
-    with pytest.raises(ValueError, match=r"unknown actor type 'Nobody'; registered: \['Other', 'Registered'\]"):
+    with pytest.raises(ValueError, match=r"unknown actor type .Nobody.; registered: ..Other., .Registered.."):
         spoke.spawn("Nobody")
     with pytest.raises(TypeError):
         spoke.spawn("Other")

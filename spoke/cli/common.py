@@ -97,3 +97,23 @@ def observe(address: str | None) -> tuple[Observer, str]:
         return Observer(parse_target(wanted), token), wanted
     except (OSError, ValueError, AuthenticationError, ProtocolError) as error:
         raise Failed(f"cannot reach a cluster at {wanted}: {error}") from None
+
+
+def ask_hub(address: str | None, *questions: str) -> list[Any]:
+    """The hub's answers to some questions without arguments.
+
+    Raises:
+        Failed: there is no cluster, or it does not answer.
+    """
+    observer, where = observe(address)
+    try:
+        return [observer.ask(what) for what in questions]
+    except (OSError, ValueError) as error:
+        raise Failed(f"{where}: {error}") from None
+    finally:
+        observer.close()
+
+
+def plain(value: Any) -> str:
+    """Ids in hexadecimal, for JSON."""
+    return value.hex() if isinstance(value, bytes) else str(value)

@@ -38,6 +38,7 @@ _TRANSITIONS: Final[dict[str, tuple[str, ...]]] = {
     RESTARTING: (STARTING, DEAD),
     DEAD: (),
 }
+EXIT: Final = "exit_actor"  # how the reason begins when an actor ends itself; kill() by its own code is a kill
 _EARLY_MAX: Final = 10_000
 
 
@@ -204,6 +205,7 @@ class Actors:
         }
         message = (wire.START_ACTOR, actor.actor_id, actor.incarnation, spec)
         self.s.out.append(Send(worker.worker_id, message, actor.blob))
+        actor.workers = [*actor.workers[-7:], (worker.node.node_id, worker.worker_id)]
         self._move(actor, STARTING)
 
     def _of(self, worker: Worker | None, actor_id: bytes, incarnation: int) -> Actor | None:
@@ -240,7 +242,7 @@ class Actors:
             if worker is not None:
                 self.pool.stop(worker, True, reason or "killed")
             return
-        if worker is not None and client.worker is worker:
+        if worker is not None and client.worker is worker and reason.startswith(EXIT):
             self.pool.leaves(worker)  # it says goodbye: let it finish its replies
             self.end(actor, "exited", reason or "the actor exited")
         else:
@@ -327,7 +329,11 @@ def describe(actor: Actor) -> dict[str, Any]:
     holding = actor.holding
     worker = holding.worker if holding is not None else None
     spec = {name: value for name, value in actor.spec.items() if name != "request_id"}
+    strategy = actor.spec.get("strategy")
     return {
+        "group_id": actor.shape.group_id,
+        "rank": strategy.get("rank") if isinstance(strategy, dict) else None,
+        "workers": actor.workers,
         "actor_id": actor.actor_id,
         "name": actor.name,
         "namespace": actor.namespace,

@@ -56,7 +56,7 @@ class HubCore:
         self.leases = Leases(s, self.pool)
         self.actors = Actors(s, self.pool)
         self.groups = Groups(s, self.pool, self.leases, self.actors)
-        self.scheduler = Scheduler(s, self.pool, self.leases, self.actors, self.groups)
+        self.scheduler = Scheduler(s, self.pool, self.leases, self.actors, self.groups, self.nodes.index)
         self.directory = Directory(s, self.scheduler)
         self._jobs = 0
         self._agent: dict[int, Callable[[Node, list[Any], Any], None]] = {

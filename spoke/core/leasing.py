@@ -254,6 +254,8 @@ class TaskClasses:
             else:
                 lease.task_class.queue.appendleft(call)
         # A worker that handed back its queue is busy or blocked: fill the others first.
+        if lease.returning and not lease.inflight:
+            self._give_back(lease, retire=False)
         self._dispatch(lease.task_class)
 
     # -- losing and giving back workers
@@ -356,6 +358,9 @@ class TaskClasses:
             if lease.return_at is not None and lease.return_at <= now:
                 del self.turns[lease.lease_id]
                 lease.returning = True
+                if not lease.inflight and lease.lost is None:
+                    self._give_back(lease, retire=False)
+                    self._want(lease.task_class)
         for lease in list(self.lost.values()):
             if lease.lost is not None and lease.lost <= now:
                 # The hub still counts the lease: the worker lives, only the link to it broke.

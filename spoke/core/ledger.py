@@ -66,7 +66,7 @@ class Share:
 class Ledger:
     """Total and free amounts.  `free` may go below zero for CPUs only, by `overdraw`."""
 
-    __slots__ = ("device_free", "device_total", "free", "total")
+    __slots__ = ("device_free", "device_total", "free", "name", "stale", "total")
 
     def __init__(self, total: Amounts, devices: Mapping[int, int] | None = None) -> None:
         if devices is None:
@@ -77,6 +77,13 @@ class Ledger:
         self.free = dict(total)
         self.device_total = dict(devices)
         self.device_free = dict(devices)
+        self.stale: dict[bytes, bool] | None = None  # where a change is noted
+        self.name = b""
+
+    def watch(self, stale: dict[bytes, bool], name: bytes) -> None:
+        """Note every change from now on as ``stale[name]``."""
+        self.stale = stale
+        self.name = name
 
     def copy(self) -> Ledger:
         twin = Ledger.__new__(Ledger)
@@ -84,6 +91,7 @@ class Ledger:
         twin.device_total = self.device_total
         twin.free = dict(self.free)
         twin.device_free = dict(self.device_free)
+        twin.stale = None
         return twin
 
     def empty_copy(self) -> Ledger:
@@ -131,6 +139,8 @@ class Ledger:
                 self.device_free[index] -= units
         for name, units in need.items():
             free[name] -= units
+        if self.stale is not None:
+            self.stale[self.name] = True
         return Share(need, devices)
 
     def give(self, share: Share) -> None:
@@ -139,14 +149,20 @@ class Ledger:
             self.free[name] += units
         for index, units in share.devices:
             self.device_free[index] += units
+        if self.stale is not None:
+            self.stale[self.name] = True
 
     def lend(self, units: int) -> None:
         """The holder of `units` of CPU sleeps: others may use them meanwhile."""
         self.free[CPU] += units
+        if self.stale is not None:
+            self.stale[self.name] = True
 
     def overdraw(self, units: int) -> None:
         """The holder woke up and takes its CPUs back at once, even below zero."""
         self.free[CPU] -= units
+        if self.stale is not None:
+            self.stale[self.name] = True
 
     def subtract(self, amounts: Amounts) -> None:
         """Hide amounts from takers (of a trial copy)."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from spoke import wire
 from spoke.core import Drop
+from spoke.core.fit import FitIndex
 from spoke.core.ledger import CPU, GPU, UNIT, Ledger, to_units
 from spoke.core.state import Node, State
 from spoke.limits import MAX_DEAD_RECORDS
@@ -25,6 +26,7 @@ class Nodes:
 
     def __init__(self, state: State) -> None:
         self.s = state
+        self.index = FitIndex()
 
     def up(
         self, peer: bytes, host: str, port: int, resources: dict[str, Any], labels: dict[str, str], pid: int
@@ -57,6 +59,7 @@ class Nodes:
         node.start_max = max(START_MAX, 2 * cpus)
         s.nodes[peer] = node
         s.alive.append(node)
+        self.index.join(node)
         s.topology += 1
         s.touched[peer] = node
         s.grew()
@@ -74,6 +77,7 @@ class Nodes:
         node.alive = False
         node.death = reason
         s.alive.remove(node)
+        self.index.leave(node)
         s.topology += 1
         dead = [other for other in s.nodes.values() if not other.alive]
         if len(dead) > MAX_DEAD_RECORDS:

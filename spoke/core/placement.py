@@ -99,11 +99,11 @@ def choose(nodes: Sequence[Candidate], request: Request) -> list[bytes] | None:
     if placed is None:
         return None
     if request.ranked and len(placed) == len(request.bundles):
-        return _ranked(placed, request)
+        return ranked(placed, request)
     return [placed[index] if home is None else home for index, home in enumerate(request.fixed)]
 
 
-def _ranked(placed: dict[int, bytes], request: Request) -> list[bytes]:
+def ranked(placed: dict[int, bytes], request: Request) -> list[bytes]:
     """The homes of equal bundles in the order of their nodes, the target first."""
     order: dict[bytes, int] = {}
     for index in range(len(placed)):

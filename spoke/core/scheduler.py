@@ -16,6 +16,7 @@ from spoke import wire
 from spoke.core import placement
 from spoke.core.actors import Actors
 from spoke.core.choice import Unplaceable, busy_text, choose_bundle, choose_node, infeasible, visible
+from spoke.core.fit import FitIndex
 from spoke.core.groups import REMOVED, Groups
 from spoke.core.leases import Leases
 from spoke.core.ledger import Amounts, Ledger
@@ -33,8 +34,11 @@ PAUSE_S: Final = 2.0
 class Scheduler:
     """Commits resources, the only place that does so for leases, actors and groups."""
 
-    def __init__(self, state: State, pool: Pool, leases: Leases, actors: Actors, groups: Groups) -> None:
+    def __init__(
+        self, state: State, pool: Pool, leases: Leases, actors: Actors, groups: Groups, index: FitIndex
+    ) -> None:
         self.s = state
+        self.index = index
         self.pool = pool
         self.leases = leases
         self.actors = actors
@@ -157,7 +161,13 @@ class Scheduler:
 
     def _place_group(self, group: Group) -> bool:
         s = self.s
-        homes = placement.choose(self._views(group), group.request)
+        request = group.request
+        if not s.earmarked and self.index.serves(request):
+            homes = self.index.choose(request)
+            if homes is not None and request.ranked:
+                homes = placement.ranked(dict(enumerate(homes)), request)
+        else:
+            homes = placement.choose(self._views(group), request)
         if homes is None or not self.groups.reserve(group, homes):
             return False
         s.dequeue(group)
@@ -308,6 +318,9 @@ class Scheduler:
     def why(self, item: Item) -> str:
         """Why an item waits, in words."""
         line = item.line
+        if line is None and isinstance(item, Group):
+            latest = f"; latest: {item.reason}" if item.reason else ""
+            return f"the placement group is {item.state}{latest}"
         if line is None:
             return "it does not wait for resources"
         if line.infeasible:

@@ -317,6 +317,7 @@ class Actor(Item):
         "spec",
         "state",
         "watchers",
+        "workers",
     )
 
     def __init__(self, actor_id: bytes, spec: dict[str, Any], blob: Any, shape: Shape) -> None:
@@ -335,6 +336,7 @@ class Actor(Item):
         self.holding: Holding | None = None
         self.info: dict[str, Any] = {}
         self.error: Any = b""  # pickled error of the constructor
+        self.workers: list[tuple[bytes, bytes]] = []  # node and worker of its latest incarnations
         self.watchers: dict[bytes, Client] = {}
 
 

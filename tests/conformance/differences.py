@@ -22,7 +22,7 @@ _TYPE_ERROR = {"error": "TypeError"}
 DIFFERENCES: dict[str, Difference] = {
     "concurrency/unknown_concurrency_group": Difference(
         "a wrong name of a group refuses the call; Ray ends the actor",
-        {"error": "ValueError", "is": ["ValueError"]},
+        {"error": "RayTaskError(ValueError)", "is": ["ValueError"]},
     ),
     "errors/task_error_pickles": Difference(
         "errors pickle, so that they can be results, arguments and log records",

@@ -1,0 +1,273 @@
+"""Large objects from end to end: no copies on a node, whole bytes between nodes, errors by name."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+numpy = pytest.importorskip("numpy")
+
+MIB = 1 << 20
+
+
+def stats() -> dict[str, int]:
+    import spoke
+
+    gc.collect()
+    return spoke.object_store_stats()
+
+
+def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def checksum(data: Any) -> str:
+    return hashlib.blake2b(memoryview(data)).hexdigest()
+
+
+# -- zero copies
+
+
+class Holder:
+    """Keeps, reads and makes tensors in another process."""
+
+    def __init__(self, *kept: Any) -> None:
+        self.kept: list[Any] = list(kept)
+
+    def total(self, value: Any) -> float:
+        return float(value.sum())
+
+    def keep(self, value: Any) -> None:
+        self.kept.append(value)
+
+    def total_kept(self) -> float:
+        return sum(float(value.sum()) for value in self.kept)
+
+    def drop(self) -> None:
+        self.kept.clear()
+
+    def make(self, size: int, kind: str) -> Any:
+        import spoke
+
+        value = spoke.empty(size, numpy.dtype("float32") if kind == "numpy" else kind)
+        value[:] = 3
+        return value
+
+    def stats(self) -> dict[str, int]:
+        return stats()
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_passing_an_empty_tensor_copies_nothing(spoke_cluster: Any, kind: str) -> None:
+    ray = spoke_cluster
+    if kind == "torch":
+        pytest.importorskip("torch")
+    count = 4 * MIB // 4
+    tensor = ray.empty(count, numpy.dtype("float32") if kind == "numpy" else None)
+    tensor[:] = 1
+    before = stats()["copied_bytes"]
+    holder = ray.remote(Holder).remote(tensor)
+    total = ray.remote(lambda value: float(value.sum()))
+    assert ray.get(total.remote(tensor)) == count
+    assert ray.get(holder.total.remote(tensor)) == count
+    assert ray.get(holder.total_kept.remote()) == count
+    assert ray.get(holder.total.remote(tensor[10:1000])) == 990  # a view names a part of the block
+    assert ray.get(holder.total.remote(value=tensor.reshape(2, -1)[1])) == count // 2
+    ref = ray.put({"a": tensor, "b": [tensor[:7]]})
+    got = ray.get(ref)
+    assert float(got["a"].sum()) == count and float(got["b"][0].sum()) == 7
+    assert ray.get(holder.total.remote(ray.put(tensor))) == count
+    assert stats()["copied_bytes"] == before
+    made = ray.get(holder.make.remote(count, "numpy" if kind == "numpy" else "float32"))
+    assert float(made.sum()) == 3 * count
+    there = ray.get(holder.stats.remote())
+    assert there["copied_bytes"] == 0 and there["blocks"] == 1
+    del made
+    until(lambda: ray.get(holder.stats.remote())["blocks"] == 0)
+
+
+def test_REF_1_a_block_is_reused_only_when_its_last_reader_let_go(spoke_cluster: Any) -> None:
+    ray = spoke_cluster
+    holder = ray.remote(Holder).remote()
+    blocks = stats()["blocks"]
+    tensor = ray.empty(MIB // 4, numpy.dtype("float32"))
+    tensor[:] = 5
+    expected = float(tensor.sum())
+    ray.get(holder.keep.remote(tensor))
+    del tensor  # dropped here, still read there
+    assert stats()["blocks"] == blocks + 1
+    others = [ray.put(numpy.full(MIB // 4, 9, numpy.float32)) for _ in range(80)]
+    assert ray.get(holder.total_kept.remote()) == expected
+    del others
+    ray.get(holder.drop.remote())
+    until(lambda: stats()["blocks"] == blocks)
+
+
+def test_MEM_2_what_was_got_cannot_be_written(spoke_cluster: Any) -> None:
+    ray = spoke_cluster
+    ref = ray.put(numpy.zeros(MIB, numpy.uint8))
+    value = ray.get(ref)
+    with pytest.raises(ValueError, match="read-only"):
+        value[0] = 1
+    torch = pytest.importorskip("torch")
+    shared = ray.put(torch.zeros(MIB))
+    mine = ray.get(shared)
+    mine += 1  # private to this process
+    assert float(ray.get(shared).sum()) == 0
+
+
+def test_a_get_takes_the_same_time_at_any_size(spoke_cluster: Any) -> None:
+    ray = spoke_cluster
+    times = []
+    for size in (MIB, 256 * MIB):
+        ref = ray.put(numpy.empty(size, numpy.uint8))
+        rounds = []
+        for _ in range(50):
+            start = time.perf_counter()
+            value = ray.get(ref)
+            rounds.append(time.perf_counter() - start)
+            del value
+        times.append(sorted(rounds)[10])
+        del ref
+    assert max(times) < 0.0005  # far below what reading the bytes would take
+
+
+# -- limits
+
+
+def test_a_full_store_says_so_and_works_again(fresh_cluster: Callable[..., Any]) -> None:
+    ray = fresh_cluster(num_cpus=1, object_store_memory=64 * MIB)
+    data = numpy.random.default_rng(1).integers(0, 255, 20 * MIB, numpy.uint8)
+    refs = [ray.put(data), ray.put(data)]
+    with pytest.raises(ray.exceptions.ObjectStoreFullError, match=r"of 67108864 bytes in use.*object_store"):
+        ray.put(numpy.zeros(40 * MIB, numpy.uint8))
+    fail = ray.remote(lambda: numpy.zeros(60 * MIB, numpy.uint8))
+    with pytest.raises(ray.exceptions.ObjectStoreFullError):
+        ray.get(fail.remote())
+    for ref in refs:
+        assert numpy.array_equal(ray.get(ref), data)
+    del ref
+    refs.clear()
+    for size in (10, 30, 50, 60):
+        ref = ray.put(numpy.full(size * MIB, size, numpy.uint8))
+        assert int(ray.get(ref)[-1]) == size
+        del ref
+
+
+def test_segments_that_one_process_no_longer_needs_serve_the_others(
+    fresh_cluster: Callable[..., Any],
+) -> None:
+    ray = fresh_cluster(num_cpus=1, object_store_memory=64 * MIB)
+    make = ray.remote(lambda size, fill: numpy.full(size, fill, numpy.uint8))
+    for fill in range(4):
+        mine = ray.put(numpy.full(40 * MIB, fill, numpy.uint8))
+        assert int(ray.get(mine)[-1]) == fill
+        del mine
+        theirs = ray.get(make.remote(40 * MIB, fill))
+        assert int(theirs[-1]) == fill
+        del theirs
+
+
+def test_results_of_dead_workers_stay_and_then_go(fresh_cluster: Callable[..., Any]) -> None:
+    ray = fresh_cluster(num_cpus=1, object_store_memory=96 * MIB)
+    make = ray.remote(max_calls=1)(lambda fill: numpy.full(20 * MIB, fill, numpy.uint8))
+    for fill in range(8):  # more than there is room for at once
+        result = ray.get(make.remote(fill))
+        time.sleep(0.1)  # its worker ends meanwhile
+        assert int(result[0]) == int(result[-1]) == fill
+        del result
+
+
+# -- between nodes
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[Any]:
+    import spoke
+    from spoke.cluster_utils import Cluster
+
+    if spoke.is_initialized():
+        spoke.shutdown()
+    cluster = Cluster(
+        initialize_head=True, connect=True, head_node_args={"num_cpus": 1, "object_store_memory": 256 * MIB}
+    )
+    cluster.add_node(num_cpus=1, resources={"far": 1}, object_store_memory=256 * MIB)
+    yield cluster
+    spoke.shutdown()
+    cluster.shutdown()
+
+
+def random_bytes(size: int, seed: int) -> Any:
+    return numpy.random.default_rng(seed).integers(0, 256, size, numpy.uint8)
+
+
+def test_bytes_arrive_whole_from_another_node(two_nodes: Any) -> None:
+    import spoke as ray
+
+    rng = random.Random(3)
+    far = ray.remote(resources={"far": 0.1})
+    make = far(lambda size, seed: numpy.random.default_rng(seed).integers(0, 256, size, numpy.uint8))
+    check = far(checksum)
+    sizes = [100 * 1024 + 1, MIB, 8 * MIB - 1, 8 * MIB, 8 * MIB + 1, 40 * MIB + 12345]
+    sizes += [rng.randrange(100_000, 30 * MIB) for _ in range(4)]
+    for seed, size in enumerate(sizes):
+        there = ray.get(make.remote(size, seed))
+        data = random_bytes(size, seed)
+        assert numpy.array_equal(there, data) and not there.flags.writeable
+        assert ray.get(check.remote(data)) == checksum(data)
+        assert ray.get(check.remote(ray.put(data))) == checksum(data)
+        del there
+
+
+def test_threads_read_from_another_node_at_once(two_nodes: Any) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import spoke as ray
+
+    make = ray.remote(resources={"far": 0.1})(
+        lambda size, seed: numpy.random.default_rng(seed).integers(0, 256, size, numpy.uint8)
+    )
+    refs = [make.remote(20 * MIB, seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for seed, value in enumerate(pool.map(ray.get, refs)):
+            assert numpy.array_equal(value, random_bytes(20 * MIB, seed))
+
+
+def test_CALL_3_the_source_dies_while_it_is_read(two_nodes: Any) -> None:
+    import signal
+    import threading
+
+    import spoke as ray
+
+    node = two_nodes.add_node(num_cpus=1, resources={"doomed": 1}, object_store_memory=256 * MIB)
+    make = ray.remote(resources={"doomed": 1}, max_retries=0)(lambda: numpy.ones(200 * MIB, numpy.uint8))
+    ref = make.remote()
+    ray.wait([ref])
+    outcome: list[Any] = []
+
+    def read() -> None:
+        try:
+            while True:
+                ray.get(ref)
+        except Exception as error:
+            outcome.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    time.sleep(0.15)
+    os.kill(node.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    reader.join(20)
+    assert not reader.is_alive() and time.monotonic() - killed < 10
+    assert isinstance(outcome[0], ray.exceptions.ObjectLostError), outcome
+    two_nodes.remove_node(node, allow_graceful=False)
