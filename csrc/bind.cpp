@@ -326,6 +326,8 @@ void bind_processes(nb::module_& module) {
 }  // namespace
 
 NB_MODULE(_native, module) {
+    // A program that ends with daemon threads, or as a fork of one, always has such "leaks".
+    nb::set_leak_warnings(false);
     nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
         try {
             std::rethrow_exception(pointer);

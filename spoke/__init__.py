@@ -95,7 +95,7 @@ _LAZY = {
     "actor_types": "registry",
     "empty": "tensors",
     "from_tensor": "tensors",
-    "gang_allocate": "gang",
+    "gang_allocate": "reserving",
     "object_store_stats": "tensors",
     "register": "registry",
     "spawn": "registry",

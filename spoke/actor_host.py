@@ -63,12 +63,13 @@ class ActorHost:
             asyncio.run_coroutine_threadsafe(self._construct_async(cls, args, kwargs), self._loop).result()
         else:
             self.instance = cls(*args, **kwargs)
-        if type(self.instance).__repr__ is not object.__repr__:
+        own_repr: Any = type(self.instance).__repr__
+        if own_repr is not object.__repr__:
             self.shown_name = self._repr()
 
     async def _construct_async(self, cls: Any, args: Any, kwargs: Any) -> None:
         """In the loop, so that the constructor may make tasks; ``async def __init__`` is awaited."""
-        plain_new: bool = cls.__new__ is object.__new__  # type: ignore[comparison-overlap]
+        plain_new: bool = cls.__new__ is object.__new__
         instance = cls.__new__(cls) if plain_new else cls.__new__(cls, *args, **kwargs)
         self.instance = instance
         outcome = instance.__init__(*args, **kwargs)

@@ -305,11 +305,12 @@ class Client:
         """Blocks that this process held a use of; lock held."""
         if allocator == self.process_id:
             self.store.release_described(descriptors)
-        elif allocator in self.links.by_peer:
-            self.tell(allocator, wire.FREE_BLOCKS, descriptors)
         else:
-            for descriptor in descriptors:
-                self.hub.free_orphan(descriptor)
+            self.hub.count_returned(allocator, descriptors)
+            if allocator in self.links.by_peer:
+                self.tell(allocator, wire.FREE_BLOCKS, descriptors)
+            else:
+                self.hub.tell_returned(allocator)
 
     # -- events
 

@@ -325,9 +325,14 @@ class Daemon:
         self.hub.drain()
         elsewhere = len(self.hub.core.state.alive) > 1
         answer = wire.encode(wire.RESPONSE, request_id, None, None)
-        self.loop.after_s(
-            2 * logs.BUSY_S if elsewhere else 0.0, lambda: self.loop.reactor.send(peer.conn, answer) and None
-        )
+
+        def respond() -> None:
+            self.loop.reactor.send(peer.conn, answer)
+
+        if elsewhere:
+            self.loop.after_s(2 * logs.BUSY_S, respond)
+        else:
+            respond()
 
     def _may_end(self, peer: Peer) -> bool:
         return peer.role == "cli" or peer.conn == self._link_conn

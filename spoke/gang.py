@@ -9,33 +9,29 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke import current, runtime_env
+from spoke import runtime_env
 from spoke.api import kill, remote
 from spoke.errors import (
     ActorDiedError,
     ActorPlacementGroupRemoved,
-    ActorUnschedulableError,
     GetTimeoutError,
     RayActorError,
+    RaySystemError,
 )
-from spoke.group_ready import watch
-from spoke.handles import ActorClass, ActorHandle, engine
-from spoke.ids import GROUP_BYTES, JOB_BYTES, PlacementGroupID, random_bytes
-from spoke.limits import MAX_BUNDLES
-from spoke.options import check_quantity
+from spoke.handles import ActorClass, ActorHandle
 from spoke.ports import free_ports
 from spoke.util.placement_group import PlacementGroup
 
 if TYPE_CHECKING:
     from spoke.client import Client
 
-POLICIES: Final = ("gang", "member", "none")
-FAIL_FAST_S: Final = 0.25  # for timeout=0: idle leases are given back meanwhile
 POLL_S: Final = 0.01
+STOP_S: Final = 1.0
 
 PerRank = Callable[["Slot"], Any] | Sequence[Any]
 
@@ -106,7 +102,7 @@ class Gang:
         self, client: Client, group: PlacementGroup, restart: str, resources: dict[str, float]
     ) -> None:
         self.placement_group = group
-        self._client = client
+        self._engine = weakref.ref(client)  # a gang that is kept keeps no cluster open
         self._group_id = group.id.binary()
         self._restart = restart
         self._resources = resources
@@ -117,7 +113,7 @@ class Gang:
         self._incarnation = 0  # of the handles
         self._ports: tuple[int, dict[int, int]] = (-1, {})  # for this incarnation
         self._released = False
-        self._watching = False
+        self._relauncher: _Relauncher | None = None
         self._relaunch_error: BaseException | None = None
 
     # -- what is reserved
@@ -132,10 +128,18 @@ class Gang:
 
     world_size = property(__len__)
 
+    @property
+    def _client(self) -> Client:
+        client = self._engine()
+        if client is None:
+            raise RaySystemError(f"the cluster of gang {self.id} was shut down")
+        return client
+
     def _info(self) -> tuple[str, dict[str, Any]]:
-        if self._client.closed is not None:
-            return "REMOVED", {"reason": self._client.closed}
-        return self._client.hub.group_states.get(self._group_id, ("PENDING", {}))
+        client = self._engine()
+        if client is None or client.closed is not None:
+            return "REMOVED", {"reason": client.closed if client is not None else "the cluster was shut down"}
+        return client.hub.group_states.get(self._group_id, ("PENDING", {}))
 
     @property
     def state(self) -> str:
@@ -296,9 +300,9 @@ class Gang:
             launch = _Launch(actor, name, args, kwargs)
             handle = self._start(rank, launch)
             self._launches[rank] = launch
-            if self._restart == "gang" and not self._watching:
-                self._watching = True
-                _Relauncher(self).start()
+            if self._restart == "gang" and self._relauncher is None:
+                self._relauncher = _Relauncher(self)
+                self._relauncher.start()
             return handle
 
     def _start(self, rank: int, launch: _Launch) -> ActorHandle:
@@ -409,14 +413,17 @@ class Gang:
         Returns:
             True; False if `timeout` passed and a process has not ended.
         """
-        client = self._client
+        client = self._engine()
         with self._lock:
-            if not self._released and client.closed is None:
+            if not self._released and client is not None and client.closed is None:
                 client.hub.remove_group(self._group_id)
             self._released = True
             self._handles = {}
             self._launches = {}
-        if timeout is None or client.closed is not None:
+            relauncher, self._relauncher = self._relauncher, None
+        if relauncher is not None:
+            relauncher.stop()
+        if timeout is None or client is None or client.closed is not None:
             return True
         deadline = time.monotonic() + timeout
         while any(client.request("group", id=self._group_id)["nodes"]):
@@ -479,6 +486,12 @@ class _Relauncher(threading.Thread):
             client.hub.on_group(group_id, self)
         self._news.put(None)
 
+    def stop(self) -> None:
+        """The gang is released: end this thread."""
+        self._news.put(None)
+        if threading.current_thread() is not self:
+            self.join(STOP_S)
+
     def run(self) -> None:
         gang = self._gang
         while True:
@@ -503,143 +516,3 @@ class _Relauncher(threading.Thread):
         gang._incarnation = gang.incarnation
         for rank, launch in gang._launches.items():
             gang._start(rank, launch)
-
-
-# -- reserving
-
-
-def gang_allocate(
-    num_nodes: int,
-    actors_per_node: int,
-    resources_per_actor: dict[str, float] | None = None,
-    strict_pack: bool = True,
-    master_node: str | None = None,
-    name: str | None = None,
-    timeout: float | None = None,
-    pending_timeout: float | None = None,
-    *,
-    restart: str = "none",
-    max_restarts: int = 3,
-    window: float = 600.0,
-    launch_timeout: float | None = None,
-    lifetime: str | None = None,
-) -> Gang:
-    """Reserve slots for ``num_nodes * actors_per_node`` actors, all or none, and wait until they are there.
-
-    Args:
-        resources_per_actor: by name, default ``{"CPU": 1}``.
-        strict_pack: True puts exactly `actors_per_node` slots on each of `num_nodes` different nodes; False
-            lets the cluster split them anyhow, over few nodes.
-        master_node: hexadecimal id of the node that rank 0 should be on, if it fits there.
-        name: of the placement group, unique in the namespace.
-        timeout: seconds to wait for the slots; 0 fails if they are not free now, None waits for ever.
-        pending_timeout: seconds after which the hub itself gives up placing, whoever waits.
-        restart: what the loss of a rank means.  "none": all others are stopped and the slots are given back;
-            "gang": all others are stopped and all ranks are launched again in the same slots; "member": the
-            lost rank alone restarts.
-        max_restarts: restarts within `window` seconds before a loss is final; -1 has no limit.
-        launch_timeout: seconds after which slots that nothing was launched in are given back.
-        lifetime: None releases the gang when its creator ends, "detached" does not; a detached gang outlives
-            its creator's relaunching: from then on the first loss releases it.
-
-    Raises:
-        ValueError: a number that is not positive, an amount that is not one, an unknown policy or name.
-        GetTimeoutError: the slots did not become free in time; nothing is reserved.
-        ActorUnschedulableError: in that time no node could ever hold them; nothing is reserved.
-    """
-    resources = _check_resources(resources_per_actor)
-    _check_counts(num_nodes, actors_per_node)
-    for label, seconds in (("timeout", timeout), ("pending_timeout", pending_timeout), ("window", window),
-                           ("launch_timeout", launch_timeout)):  # fmt: skip
-        if seconds is not None and not 0 <= seconds < float("inf"):
-            raise ValueError(f"{label} must be a number of seconds, not {seconds!r}")
-    if restart not in POLICIES:
-        raise ValueError(f"restart must be one of {', '.join(POLICIES)}, not {restart!r}")
-    if isinstance(max_restarts, bool) or not isinstance(max_restarts, int) or max_restarts < -1:
-        raise ValueError(f"max_restarts must be a count or -1, not {max_restarts!r}")
-    if lifetime not in (None, "detached"):
-        raise ValueError(f"lifetime must be None or 'detached', not {lifetime!r}")
-    strategy = "PACK" if not strict_pack else "STRICT_PACK" if num_nodes == 1 else "STRICT_SPREAD"
-    client = current.client or engine()
-    bundles = [dict(resources) for _ in range(num_nodes * actors_per_node)]
-    spec: dict[str, Any] = {
-        "bundles": bundles,
-        "strategy": strategy,
-        "per_node": actors_per_node if strategy == "STRICT_SPREAD" else 1,
-        "name": name or "",
-        "namespace": client.namespace,
-        "detached": lifetime == "detached",
-        "selectors": None,
-        "target_node": _node_id(master_node),
-        "gang": {
-            "restart": restart,
-            "max_restarts": max_restarts,
-            "window_s": window,
-            "pending_timeout_s": pending_timeout,
-            "launch_timeout_s": launch_timeout,
-        },
-    }
-    group = _create(client, spec)
-    gang = Gang(client, group, restart, resources)
-    _await_slots(gang, client, timeout)
-    return gang
-
-
-def _create(client: Client, spec: dict[str, Any]) -> PlacementGroup:
-    group_id = random_bytes(GROUP_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
-    request_id, question = client.hub.expect()
-    spec["request_id"] = request_id
-    client.hub.create_group(group_id, spec)
-    client.hub.collect(request_id, question)  # the name may be taken
-    watch(client, group_id)
-    return PlacementGroup(PlacementGroupID(group_id), spec["bundles"])
-
-
-def _await_slots(gang: Gang, client: Client, timeout: float | None) -> None:
-    """Wait until the gang is placed, or release it and say why it is not."""
-    try:
-        placed = client.hub.wait_group(gang._group_id, FAIL_FAST_S if timeout == 0 else timeout)
-    except BaseException:  # an interrupt, too, must not leave a reservation that nobody knows of
-        gang.release()
-        raise
-    if placed:
-        return
-    state, info = gang._info()
-    reason = str(info.get("reason") or "")
-    if state != "REMOVED":
-        reason = str(client.request("why", id=gang._group_id))
-        gang.release()
-    text = f"a gang of {len(gang)} slots of {gang._resources} could not be reserved: {reason}"
-    if "can never be placed" in reason:
-        raise ActorUnschedulableError(text)
-    raise GetTimeoutError(text)
-
-
-def _check_counts(num_nodes: int, actors_per_node: int) -> None:
-    for name, count in (("num_nodes", num_nodes), ("actors_per_node", actors_per_node)):
-        if isinstance(count, bool) or not isinstance(count, int) or count <= 0:
-            raise ValueError(f"{name} must be a positive whole number, not {count!r}")
-    if num_nodes * actors_per_node > MAX_BUNDLES:
-        raise ValueError(f"a gang has at most {MAX_BUNDLES} slots, not {num_nodes * actors_per_node}")
-
-
-def _check_resources(given: dict[str, float] | None) -> dict[str, float]:
-    if given is None:
-        return {"CPU": 1.0}
-    try:
-        amounts = {str(name): check_quantity(name, amount) for name, amount in given.items()}
-    except (TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"resources_per_actor: {error}") from None
-    amounts = {name: amount for name, amount in amounts.items() if amount > 0}
-    if not amounts:
-        raise ValueError(f"resources_per_actor must hold an amount above zero, not {given!r}")
-    return amounts
-
-
-def _node_id(text: str | None) -> bytes | None:
-    if text is None:
-        return None
-    try:
-        return bytes.fromhex(text)
-    except (TypeError, ValueError):
-        raise ValueError(f"master_node must be a node's hexadecimal id, not {text!r}") from None

@@ -47,6 +47,8 @@ class HubSide:
         self._questions: dict[int, _Question] = {}
         self._ids = itertools.count(1)
         self._agents: dict[bytes, wire.Address] = {}
+        # allocator -> (node, segment) -> uses given back so far; for the agent, if the allocator dies
+        self._returned: dict[bytes, dict[tuple[bytes, int], int]] = {}
         self.group_states: dict[bytes, tuple[str, dict[str, Any]]] = {}
         self.group_waiters: dict[bytes, list[Any]] = {}
         self.on_log_lines: Any = None
@@ -56,7 +58,7 @@ class HubSide:
             wire.SEGMENT: self._on_segment,
             wire.BLOCK: self._on_block,
             wire.TRIM: self._on_trim,
-            wire.UNMAP: lambda link, message, payload: client.store.unmap(message[1]),
+            wire.UNMAP: self._on_unmap,
             wire.GROUP_STATE: self._on_group_state,
             wire.PENDING_REASON: self._on_pending_reason,
             wire.LOG_LINES: self._on_log_lines,
@@ -161,13 +163,28 @@ class HubSide:
         self._client.store.trim()
         self._client.links.send(link, encode(wire.TRIMMED))
 
-    def free_orphan(self, descriptor: list[Any]) -> None:
-        """A block whose allocator is dead is needed no more; lock held."""
-        node_id, _, segment_id, offset, _ = descriptor
-        if node_id == self._client.node_id:
-            self._client.links.send(self.agent, encode(wire.ORPHAN_FREE, segment_id, offset))
-        elif node_id in self._client.links.by_peer:
-            self._client.tell(node_id, wire.ORPHAN_FREE, segment_id, offset)
+    def _on_unmap(self, link: Link, message: list[Any], payload: Any) -> None:
+        key = (link.peer, message[1])
+        if link is self.agent:
+            self._client.store.unmap(message[1])
+        for allocator, totals in list(self._returned.items()):
+            if totals.pop(key, None) is not None and not totals:
+                del self._returned[allocator]
+
+    def count_returned(self, allocator: bytes, descriptors: list[Any]) -> None:
+        """These uses of blocks go back to `allocator`; lock held."""
+        totals = self._returned.setdefault(allocator, {})
+        for node_id, _, segment_id, _, _ in descriptors:
+            totals[node_id, segment_id] = totals.get((node_id, segment_id), 0) + 1
+
+    def tell_returned(self, allocator: bytes) -> None:
+        """`allocator` is dead, as far as we know: its agent learns what we gave back; lock held."""
+        client = self._client
+        for (node_id, segment_id), total in self._returned.get(allocator, {}).items():
+            if node_id == client.node_id:
+                client.links.send(self.agent, encode(wire.ORPHAN_FREE, segment_id, total))
+            elif node_id in client.links.by_peer:
+                client.tell(node_id, wire.ORPHAN_FREE, segment_id, total)
 
     # -- blocks of other nodes
 
@@ -239,7 +256,9 @@ class HubSide:
         return data
 
     def peer_lost(self, peer: bytes) -> None:
-        """What `peer` was asked gets no answer; lock held."""
+        """What `peer` was asked gets no answer, and what was given back to it may not have come; lock held."""
+        if peer in self._returned:
+            self.tell_returned(peer)
         self._agents.pop(peer, None)
         for question in self._questions.values():
             if question.peer == peer:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from spoke import limits
-from spoke.segments import SegmentTable, StoreFull
+from spoke.segments import WHOLE, SegmentTable, StoreFull
 from spoke.wire import (
     BLOCK,
     MAP_SEGMENT,
@@ -77,6 +77,8 @@ class SegmentService:
             self._read(conn, message)
         elif kind == ORPHAN_FREE:
             self.table.orphan_free(message[1], message[2], peer_id)
+            if message[2] != WHOLE and self.table.get(message[1]) is None:
+                self._sender.send(conn, encode(UNMAP, message[1]))  # it need not count any longer
         elif kind == TRIMMED:
             self._trimmed(conn)
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from spoke import lent
 
-WHOLE: Final = -1  # as an offset: all of the segment
+WHOLE: Final = -1  # as what is returned: all of the segment
 
 
 class StoreFull(Exception):
@@ -28,14 +28,14 @@ class StoreFull(Exception):
 class Entry:
     """One segment: the process that allocates in it, and the mapping."""
 
-    __slots__ = ("bytes", "orphan", "owner", "segment", "uses")
+    __slots__ = ("bytes", "orphan", "owner", "returned", "segment")
 
     def __init__(self, owner: bytes, segment: Any, size: int) -> None:
         self.owner = owner
         self.segment = segment
         self.bytes = size
         self.orphan = False
-        self.uses: int | None = None  # of an orphan: by processes that live; None: not known
+        self.returned: dict[int, int] = {}  # what peers gave back in all, where they told the agent
 
 
 class SegmentTable:
@@ -95,28 +95,30 @@ class SegmentTable:
         for segment_id in self._by_owner.pop(owner, []):
             entry = self._entries[segment_id]
             entry.orphan = True
-            entry.uses = lent.count(entry.segment)
-            if entry.uses == 0:
+            if lent.count(entry.segment, entry.returned) == 0:
                 self._drop(segment_id)
             else:
                 left += 1
         return left
 
-    def orphan_free(self, segment_id: int, offset: int, sender: bytes) -> None:
-        """One use of an orphan's block has ended; with `WHOLE`, its owner gives back all of a segment.
+    def orphan_free(self, segment_id: int, returned: int, sender: bytes) -> None:
+        """`sender` has given back so many uses of the segment's blocks in all.
 
-        Unknown ids are ignored: the segment is gone already.
+        It says so when its link to the owner is gone, perhaps before this agent has seen the owner's
+        death.  With `WHOLE`, the owner gives back all of the segment.  Unknown ids are ignored: the segment is
+        gone already.
         """
         entry = self._entries.get(segment_id)
         if entry is None:
             return
-        if offset == WHOLE:
+        if returned == WHOLE:
             if entry.owner == sender:
                 self._drop(segment_id)
-        elif entry.orphan and entry.uses is not None:
-            entry.uses -= 1
-            if entry.uses <= 0:
-                self._drop(segment_id)
+            return
+        key = lent.key_of(sender)
+        entry.returned[key] = max(returned, entry.returned.get(key, 0))
+        if entry.orphan and lent.count(entry.segment, entry.returned) == 0:
+            self._drop(segment_id)
 
     def drop_orphans(self) -> int:
         """Nobody is left who could read what dead processes wrote.  Returns the bytes released."""

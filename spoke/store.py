@@ -298,7 +298,7 @@ class Store:
             for block in blocks:
                 key = (block.segment.segment_id, block.offset)
                 held[key] = held.get(key, 0) + 1
-                block.segment.lent.add(1)
+                block.segment.lent.lent(peer)
         self._drain()
 
     def returned(self, peer: bytes, descriptors: list[list[Any]]) -> None:
@@ -312,7 +312,7 @@ class Store:
                     held[key] -= 1
                     if not held[key]:
                         del held[key]
-                    block.segment.lent.add(-1)
+                    block.segment.lent.returned(peer)
                     self._release(block)
             if not held:
                 self._peers.pop(peer, None)
@@ -338,7 +338,7 @@ class Store:
                 block = self._block_at(segment_id, offset)
                 for _ in range(uses if block is not None else 0):
                     assert block is not None
-                    block.segment.lent.add(-1)
+                    block.segment.lent.returned(peer)
                     self._release(block)
         self._drain()
 

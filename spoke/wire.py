@@ -211,11 +211,12 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     SEGMENT: ("SEGMENT", (("request_id", _I), ("segment_id", _I), ("bytes", _I), ("error", _NL))),
     READ_BLOCK: ("READ_BLOCK", (("request_id", _I), ("segment_id", _I), ("offset", _I), ("length", _I))),
     BLOCK: ("BLOCK", (("request_id", _I), ("error", _NL))),
-    ORPHAN_FREE: ("ORPHAN_FREE", (("segment_id", _I), ("offset", _I))),
+    # uses of the segment's blocks that the sender has given back in all, -1: its owner needs it no more
+    ORPHAN_FREE: ("ORPHAN_FREE", (("segment_id", _I), ("returned", _I))),
     # the node is short of memory: give back segments without blocks (ORPHAN_FREE), then say TRIMMED
     TRIM: ("TRIM", ()),
     TRIMMED: ("TRIMMED", ()),
-    # a segment that the process mapped is gone
+    # a segment that the process mapped, or said that it gave something back of, is gone
     UNMAP: ("UNMAP", (("segment_id", _I),)),
     # nobody is left who could read what dead processes wrote
     DROP_ORPHANS: ("DROP_ORPHANS", ()),

@@ -42,6 +42,7 @@ class Referee:
         self.tainted: dict[bytes, Any] = {}  # with what the object contained then
         self.calls: dict[bytes, Submitted] = {}
         self.freed: dict[bytes, float] = {}
+        self.failed: dict[bytes, bool] = {}  # calls that resolved to an error
         # Blocks by node, segment, offset: those given back as the owner died, and where readers see which.
         self.orphaned: dict[tuple[bytes, int, int], bool] = {}
         self._seen_at: dict[int, tuple[bytes, int, int]] = {}
@@ -94,7 +95,7 @@ class Referee:
         self.procs[proc.id] = proc
         client = proc.client
         free, borrow, resolve = client._free, client.refs.on_borrow, client.refs.resolve
-        submit = client.submitter._submit
+        submit, peer_lost = client.submitter._submit, client._peer_lost
 
         def watched_free(entry: Entry) -> None:
             self._freeing(proc, entry.id)
@@ -111,6 +112,8 @@ class Referee:
 
         def watched_resolve(entry: Entry, status: int, value: Any, contains: Any = None) -> None:
             assert entry.owner is not None or entry.status == PENDING, f"CALL-1: {entry} resolved twice"
+            if entry.owner is None and status > 0:
+                self.failed[entry.id] = True
             resolve(entry, status, value, contains)
 
         def watched_submit(call: Call, packed: Any) -> Any:
@@ -137,6 +140,13 @@ class Referee:
                 self.orphaned[proc.node_id, segment_id, offset] = True
             lost(peer)
 
+        def watched_peer_lost(peer: bytes) -> None:
+            other = self.procs.get(peer)
+            if other is not None and other.alive:  # its node was cut off and declared dead
+                self.cut(proc, other)
+            peer_lost(peer)
+
+        client._peer_lost = watched_peer_lost  # type: ignore[method-assign]
         client.store.view = watched_view  # type: ignore[method-assign]
         client.store.peer_lost = watched_lost  # type: ignore[method-assign]
         client.hub.read_block = watched_read  # type: ignore[method-assign]

@@ -358,6 +358,11 @@ class Driver(Caller):
         self.finishing = False
         self.world.after(world.rng.uniform(0, 0.1), self.act)
 
+    def hub_lost(self, reason: str) -> None:
+        """Its node is gone, and it with it: all that it waits for ends by name."""
+        if self in self.world.drivers:
+            self.world.kill_driver(self)
+
     def act(self) -> None:
         rng = self.world.rng
         if not self.alive or self.finishing:

@@ -45,7 +45,7 @@ class Bench:
 
     def spawn(self, code: str, name: bytes = b"w" * 28, **fields: Any) -> None:
         argv = [sys.executable, "-S", "-c", code]
-        self._monkeypatch.setattr(spawn, "worker_argv", lambda: argv)
+        self._monkeypatch.setattr(spawning, "worker_argv", lambda: argv)
         self.agent.message(
             (wire.SPAWN, name, fields.get("env", {}), fields.get("cwd"), fields.get("gpu_ids"), None)
         )
@@ -198,7 +198,7 @@ _STUB = (
 def warm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """The bench with a zygote whose workers run what the variable CODE says."""
     monkeypatch.setattr(
-        spawn, "zygote_argv", lambda: [sys.executable, "-c", _STUB.replace("%r", repr(sys.path))]
+        spawning, "zygote_argv", lambda: [sys.executable, "-c", _STUB.replace("%r", repr(sys.path))]
     )
     bench.nursery.start_zygote()
     assert bench.nursery.zygote_pid
@@ -314,17 +314,35 @@ def test_segments_are_bounded_and_outlive_their_owner() -> None:
 
 def test_REF_3_a_dead_owners_segment_goes_with_its_last_use() -> None:
     table = segments.SegmentTable(1 << 20, Segment.create)
+    peers = [bytes([index]) * 28 for index in range(3)]
     for uses in (0, 1, 3):
         segment_id, memory = table.add(b"a", 8192)
         counter = lent.LentCount(memory)
-        counter.add(uses + 2)
-        counter.add(-2)
-        assert lent.count(memory) == uses
+        for peer in peers[:uses]:
+            for _ in range(3):
+                counter.lent(peer)
+            counter.returned(peer)
+        assert lent.count(memory, {}) == 2 * uses
+        for peer in peers[:uses]:
+            table.orphan_free(segment_id, 2, peer)  # said before the owner's death is seen
         assert table.owner_died(b"a") == min(uses, 1)
-        for left in range(uses, 0, -1):
-            assert table.get(segment_id) is not None, left
-            table.orphan_free(segment_id, 64 * left, b"reader")
+        for peer in peers[:uses]:
+            assert table.get(segment_id) is not None
+            for total in (2, 1, 3):  # repeated, late, and the last
+                table.orphan_free(segment_id, total, peer)
         assert table.get(segment_id) is None and table.used == 0
+
+
+def test_LIM_1_lent_to_more_peers_than_there_are_slots() -> None:
+    memory = Segment.create("lent", 8192)
+    counter = lent.LentCount(memory)
+    peers = [index.to_bytes(28, "little") for index in range(1, lent.MAX_SLOTS + 3)]
+    for peer in peers:
+        counter.lent(peer)
+    assert lent.count(memory, {}) == len(peers)
+    for peer in peers:
+        counter.returned(peer)
+    assert lent.count(memory, {}) == 0
 
 
 @pytest.fixture

@@ -372,6 +372,7 @@ def test_different_environments_may_share_a_device() -> None:
 
 def test_a_silent_node_is_dead_after_five_seconds() -> None:
     hub, node, driver = one_node()
+    driver = hub.driver("elsewhere")
     hub.want(driver, 1, 1, CPU=1.0)
     actor_id = hub.actor(driver, "a", CPU=1.0)
     hub.ready(actor_id)
@@ -390,7 +391,8 @@ def test_a_silent_node_is_dead_after_five_seconds() -> None:
 
 
 def test_a_hub_that_slept_does_not_blame_the_nodes() -> None:
-    hub, _, driver = one_node()
+    hub, _, _ = one_node()
+    driver = hub.driver("elsewhere")
     hub.now += 60.0
     hub.step(Tick())
     assert hub.ask(driver, "nodes")[0]["Alive"]

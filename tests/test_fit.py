@@ -75,7 +75,8 @@ def test_against_brute_force_while_everything_changes(strategy: str) -> None:
             bundle = {"CPU": rng.choice([0.5, 1.0]), "GPU": rng.choice([0.0, 0.4, 1.0, 2.0])}
             per_node = rng.choice([1, 2]) if strategy == "STRICT_SPREAD" else 1
             target = rng.choice([None, *nodes])
-            asked = request(bundle, per_node * rng.randrange(1, 6), strategy, per_node=per_node, target=target)
+            count = per_node * rng.randrange(1, 6)
+            asked = request(bundle, count, strategy, per_node=per_node, target=target)
             homes = index.choose(asked)
             rooms = [counted_room(one, asked.bundles[0]) for one in nodes.values()]
             assert rooms == [capacity(one.ledger, asked.bundles[0]) for one in nodes.values()]

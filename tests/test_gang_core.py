@@ -69,7 +69,8 @@ def test_gang_keeps_the_slots_for_the_next_incarnation() -> None:
     assert [(message[2], message[3]["incarnation"]) for message in news] == [("CREATED", 1)]
     assert news[0][3]["lost"][0] == 0 and "exit code 3" in news[0][3]["lost"][1]
     states(hub, driver)
-    late = rank(hub, driver, group, 0, 0, resources={"CPU": 1.0}, name="late")
+    strategy = {"kind": "group", "group_id": group, "index": 0, "rank": 0, "incarnation": 0}
+    late = hub.actor(driver, "late", {"strategy": strategy}, CPU=1.0, GPU=1.0)
     assert states(hub, driver)[late][2] == "DEAD", "a rank of an incarnation that is over"
     again = [rank(hub, driver, group, number, 1) for number in range(3)]
     hub.ready(again[0], 0)

@@ -188,6 +188,17 @@ def test_results_of_dead_workers_stay_and_then_go(fresh_cluster: Callable[..., A
         del result
 
 
+def test_REF_3_results_freed_while_their_worker_ends_leave_nothing(
+    fresh_cluster: Callable[..., Any],
+) -> None:
+    ray = fresh_cluster(num_cpus=1, object_store_memory=128 * MIB)
+    make = ray.remote(max_calls=1)(lambda fill: numpy.full(12 * MIB, fill, numpy.uint8))
+    for fill in range(25):
+        result = ray.get(make.remote(fill))
+        assert int(result[-1]) == fill
+        del result
+
+
 # -- between nodes
 
 

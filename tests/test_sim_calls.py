@@ -48,9 +48,10 @@ def _reraise(error: BaseException | None) -> None:
 
 def live(world: World, calm: bool) -> None:
     """Random work and faults for a while."""
-    end = world.now + BUSY_S
+    pace = world.programs.settings.pace
+    end = world.now + min(BUSY_S, 100.0 / pace)
     while world.now < end:
-        world.run_until(world.now + world.rng.expovariate(4.0))
+        world.run_until(world.now + world.rng.expovariate(pace / 5.0))
         if calm:
             if world.rng.random() < 0.2:
                 stall(world)
@@ -109,7 +110,7 @@ def finish(world: World) -> None:
     for _ in range(60):
         world.run_until(world.now + 1.0)
         drivers = world.living("driver")
-        if not any(run for proc in world.procs.values() if proc.alive for run in proc.runs):
+        if not any(proc.runs or proc.client.calls.calls for proc in world.procs.values() if proc.alive):
             break
     for proc in world.procs.values():
         assert not proc.alive or not proc.runs, f"{proc} never finished"

@@ -46,7 +46,7 @@ class Bench:
         self.table.orphan_free(segment_id, WHOLE, ME)
 
     def lent(self) -> int:
-        counts = [lent.count(self.table.get(key).segment) for key in list(self.store._own)]  # type: ignore[union-attr]
+        counts = [lent.count(self.table.get(key).segment, {}) for key in list(self.store._own)]  # type: ignore[union-attr]
         return sum(count or 0 for count in counts)
 
 

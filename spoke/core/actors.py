@@ -51,7 +51,7 @@ class Actors:
         self._early_watchers: dict[tuple[bytes, bytes], float] = {}  # (actor, client) -> give up at
         self._early_kills: dict[bytes, str] = {}
         # Set by the groups: an actor may be a rank of a gang, and its end the end of all of them.
-        self.ending: Callable[[Actor, str, str], Callable[[], None] | None] = lambda actor, kind, cause: None
+        self.ending: Callable[[Actor, str, str], Callable[[], None] | None] = _no_gang
         self.may_restart: Callable[[Actor, Exit], bool] = lambda actor, exit_: True
         self.stale: Callable[[Actor], str] = lambda actor: ""
 
@@ -322,6 +322,10 @@ class Actors:
                 watched.watchers.pop(client.peer, None)
         for key in [key for key in self._early_watchers if key[1] == client.peer]:
             del self._early_watchers[key]
+
+
+def _no_gang(actor: Actor, kind: str, cause: str) -> None:
+    """What follows the end of an actor outside of gangs."""
 
 
 def describe(actor: Actor) -> dict[str, Any]:

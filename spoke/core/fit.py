@@ -31,12 +31,15 @@ class _Table:
         self.classes: dict[_Key, _Class] = {}
         self.key_of: dict[bytes, _Key] = {}
 
-    def put(self, node: Node) -> None:
+    def key(self, node: Node) -> _Key:
         ledger = node.ledger
         free = ledger.free
         devices = tuple(sorted(ledger.device_free.values())) if GPU in self.names else ()
         level = int(ledger.utilisation() * _LEVELS)
-        key = (tuple([free.get(name, 0) for name in self.names]), devices, node.has_gpu, level)
+        return (tuple([free.get(name, 0) for name in self.names]), devices, node.has_gpu, level)
+
+    def put(self, node: Node) -> None:
+        key = self.key(node)
         old = self.key_of.get(node.node_id)
         if old == key:
             return
@@ -90,6 +93,16 @@ class FitIndex:
         if len(self.tables) > TABLES_MAX:
             del self.tables[next(iter(self.tables))]
         return found
+
+    def validate(self, alive: list[Node]) -> None:
+        """Assert that every table shows the living nodes as they are; for tests."""
+        assert list(self.nodes.values()) == alive
+        for table in self.tables.values():
+            for node in alive:
+                if node.node_id not in self.stale:
+                    assert table.key(node) == table.key_of[node.node_id], "a change of a ledger was not noted"
+            listed = {node_id: key for key, members in table.classes.items() for node_id in members}
+            assert listed == table.key_of
 
     @staticmethod
     def serves(request: Request) -> bool:

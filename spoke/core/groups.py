@@ -23,7 +23,7 @@ from spoke.core.leases import Leases
 from spoke.core.ledger import Ledger, to_floats, to_units
 from spoke.core.pool import Pool
 from spoke.core.selectors import parse
-from spoke.core.state import Actor, Bundle, Client, Group, Lease, Node, State
+from spoke.core.state import STOPPING, Actor, Bundle, Client, Group, Lease, Node, State, Worker
 from spoke.limits import MAX_BUNDLES, MAX_DEAD_RECORDS, MAX_GROUPS
 
 PENDING: Final = "PENDING"
@@ -184,7 +184,8 @@ class Groups:
             elif isinstance(user, Lease) and worker is not None:
                 self.leases.lost(user, Exit("group_removed", text))
             if worker is not None:
-                self.pool.stop(worker, True, text)
+                if user is not None or not asked_to_stop(worker):
+                    self.pool.stop(worker, True, text)
             elif isinstance(user, Lease):
                 self.pool.cancel(holding)
                 self.leases.lost(user, Exit("group_removed", text))
@@ -227,6 +228,11 @@ class Groups:
         for watched in client.watching.values():
             if isinstance(watched, Group):
                 watched.watchers.pop(client.peer, None)
+
+
+def asked_to_stop(worker: Worker) -> bool:
+    """Whether its agent lets it clean up, and kills it if that takes too long."""
+    return worker.state == STOPPING and not worker.forced and worker.stop_at is None
 
 
 def _parse(spec: dict[str, Any]) -> placement.Request:

@@ -109,6 +109,7 @@ class HubCore:
     def validate(self) -> None:
         """Assert that all tables agree (slow; for tests)."""
         audit(self.state)
+        self.nodes.index.validate(self.state.alive)
 
     def snapshot(self) -> Snapshot:
         """Figures of the present state."""
@@ -281,6 +282,10 @@ class HubCore:
             return
         if peer in s.fenced or len(address) != 4:
             s.out.append(Drop(peer, "this process was declared dead"))
+            return
+        node = s.nodes.get(address[1])
+        if node is not None and not node.alive:  # its word was long under way
+            s.out.append(Drop(peer, "its node was declared dead"))
             return
         client = s.clients[peer] = Client(peer, role, address, pid, info)
         client.worker = worker

@@ -1,0 +1,161 @@
+"""Reserving a gang: arguments checked, slots asked for in one step, waited for, or given up by name.
+
+Rules of this module: a call that does not return a gang leaves nothing reserved.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from spoke import current
+from spoke.errors import ActorUnschedulableError, GetTimeoutError
+from spoke.gang import Gang
+from spoke.group_ready import watch
+from spoke.handles import engine
+from spoke.ids import GROUP_BYTES, JOB_BYTES, PlacementGroupID, random_bytes
+from spoke.limits import MAX_BUNDLES
+from spoke.options import check_quantity
+from spoke.util.placement_group import PlacementGroup
+
+if TYPE_CHECKING:
+    from spoke.client import Client
+
+POLICIES: Final = ("gang", "member", "none")
+FAIL_FAST_S: Final = 0.25  # for timeout=0: idle leases are given back meanwhile
+
+
+def gang_allocate(
+    num_nodes: int,
+    actors_per_node: int,
+    resources_per_actor: dict[str, float] | None = None,
+    strict_pack: bool = True,
+    master_node: str | None = None,
+    name: str | None = None,
+    timeout: float | None = None,
+    pending_timeout: float | None = None,
+    *,
+    restart: str = "none",
+    max_restarts: int = 3,
+    window: float = 600.0,
+    launch_timeout: float | None = None,
+    lifetime: str | None = None,
+) -> Gang:
+    """Reserve slots for ``num_nodes * actors_per_node`` actors, all or none, and wait until they are there.
+
+    Args:
+        resources_per_actor: by name, default ``{"CPU": 1}``.
+        strict_pack: True puts exactly `actors_per_node` slots on each of `num_nodes` different nodes; False
+            lets the cluster split them anyhow, over few nodes.
+        master_node: hexadecimal id of the node that rank 0 should be on, if it fits there.
+        name: of the placement group, unique in the namespace.
+        timeout: seconds to wait for the slots; 0 fails if they are not free now, None waits for ever.
+        pending_timeout: seconds after which the hub itself gives up placing, whoever waits.
+        restart: what the loss of a rank means.  "none": all others are stopped and the slots are given back;
+            "gang": all others are stopped and all ranks are launched again in the same slots; "member": the
+            lost rank alone restarts.
+        max_restarts: restarts within `window` seconds before a loss is final; -1 has no limit.
+        launch_timeout: seconds after which slots that nothing was launched in are given back.
+        lifetime: None releases the gang when its creator ends, "detached" does not; a detached gang outlives
+            its creator's relaunching: from then on the first loss releases it.
+
+    Raises:
+        ValueError: a number that is not positive, an amount that is not one, an unknown policy or name.
+        GetTimeoutError: the slots did not become free in time; nothing is reserved.
+        ActorUnschedulableError: in that time no node could ever hold them; nothing is reserved.
+    """
+    resources = _check_resources(resources_per_actor)
+    _check_counts(num_nodes, actors_per_node)
+    for label, seconds in (("timeout", timeout), ("pending_timeout", pending_timeout), ("window", window),
+                           ("launch_timeout", launch_timeout)):  # fmt: skip
+        if seconds is not None and not 0 <= seconds < float("inf"):
+            raise ValueError(f"{label} must be a number of seconds, not {seconds!r}")
+    if restart not in POLICIES:
+        raise ValueError(f"restart must be one of {', '.join(POLICIES)}, not {restart!r}")
+    if isinstance(max_restarts, bool) or not isinstance(max_restarts, int) or max_restarts < -1:
+        raise ValueError(f"max_restarts must be a count or -1, not {max_restarts!r}")
+    if lifetime not in (None, "detached"):
+        raise ValueError(f"lifetime must be None or 'detached', not {lifetime!r}")
+    strategy = "PACK" if not strict_pack else "STRICT_PACK" if num_nodes == 1 else "STRICT_SPREAD"
+    client = current.client or engine()
+    bundles = [dict(resources) for _ in range(num_nodes * actors_per_node)]
+    spec: dict[str, Any] = {
+        "bundles": bundles,
+        "strategy": strategy,
+        "per_node": actors_per_node if strategy == "STRICT_SPREAD" else 1,
+        "name": name or "",
+        "namespace": client.namespace,
+        "detached": lifetime == "detached",
+        "selectors": None,
+        "target_node": _node_id(master_node),
+        "gang": {
+            "restart": restart,
+            "max_restarts": max_restarts,
+            "window_s": window,
+            "pending_timeout_s": pending_timeout,
+            "launch_timeout_s": launch_timeout,
+        },
+    }
+    group = _create(client, spec)
+    gang = Gang(client, group, restart, resources)
+    _await_slots(gang, client, timeout)
+    return gang
+
+
+def _create(client: Client, spec: dict[str, Any]) -> PlacementGroup:
+    group_id = random_bytes(GROUP_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
+    request_id, question = client.hub.expect()
+    spec["request_id"] = request_id
+    client.hub.create_group(group_id, spec)
+    client.hub.collect(request_id, question)  # the name may be taken
+    watch(client, group_id)
+    return PlacementGroup(PlacementGroupID(group_id), spec["bundles"])
+
+
+def _await_slots(gang: Gang, client: Client, timeout: float | None) -> None:
+    """Wait until the gang is placed, or release it and say why it is not."""
+    try:
+        placed = client.hub.wait_group(gang._group_id, FAIL_FAST_S if timeout == 0 else timeout)
+    except BaseException:  # an interrupt, too, must not leave a reservation that nobody knows of
+        gang.release()
+        raise
+    if placed:
+        return
+    state, info = gang._info()
+    reason = str(info.get("reason") or "")
+    if state != "REMOVED":
+        reason = str(client.request("why", id=gang._group_id))
+        gang.release()
+    text = f"a gang of {len(gang)} slots of {gang._resources} could not be reserved: {reason}"
+    if "can never be placed" in reason:
+        raise ActorUnschedulableError(text)
+    raise GetTimeoutError(text)
+
+
+def _check_counts(num_nodes: int, actors_per_node: int) -> None:
+    for name, count in (("num_nodes", num_nodes), ("actors_per_node", actors_per_node)):
+        if isinstance(count, bool) or not isinstance(count, int) or count <= 0:
+            raise ValueError(f"{name} must be a positive whole number, not {count!r}")
+    if num_nodes * actors_per_node > MAX_BUNDLES:
+        raise ValueError(f"a gang has at most {MAX_BUNDLES} slots, not {num_nodes * actors_per_node}")
+
+
+def _check_resources(given: dict[str, float] | None) -> dict[str, float]:
+    if given is None:
+        return {"CPU": 1.0}
+    try:
+        amounts = {str(name): check_quantity(name, amount) for name, amount in given.items()}
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"resources_per_actor: {error}") from None
+    amounts = {name: amount for name, amount in amounts.items() if amount > 0}
+    if not amounts:
+        raise ValueError(f"resources_per_actor must hold an amount above zero, not {given!r}")
+    return amounts
+
+
+def _node_id(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        return bytes.fromhex(text)
+    except (TypeError, ValueError):
+        raise ValueError(f"master_node must be a node's hexadecimal id, not {text!r}") from None
