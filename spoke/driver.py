@@ -133,9 +133,7 @@ def _token_for(address: str, target: tuple[str, int]) -> bytes:
     return secret
 
 
-def _local_agent(
-    reactor: Reactor, hub_id: bytes, secret: bytes, process_id: bytes
-) -> tuple[int, bytes, str]:
+def _local_agent(reactor: Reactor, hub_id: bytes, secret: bytes, process_id: bytes) -> tuple[int, bytes, str]:
     """A link to an agent of the cluster on this machine: (connection, node id, its host).
 
     Raises:
