@@ -349,7 +349,12 @@ class Client:
             self.fail_everything("the connection to the cluster was lost")
             if self.on_hub_lost is not None:
                 self.on_hub_lost()
-        elif link.peer not in self.links.by_peer:
+        else:
+            # Where both sides had connected at once, what went by this link is lost for good: the other
+            # link alone would leave its calls and borrows waiting for ever.
+            for other in [one for one in self.links.by_conn.values() if one.peer == link.peer]:
+                self.reactor.close(other.conn)
+                self.links.closed(other.conn)
             self._peer_lost(link.peer)
 
     def _peer_lost(self, peer: bytes) -> None:

@@ -149,8 +149,7 @@ class Executor:
                     num_returns = message[4]
                 if num_returns < 0:
                     self.outcome.generator(job, result, num_returns, started, source)
-                    result = None
-                    return
+                    return None
             finally:
                 self.interrupts.end(job)
             self.outcome.returned(job, result, num_returns, started, source)

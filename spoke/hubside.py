@@ -256,7 +256,7 @@ class HubSide:
         return data
 
     def peer_lost(self, peer: bytes) -> None:
-        """What `peer` was asked gets no answer, and what was given back to it may not have come; lock held."""
+        """What `peer` was asked gets no answer, and what it was given back may be lost; lock held."""
         if peer in self._returned:
             self.tell_returned(peer)
         self._agents.pop(peer, None)

@@ -103,17 +103,26 @@ class Lead:
         """Block until `waiter.done`, or `deadline` (monotonic seconds); returns `waiter.done`."""
         if self.before_waiting is not None:
             self.before_waiting()
+        followed = False
         while not waiter.done:
             if self._lead.acquire(False):
                 try:
                     self._turn += 1
+                    if self.before_waiting is not None:  # what others held back until now
+                        self.before_waiting()
                     if not self._lead_until(waiter, deadline):
                         break
                 finally:
                     self._lead.release()
                     self._hand_over()
-            elif not self._follow(waiter, deadline):
-                break
+            else:
+                followed = True
+                if not self._follow(waiter, deadline):
+                    break
+        if followed and not self._lead.locked():
+            # The lead may have been handed to this thread just as it was done: pass it on, or the
+            # other followers would sleep with nobody polling.
+            self._hand_over()
         return waiter.done
 
     def _lead_until(self, waiter: Waiter, deadline: float | None) -> bool:

@@ -56,12 +56,14 @@ class Replies:
         call = client.calls.replied(time.monotonic(), call_id, micros)
         if call is None:
             self._refuse(link, call_id, values)
+            if not retained:
+                self.unpin(link.peer, call_id + RETAINED_SUFFIX)
             return
         if retained:
             self._retain(link, call, retained)
-        if status == EXCEPTION and call.retry_on is not None and call.retries_left != 0:
-            if self._may_retry(call, values) and client.calls.retry(call):
-                return
+        may_retry = status == EXCEPTION and call.retry_on is not None and call.retries_left != 0
+        if may_retry and self._may_retry(call, values) and client.calls.retry(call):
+            return
         if status == VALUE:
             entries = call.entries
             if len(entries) == 1 and values and values[0][1] is None:
@@ -148,6 +150,10 @@ class Replies:
         else:
             for entry in call.entries:
                 refs.resolve(entry, status, value)
+        if call.pins and call.left in self._client.links.by_peer:
+            # The hub gave the callee up, yet its code may go on for a while and reads its arguments.
+            self._retained.setdefault((call.left, call.id + RETAINED_SUFFIX), []).append(call.pins)
+            call.pins = None
         self._unpin(call)
 
     # -- streams

@@ -105,8 +105,8 @@ class SegmentTable:
         """`sender` has given back so many uses of the segment's blocks in all.
 
         It says so when its link to the owner is gone, perhaps before this agent has seen the owner's
-        death.  With `WHOLE`, the owner gives back all of the segment.  Unknown ids are ignored: the segment is
-        gone already.
+        death.  With `WHOLE`, the owner gives back all of the segment.  Unknown ids are ignored: the
+        segment is gone already.
         """
         entry = self._entries.get(segment_id)
         if entry is None:

@@ -226,7 +226,8 @@ class Submitter:
             if max_pending > 0 and client.calls.actors.pending(actor_id) >= max_pending:
                 self._unpack_pins(packed)
                 raise PendingCallsLimitExceeded(
-                    f"The actor has {max_pending} calls waiting, its max_pending_calls; get some results first."
+                    f"The actor has {max_pending} calls waiting, its max_pending_calls; "
+                    "get some results first."
                 )
             handle.local += 1
             call.pins = [handle]

@@ -188,7 +188,7 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
             ("num_returns", _I),
             ("extra", _NL),
             ("grant", (dict, type(None))),
-        ),  # fmt: skip
+        ),
     ),
     # status: 0 value, 1 exception, 2 cancelled, 3 system error; micros: execution time
     REPLY: ("REPLY", (("call_id", _B), ("status", _I), ("micros", _I), ("values", _NL), ("retained", _NL))),

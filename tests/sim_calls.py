@@ -9,7 +9,7 @@ generator that yields what it waits for (`tests.sim_programs`).
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,40 +23,20 @@ from spoke import _native, objectref, wire
 from spoke.client import Client
 from spoke.core import Drop, Log, Lost, Received, Send, Tick
 from spoke.core.hub import HubConfig, HubCore
-from spoke.core.refs import PENDING, Entry
-from spoke.execution import Executor, Job
-from spoke.incoming import CallSource, open_args
+from spoke.core.refs import Entry
 from spoke.links import Links
 from spoke.objectref import ObjectRef
 from spoke.running import running
 from spoke.segments import SegmentTable
 from tests.sim_calls_net import ACCEPTED, CLOSED, Net, Reactor, Time, names_of, port_of
 from tests.sim_calls_referee import Referee
+from tests.sim_calls_run import Exited, FakeOs, Run, SimExecutor
 
 TOKEN = b"token"
 HUB_ID = b"h" * 28
 FUNCTION_ID = b"f" * 16
 SEGMENT_BYTES = 1 << 20
 
-Program = Generator[tuple[Any, ...], Any, Any]
-
-
-class Exited(BaseException):
-    """The simulated process called os._exit."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-class _FakeOs:
-    @staticmethod
-    def _exit(code: int) -> None:
-        raise Exited(code)
-
-    @staticmethod
-    def urandom(size: int) -> bytes:
-        return b"n" * size
 
 
 class HubHost:
@@ -225,7 +205,7 @@ class Proc:
         self.executor: SimExecutor | None = None
         if role == "worker":
             self.executor = SimExecutor(self)
-            client.on_hub_lost = lambda: _FakeOs._exit(0)
+            client.on_hub_lost = lambda: FakeOs._exit(0)
 
         def misbehaved(link: Any, error: Exception) -> None:
             raise AssertionError(f"{self}: {error!r}") from error
@@ -338,220 +318,6 @@ class Proc:
                 self.executor.actor.instance = None
 
 
-class SimExecutor(Executor):
-    """The executor with its main thread replaced by runs in virtual time."""
-
-    def __init__(self, proc: Proc) -> None:
-        super().__init__(proc.client)
-        self.proc = proc
-        self.interrupts = self  # type: ignore[assignment]
-        self._planned = False
-
-    def pump(self) -> None:
-        """Plan the main thread's next job."""
-        if (self.queue or self._starting or self._stop is not None) and not self._planned:
-            limit = self.actor.spec.get("side_by_side", 1) if self.actor is not None else 1
-            if len(self.proc.runs) < limit:
-                self._planned = True
-                world = self.proc.world
-                world.schedule(max(world.now + world.rng.uniform(0, 0.0005), self.proc.stalled_until), self._next)
-
-    def _next(self) -> None:
-        self._planned = False
-        if self.proc.alive:
-            with self.proc.world.inside(self.proc):
-                if self._starting or self.queue or self._stop is not None:
-                    self._run_next()
-
-    def execute(self, job: Job, function: Any) -> None:
-        """As `Executor.execute`, but the code goes on after this returns."""
-        proc, message = self.proc, job.message
-        if job.cancelled:
-            self.jobs.pop(job.call_id, None)
-            self.outcome.cancelled(job)
-            return
-        incarnation = self.actor.incarnation if self.actor is not None else 0
-        proc.world.referee.started(proc, job, incarnation)
-        started = proc.world.clock.perf_counter_ns()
-        source: Any = None
-        running.enter(job)
-        try:
-            args: Any = ()
-            kwargs: Any = {}
-            extra = message[6] if message[0] == wire.CALL else message[5]
-            if extra is not None and (extra[0] or extra[1]):
-                source = CallSource(self.client, job.link, message[1])
-                args, kwargs = open_args(self.client, source, message[1], extra)
-            program = proc.world.programs.body(proc, job, args, kwargs)
-        except BaseException as error:
-            self.jobs.pop(job.call_id, None)
-            self.outcome.raised(job, error, started, source)
-            return
-        finally:
-            running.leave()
-        del args, kwargs
-        run = Run(proc, program, job, lambda result, error: self._ended(job, started, source, result, error))
-        run.step(None)
-
-    def _ended(self, job: Job, started: int, source: Any, result: Any, error: BaseException | None) -> None:
-        num_returns = job.message[5] if job.message[0] == wire.CALL else job.message[4]
-        if isinstance(error, AssertionError):
-            self.proc.world.referee.failures.append(f"user code in {self.proc}: {error}")
-        try:
-            if error is not None:
-                raise error
-            if num_returns < 0:
-                self.outcome.end_stream(job, result, started, source)
-            else:
-                self.outcome.returned(job, result, num_returns, started, source)
-        except KeyboardInterrupt:
-            self.outcome.cancelled(job, source)
-        except BaseException as problem:
-            self.outcome.raised(job, problem, started, source)
-        finally:
-            self.jobs.pop(job.call_id, None)
-
-    def interrupt(self, job: Job) -> None:
-        for run in self.proc.runs:
-            if run.job is job:
-                run.interrupt()
-
-
-class Run:
-    """One thread of user code: a generator and what it waits for."""
-
-    def __init__(self, proc: Proc, program: Program, job: Job | None, done: Any) -> None:
-        self.proc = proc
-        self.program = program
-        self.job = job
-        self.done = done
-        self.turn = 0  # counts waits, so that a late wake is told from a due one
-        self.waiter: Any = None
-        self.blocked = False
-        proc.runs.append(self)
-
-    def wake(self, turn: int, value: Any = None, error: BaseException | None = None) -> None:
-        """Go on if still in wait number `turn`."""
-        if turn != self.turn or not self.proc.alive:
-            return
-        world = self.proc.world
-        if self.proc.stalled_until > world.now:
-            world.schedule(self.proc.stalled_until, lambda: self.wake(turn, value, error))
-            return
-        with world.inside(self.proc):
-            self.step(value, error)
-
-    def interrupt(self) -> None:
-        turn = self.turn
-        self.proc.world.after(0.0001, lambda: self.wake(turn, None, KeyboardInterrupt()))
-
-    def step(self, value: Any, error: BaseException | None = None) -> None:
-        """Run the code until it waits again; the process is entered."""
-        self.turn += 1
-        before, running.main_job = running.main_job, self.job
-        try:
-            self._leave_wait()
-            try:
-                if isinstance(value, Waiting):
-                    value = value.result()
-                request = self.program.throw(error) if error is not None else self.program.send(value)
-            except StopIteration as end:
-                result, end.value = end.value, None
-                self._finish(result, None)
-                return
-            except Exited:
-                raise
-            except BaseException as problem:
-                problem.__traceback__ = None
-                self._finish(None, problem)
-                return
-            self._wait(*request)
-        finally:
-            running.main_job = before
-
-    def _finish(self, result: Any, error: BaseException | None) -> None:
-        self.proc.runs.remove(self)
-        self.done(result, error)
-
-    def _wait(self, what: str, *args: Any) -> None:
-        world, turn = self.proc.world, self.turn
-        if what == "sleep":
-            world.after(args[0], lambda: self.wake(turn))
-        elif what == "item":
-            assert self.job is not None and self.proc.executor is not None
-            self.proc.executor.outcome.send_item(self.job, args[0], args[1])
-            world.after(0.0, lambda: self.wake(turn))
-        else:
-            waiting = self.waiter = Waiting(self, *args)
-            waiting.begin()
-            if self.job is not None:
-                world.after(0.004, lambda: self._block(turn))
-
-    def _block(self, turn: int) -> None:
-        executor = self.proc.executor
-        if turn == self.turn and self.proc.alive and executor is not None:
-            with self.proc.world.inside(self.proc):
-                before, running.main_job = running.main_job, self.job
-                self.blocked = executor._waiting(True)
-                running.main_job = before
-
-    def _leave_wait(self) -> None:
-        if self.waiter is not None:
-            self.waiter.end()
-            self.waiter = None
-        if self.blocked:
-            self.blocked = False
-            assert self.proc.executor is not None
-            self.proc.executor._waiting(False)
-
-
-class Waiting:
-    """As `Client.get` and `Client.wait`, over virtual time: some of `refs` within `timeout`."""
-
-    def __init__(self, run: Run, refs: list[ObjectRef[Any]], num_returns: int, timeout: float) -> None:
-        self.run = run
-        self.refs = refs
-        self.missing = num_returns
-        self.timeout = timeout
-
-    def begin(self) -> None:
-        run, client = self.run, self.run.proc.client
-        turn, world = run.turn, run.proc.world
-        with client.lock:
-            for ref in self.refs:
-                if ref._entry.status == PENDING:
-                    client._await_entry(ref._entry, self)
-                else:
-                    self.missing -= 1
-            client._settle()
-        world.after(0.0 if self.missing <= 0 else self.timeout, lambda: run.wake(turn, self))
-
-    def resolved(self, entry: Entry) -> None:
-        self.missing -= 1
-        if self.missing <= 0:
-            run, turn = self.run, self.run.turn
-            run.proc.world.after(0.0, lambda: run.wake(turn, self))
-
-    def end(self) -> None:
-        self.run.proc.client._forget_waiter(self.refs, self)  # type: ignore[arg-type]
-
-    def result(self) -> list[tuple[str, Any]]:
-        """Per ref ``("value", v)``, ``("error", exception)`` or ``("pending", None)``."""
-        client = self.run.proc.client
-        found: list[tuple[str, Any]] = []
-        for ref in self.refs:
-            if ref._entry.status == PENDING:
-                found.append(("pending", None))
-                continue
-            try:
-                found.append(("value", client.read(ref._entry)))
-            except Exception as error:
-                error.__traceback__ = None
-                found.append(("error", error))
-        self.refs = []
-        return found
-
-
 class World(Net):
     """Everything, from a seed; use it in a ``with``."""
 
@@ -572,8 +338,8 @@ class World(Net):
         gc.disable()
         for module in (spoke.client, spoke.replies, spoke.links, spoke.outcome):
             self._patch(module, "time", self.clock)
-        self._patch(spoke.execution, "os", _FakeOs)
-        self._patch(spoke.links, "os", _FakeOs)
+        self._patch(spoke.execution, "os", FakeOs)
+        self._patch(spoke.links, "os", FakeOs)
         self._patch(spoke.store, "INLINE_BYTES_MAX", 4096)
         self._patch(ObjectRef, "__init__", self._ref_init(ObjectRef.__init__))
         hooks = objectref._hooks
@@ -590,6 +356,10 @@ class World(Net):
         for proc in self.procs.values():
             proc.alive = False
             proc.client.closed = "the simulation is over"
+            proc.client.store._own.clear()
+            proc.client.store._mapped.clear()
+        for agent in self.agents_by_id.values():
+            agent.segments.clear()
         running.main_job = running.actor = None
         for target, name, value in reversed(self._undo):
             setattr(target, name, value)

@@ -107,7 +107,7 @@ class Reactor:
     def _connect(self, target: Reactor | None) -> int:
         if target is None or not target.host.alive:
             raise ConnectionRefusedError("nobody listens")
-        near, far = self.pair(target)
+        near, _ = self.pair(target)
         near.transmit(ACCEPTED)
         return near.conn
 

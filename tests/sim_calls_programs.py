@@ -66,7 +66,7 @@ class SimActor:
     """An actor's instance: a bag."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.bag = [item for item in _flatten([*args, *kwargs.values()])]
+        self.bag = _flatten([*args, *kwargs.values()])
 
 
 class Settings:
@@ -103,7 +103,9 @@ class Programs:
         instance = host.instance if host is not None else None
         return self._called(proc, job, instance, list(args), dict(kwargs))
 
-    def _called(self, proc: Proc, job: Job, instance: Any, args: list[Any], kwargs: dict[str, Any]) -> Program:
+    def _called(
+        self, proc: Proc, job: Job, instance: Any, args: list[Any], kwargs: dict[str, Any]
+    ) -> Program:
         rng, settings = proc.world.rng, self.settings
         depth, expected = args[0], args[1]
         tops = [*args[3:], *kwargs.values()]
@@ -157,8 +159,12 @@ class Programs:
     def _value(self, proc: Proc, bag: list[Any], token: Any) -> dict[str, Any]:
         """A value holds older objects only: a cycle of objects is never freed, by design."""
         rng, age = proc.world.rng, proc.world.referee.age
-        items = [item for item in bag if rng.random() < 0.3 and _travels(item)]
-        items = [item for item in items if not isinstance(item, ObjectRef) or age(item.binary()) < age(token[0])][:4]
+        items = []
+        for item in bag:
+            older = not isinstance(item, ObjectRef) or age(item.binary()) < age(token[0])
+            if rng.random() < 0.3 and _travels(item) and older:
+                items.append(item)
+        del items[4:]
         if rng.random() < self.settings.blobs:
             items.append(Blob.make(rng))
         return {"token": token, "items": items}
@@ -324,7 +330,8 @@ class Programs:
             if hasattr(item, "next_ready"):
                 while item._stream.items:
                     ref = item._take()
-                    self.tokens[ref.binary()] = (ref.binary()[:24], int.from_bytes(ref.binary()[24:], "little"))
+                    object_id = ref.binary()
+                    self.tokens[object_id] = (object_id[:24], int.from_bytes(object_id[24:], "little"))
                     bag.append(ref)
 
     def _drop(self, proc: Proc, bag: list[Any]) -> None:

@@ -25,7 +25,9 @@ class Submitted:
 
     __slots__ = ("actor_id", "caller", "may_repeat", "retries", "sequence", "starts")
 
-    def __init__(self, caller: bytes, actor_id: bytes | None, sequence: int, retries: int, may_repeat: bool) -> None:
+    def __init__(
+        self, caller: bytes, actor_id: bytes | None, sequence: int, retries: int, may_repeat: bool
+    ) -> None:
         self.caller = caller
         self.actor_id = actor_id
         self.sequence = sequence
@@ -106,7 +108,7 @@ class Referee:
                 known = client.refs.entries.get(object_id)
                 if known is None or known.owner is not None:
                     assert object_id in self.tainted or self._doomed(peer), (
-                        f"REF-1: {object_id.hex()} was freed at {self.freed.get(object_id)} while it travelled"
+                        f"REF-1: {object_id.hex()} was freed at {self.freed.get(object_id)} on its way"
                     )
             borrow(peer, object_ids)
 
@@ -216,7 +218,8 @@ class Referee:
         client, name = proc.client, str(proc)
         left = [key for key in self.held if key[0] == proc.id]
         assert not left, f"{name}: the simulation itself forgot to drop {left}"
-        assert not client.calls.calls, f"CALL-3: {name} has unresolved calls {list(client.calls.calls.values())}"
+        calls = list(client.calls.calls.values())
+        assert not calls, f"CALL-3: {name} has unresolved calls {calls}"
         assert not client.refs.entries, f"REF-1: {name} leaks {self._tell(client.refs.entries)}"
         assert not client.refs.borrowed_from, f"REF-2: {name} borrows {client.refs.borrowed_from}"
         assert not any(client.refs.lent_to.values()), f"REF-2: {name} lends {client.refs.lent_to}"

@@ -104,7 +104,8 @@ def test_what_cannot_start_is_reported(bench: Bench) -> None:
 
 def test_a_worker_gets_its_environment_and_configuration_but_no_token_in_sight(bench: Bench) -> None:
     code = (
-        f"import os, sys; sys.path += {sys.path!r}; from spoke import spawning; c = spawning.inherited_config();"
+        f"import os, sys; sys.path += {sys.path!r};"
+        "from spoke import spawning; c = spawning.inherited_config();"
         "secret = b'0123456789' + b'abcdef'; e = os.environ;"
         "print(c['token'] == secret, c['worker_id'] == b'w' * 28,"
         "e['A'], e.get('HOME'), e['CUDA_VISIBLE_DEVICES'], os.getcwd(),"
@@ -187,7 +188,8 @@ def test_reports_to_the_hub(bench: Bench) -> None:
 # -- by the zygote
 
 _STUB = (
-    "import os, sys, types; sys.path += %r; stub = types.ModuleType('spoke.worker'); import spoke\n"
+    "import os, sys, types; sys.path += %r\n"
+    "stub = types.ModuleType('spoke.worker'); import spoke\n"
     "def main():\n from spoke.spawning import enter_worker; config = enter_worker(); exec(os.environ['CODE'])\n"
     "stub.main = main; sys.modules['spoke.worker'] = spoke.worker = stub\n"
     "from spoke.zygote import main; main()"

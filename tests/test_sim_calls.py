@@ -7,12 +7,22 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 
 from spoke import wire
-from tests.sim_calls import Proc, Run, World
+from tests.sim_calls import Proc, World
 from tests.sim_calls_programs import Programs, Settings
+from tests.sim_calls_run import Run
+
+
+@pytest.fixture(autouse=True, scope="module")
+def collected() -> Iterator[None]:
+    """Worlds are full of cycles; their memory is gone when this module ends."""
+    yield
+    gc.collect()
+
 
 SEEDS = int(os.environ.get("SPOKE_SIM_SEEDS", "200"))
 FIRST = int(os.environ.get("SPOKE_SIM_FIRST", "0"))

@@ -38,7 +38,7 @@ _TRANSITIONS: Final[dict[str, tuple[str, ...]]] = {
     RESTARTING: (STARTING, DEAD),
     DEAD: (),
 }
-EXIT: Final = "exit_actor"  # how the reason begins when an actor ends itself; kill() by its own code is a kill
+EXIT: Final = "exit_actor"  # how the reason begins when an actor ends itself; its own kill() is a kill
 _EARLY_MAX: Final = 10_000
 
 

@@ -30,7 +30,7 @@ class Call:
     """One submitted call, from submission to resolution."""
 
     __slots__ = (
-        "args", "attempt", "cancelled", "entries", "id", "key", "name", "num_returns", "options",
+        "args", "attempt", "cancelled", "entries", "id", "key", "left", "name", "num_returns", "options",
         "parent", "peer", "pins", "retries_left", "retry_on", "slots", "stream", "target", "waiting",
     )  # fmt: skip
 
@@ -48,6 +48,7 @@ class Call:
         self.retry_on: Callable[[Any], bool] | None = None  # which user exceptions to retry
         self.waiting = 0  # dependencies not yet resolved
         self.peer: bytes | None = None  # where it was sent
+        self.left: bytes | None = None  # where it was sent and may still run, though it is given up
         self.cancelled = False
         self.stream: Any = None  # generator state of num_returns="streaming"
         self.name = ""

@@ -177,7 +177,7 @@ class ActorChannels:
         calls, channel.inflight = list(channel.inflight.values()), {}
         again = []
         for call in calls:
-            call.peer = None
+            call.left, call.peer = call.peer, None
             if channel.state != "DEAD" and call.retries_left != 0 and not call.cancelled:
                 call.retries_left -= call.retries_left > 0
                 call.attempt += 1

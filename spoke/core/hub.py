@@ -246,7 +246,7 @@ class HubCore:
                 self.leases.lost(user, exit_)
             elif isinstance(user, Actor):
                 self.actors.worker_died(user, exit_)
-        for client in list(s.clients.values()):  # a driver there is dead too, or on its own: its agent is gone
+        for client in list(s.clients.values()):  # a driver there is dead, too, or has lost its agent
             if client.worker is None and client.node_id == node.node_id:
                 self._client_lost(client)
                 s.out.append(Drop(client.peer, "its node died"))

@@ -313,7 +313,7 @@ class TaskClasses:
         if kind == "out_of_memory":
             error = "OutOfMemoryError"
         for call in lease.inflight.values():
-            call.peer = None
+            call.left, call.peer = call.peer, None
             if call.retries_left != 0 and not call.cancelled:
                 call.retries_left -= call.retries_left > 0
                 call.attempt += 1
