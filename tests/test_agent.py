@@ -190,7 +190,8 @@ def test_reports_to_the_hub(bench: Bench) -> None:
 _STUB = (
     "import os, sys, types; sys.path += %r\n"
     "stub = types.ModuleType('spoke.worker'); import spoke\n"
-    "def main():\n from spoke.spawning import enter_worker; config = enter_worker(); exec(os.environ['CODE'])\n"
+    "def main():\n from spoke.spawning import enter_worker; config = enter_worker()\n"
+    " exec(os.environ['CODE'])\n"
     "stub.main = main; sys.modules['spoke.worker'] = spoke.worker = stub\n"
     "from spoke.zygote import main; main()"
 )

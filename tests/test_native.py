@@ -17,6 +17,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -509,11 +510,8 @@ def test_child_has_exactly_what_it_was_given(tmp_path):
 
 def own_children() -> set[str]:
     """Pids of this process's children, zombies included."""
-    found = set()
-    for thread in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{thread}/children", encoding="ascii") as file:
-            found.update(file.read().split())
-    return found
+    tasks = os.listdir("/proc/self/task")
+    return {pid for task in tasks for pid in Path(f"/proc/self/task/{task}/children").read_text().split()}
 
 
 def test_exec_failures_carry_the_errno(tmp_path):

@@ -11,10 +11,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from spoke import wire
 from tests.sim_calls import Proc, World
 from tests.sim_calls_programs import Programs, Settings
 from tests.sim_calls_run import Run
+
+SEEDS = int(os.environ.get("SPOKE_SIM_SEEDS", "200"))
+FIRST = int(os.environ.get("SPOKE_SIM_FIRST", "0"))
+BATCH = 10
+BUSY_S = 3.0
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -22,12 +26,6 @@ def collected() -> Iterator[None]:
     """Worlds are full of cycles; their memory is gone when this module ends."""
     yield
     gc.collect()
-
-
-SEEDS = int(os.environ.get("SPOKE_SIM_SEEDS", "200"))
-FIRST = int(os.environ.get("SPOKE_SIM_FIRST", "0"))
-BATCH = 10
-BUSY_S = 3.0
 
 
 def build(seed: int, calm: bool) -> World:
@@ -178,4 +176,3 @@ def test_the_simulation_does_something() -> None:
     world = run(3)
     assert world.programs.outcomes.get("value", 0) > 20
     assert sum(call.starts for call in world.referee.calls.values()) > 50
-    assert wire.name_of(wire.BORROW) == "BORROW"
