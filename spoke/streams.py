@@ -53,7 +53,8 @@ class ObjectRefGenerator:
         self._completed = completed
         entry = completed._entry
         entry.waiters = [stream]
-        weakref.finalize(self, _abandon, client, stream, completed)
+        # Weakly: the registry of finalizers must not keep the client, and all that it reaches, alive.
+        weakref.finalize(self, _abandon, weakref.ref(client), stream, completed)
 
     def __iter__(self) -> ObjectRefGenerator:
         return self
@@ -140,9 +141,15 @@ class _LoopWaiter:
             pass  # the loop is closed: nobody waits any more
 
 
-def _abandon(client: Client, stream: Stream, completed: ObjectRef[Any]) -> None:
+def _abandon(weak: weakref.ref[Client], stream: Stream, completed: ObjectRef[Any]) -> None:
     """The consumer is gone: the producer need not go on."""
-    if not stream.ended and client.closed is None and completed._entry.status == PENDING:
+    client = weak()
+    if (
+        client is not None
+        and not stream.ended
+        and client.closed is None
+        and completed._entry.status == PENDING
+    ):
         client.abandon(completed)
 
 
