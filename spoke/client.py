@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from spoke import codec, objectref, wire
+from spoke import codec, config, objectref, wire
 from spoke._native import Reactor
 from spoke.core import Send
 from spoke.core.calls import Call, CallTable
@@ -32,6 +32,9 @@ from spoke.objectref import ObjectRef
 from spoke.replies import Replies
 from spoke.store import Store
 from spoke.submit import Submitter
+from spoke.transport.router import Router
+from spoke.transport.shm import SharedMemory
+from spoke.transport.tcp import Tcp
 from spoke.values import Values
 from spoke.wire import decode, encode
 
@@ -73,6 +76,8 @@ class Client:
             self.node_id, self.process_id, 64 << 20,
             self.hub.new_segment, self.hub.map_segment, self.hub.give_back,
         )  # fmt: skip
+        mode = config.get("transport")
+        self.router = Router(self.node_id, mode, SharedMemory(self.store), Tcp(self.hub))
         self.values = Values(self, self.store)
         self.submitter = Submitter(self)
         self.calls.place = self.submitter.place
@@ -558,10 +563,6 @@ class Client:
             if self._dropped:
                 self._settle()
         return ref
-
-    def fetch_block(self, part: list[Any]) -> Any:
-        """Bytes of a block that lies on another node, over TCP from that node's agent."""
-        return self.hub.read_block(part)
 
     def check_open(self) -> None:
         if self.closed is not None:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+TRANSPORTS = ("auto", "shm", "tcp", "rdma")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off", "")
 _SUFFIX = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
@@ -69,6 +70,18 @@ def parse_count(text: str) -> int:
     return value
 
 
+def parse_transport(text: str) -> str:
+    """One of the values that `spoke.transport.router` explains.
+
+    Raises:
+        ValueError: anything else.
+    """
+    word = text.strip().lower()
+    if word not in TRANSPORTS:
+        raise ValueError(f"{text!r} is none of {', '.join(TRANSPORTS)}")
+    return word
+
+
 def parse_text(text: str) -> str:
     """The text itself."""
     return text
@@ -117,7 +130,7 @@ KNOBS: dict[str, Knob] = {
     "namespace": Knob(
         "SPOKE_NAMESPACE", parse_text, None, "namespace of named actors", also=("RAY_NAMESPACE",)
     ),
-    "transport": Knob("SPOKE_TRANSPORT", parse_text, "auto", "auto, tcp, shm or rdma: force one mover"),
+    "transport": Knob("SPOKE_TRANSPORT", parse_transport, "auto", "auto, tcp, shm or rdma: paths of blocks"),
     "job_id": Knob("SPOKE_JOB_ID", parse_text, None, "submission id of the job this driver runs for"),
     "runtime_env": Knob("SPOKE_RUNTIME_ENV", parse_text, None, "JSON runtime_env of the submitted job"),
     "node_ip": Knob("SPOKE_NODE_IP", parse_text, None, "address of this node as its peers see it"),

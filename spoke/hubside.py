@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import mmap
 import os
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from spoke import wire
 from spoke.errors import GetTimeoutError, ObjectLostError, ObjectStoreFullError, RaySystemError
 from spoke.lead import Waiter
-from spoke.limits import MIB
 from spoke.replies import named_error
 from spoke.segments import WHOLE
 from spoke.wire import encode
@@ -22,8 +19,6 @@ if TYPE_CHECKING:
     from spoke.links import Link
 
 AGENT_ANSWER_S: Final = 30.0
-PIECE_BYTES: Final = 8 * MIB  # of one READ_BLOCK; larger blocks are read in pieces
-PIECES_AHEAD: Final = 4  # asked for at a time, so that the link never runs dry and no queue grows long
 PIECE_ANSWER_S: Final = 60.0
 
 
@@ -186,29 +181,18 @@ class HubSide:
             elif node_id in client.links.by_peer:
                 client.tell(node_id, wire.ORPHAN_FREE, segment_id, total)
 
-    # -- blocks of other nodes
+    # -- blocks over sockets (`transport.tcp.Source`)
 
-    def read_block(self, part: list[Any]) -> Any:
-        """The bytes of a block on another node, as a read-only buffer.
+    def block_link(self, part: list[Any]) -> Link:
+        """The link to the agent of the node where a block lies.
 
         Raises:
-            ObjectLostError: the node is gone, or the block is.
+            OSError, KeyError, GetTimeoutError: it cannot be reached, or is gone.
         """
-        node_id, _, segment_id, offset, length = part
-        self._client.check_open()
-        try:
-            link = self._node_link(node_id)
-            if length <= PIECE_BYTES:
-                return self._receive(*self._ask_piece(link, segment_id, offset, length), length)
-            return self._read_pieces(link, segment_id, offset, length)
-        except (OSError, KeyError, RaySystemError, GetTimeoutError) as error:
-            raise ObjectLostError.from_message(
-                f"the object's data on node {node_id.hex()[:12]} cannot be read: {error}"
-            ) from error
-
-    def _node_link(self, node_id: bytes) -> Link:
-        """The link to another node's agent."""
-        client = self._client
+        client, node_id = self._client, part[0]
+        client.check_open()
+        if node_id == client.node_id:
+            return self.agent
         with client.lock:
             link = client.links.by_peer.get(node_id)
         if link is None:
@@ -217,24 +201,8 @@ class HubSide:
                 link = client.links.open(node_id, address)
         return link
 
-    def _read_pieces(self, link: Link, segment_id: int, offset: int, length: int) -> memoryview:
-        """A long block, each of its bytes copied once from what was received."""
-        whole = memoryview(mmap.mmap(-1, length))  # memory that is not written before the bytes are there
-        asked: deque[tuple[int, int, int, _Question]] = deque()
-        try:
-            for start in range(0, length, PIECE_BYTES):
-                if len(asked) == PIECES_AHEAD:
-                    self._receive_into(whole, *asked.popleft())
-                size = min(PIECE_BYTES, length - start)
-                asked.append((start, size, *self._ask_piece(link, segment_id, offset + start, size)))
-            while asked:
-                self._receive_into(whole, *asked.popleft())
-        finally:
-            for _, _, question_id, _ in asked:
-                self._questions.pop(question_id, None)
-        return whole.toreadonly()
-
-    def _ask_piece(self, link: Link, segment_id: int, offset: int, length: int) -> tuple[int, _Question]:
+    def ask_piece(self, link: Link, segment_id: int, offset: int, length: int) -> tuple[int, _Question]:
+        """Ask for bytes of a segment; RaySystemError where the link is gone."""
         client = self._client
         question_id, question = next(self._ids), _Question(link.peer)
         with client.lock:
@@ -244,16 +212,13 @@ class HubSide:
             client.links.send(link, encode(wire.READ_BLOCK, question_id, segment_id, offset, length))
         return question_id, question
 
-    def _receive_into(
-        self, whole: memoryview, start: int, size: int, question_id: int, question: _Question
-    ) -> None:
-        whole[start : start + size] = memoryview(self._receive(question_id, question, size))
+    def receive_piece(self, asked: tuple[int, _Question], length: int) -> Any:
+        """Wait for the answer to `ask_piece`."""
+        return self.collect(*asked, PIECE_ANSWER_S)
 
-    def _receive(self, question_id: int, question: _Question, length: int) -> Any:
-        data = self.collect(question_id, question, PIECE_ANSWER_S)
-        if memoryview(data).nbytes != length:
-            raise RaySystemError("the node sent a block of another length")
-        return data
+    def forget_piece(self, asked: tuple[int, _Question]) -> None:
+        """Nobody waits for this answer any more."""
+        self._questions.pop(asked[0], None)
 
     def peer_lost(self, peer: bytes) -> None:
         """What `peer` was asked gets no answer, and what it was given back may be lost; lock held."""

@@ -94,6 +94,9 @@ def object_store_stats() -> dict[str, int]:
     """Counters of this process's shared memory.
 
     segments, segment_bytes, blocks, used_bytes: what it holds; copied_bytes: what it has copied into
-    blocks so far (does not grow when `empty` tensors are passed); mapped_bytes: what it has read.
+    blocks so far (does not grow when `empty` tensors are passed); mapped_bytes: what it has read in
+    place.  shm_, tcp_ and rdma_blocks, _bytes, _copies: what came here by each path otherwise, and how
+    often the bytes of a block were copied here after they had arrived.
     """
-    return engine().store.stats()
+    client = engine()
+    return {**client.store.stats(), **client.router.stats()}

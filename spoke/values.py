@@ -76,6 +76,7 @@ class Values:
     def __init__(self, client: Client, store: Store) -> None:
         self._client = client
         self._store = store
+        self._router = client.router
         self._leases: set[Lease] = set()
 
     # -- packing
@@ -157,20 +158,32 @@ class Values:
         try:
             if len(parts) == 1 and type(parts[0]) is bytes:
                 return codec.loads(parts[0])
-            opened = [self._open(part, lease) for part in parts]
+            opened = self._open(parts, lease)
             return codec.loads(opened[0], opened[1:])
         finally:
             context.source, context.lease = before
 
-    def _open(self, part: Any, lease: Lease | None) -> Any:
-        if type(part) is bytes:
-            return part
-        if part[0] != self._store.node_id:
-            return self._client.fetch_block(part)
-        view = self._store.view(part)
-        if lease is not None:
-            lease.attach(view)
-        return view
+    def _open(self, parts: list[Any], lease: Lease | None) -> list[Any]:
+        """All parts as buffers; those that must be fetched come as one batch."""
+        router = self._router
+        mapped_node = router.node_id if router.maps else None
+        opened: list[Any] = []
+        away: list[int] = []
+        for part in parts:
+            if type(part) is bytes:
+                opened.append(part)
+            elif part[0] == mapped_node:
+                view = self._store.view(part)
+                if lease is not None:
+                    lease.attach(view)
+                opened.append(view)
+            else:
+                away.append(len(opened))
+                opened.append(part)
+        if away:
+            for index, data in zip(away, router.fetch([opened[index] for index in away]), strict=True):
+                opened[index] = data
+        return opened
 
     def read(self, entry: Entry) -> Any:
         """The value of a resolved entry; its views keep the entry in use."""

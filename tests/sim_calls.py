@@ -200,7 +200,7 @@ class Proc:
         client.store.segment_bytes = SEGMENT_BYTES
         client.store._request_segment = self._new_segment
         client.store._map_segment = self._map_segment
-        client.hub.read_block = self._read_block  # type: ignore[method-assign]
+        client.router.tcp.fetch = self._fetch  # type: ignore[method-assign]
         client.is_worker = role == "worker"
         self.executor: SimExecutor | None = None
         if role == "worker":
@@ -230,6 +230,9 @@ class Proc:
         if entry is None:
             raise KeyError(segment_id)
         return segment_id, entry.bytes, os.dup(entry.segment.fd)
+
+    def _fetch(self, parts: list[list[Any]]) -> list[Any]:
+        return [self._read_block(part) for part in parts]
 
     def _read_block(self, part: list[Any]) -> Any:
         from spoke.errors import ObjectLostError

@@ -125,17 +125,18 @@ class Referee:
                 proc.world.note(ref, 0)
             return result
 
-        view, lost, read = client.store.view, client.store.peer_lost, client.hub.read_block
+        view, lost, read = client.store.view, client.store.peer_lost, client.router.tcp.fetch
 
         def watched_view(part: list[Any]) -> Any:
             seen = view(part)
             self._seen_at[seen.address] = (part[0], part[2], part[3])
             return seen
 
-        def watched_read(part: list[Any]) -> Any:
-            data = read(part)
-            self._seen_at[_native.buffer_address(data)] = (part[0], part[2], part[3])
-            return data
+        def watched_read(parts: list[list[Any]]) -> list[Any]:
+            found = read(parts)
+            for part, data in zip(parts, found, strict=True):
+                self._seen_at[_native.buffer_address(data)] = (part[0], part[2], part[3])
+            return found
 
         def watched_lost(peer: bytes) -> None:
             for segment_id, offset in client.store._peers.get(peer, ()):
@@ -151,7 +152,7 @@ class Referee:
         client._peer_lost = watched_peer_lost  # type: ignore[method-assign]
         client.store.view = watched_view  # type: ignore[method-assign]
         client.store.peer_lost = watched_lost  # type: ignore[method-assign]
-        client.hub.read_block = watched_read  # type: ignore[method-assign]
+        client.router.tcp.fetch = watched_read  # type: ignore[method-assign]
         client._free = watched_free  # type: ignore[method-assign]
         client.refs.on_borrow = watched_borrow  # type: ignore[method-assign]
         client.refs.resolve = watched_resolve  # type: ignore[method-assign]
