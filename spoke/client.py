@@ -78,7 +78,7 @@ class Client:
         )  # fmt: skip
         mode = config.get("transport")
         self.router = Router(self.node_id, mode, SharedMemory(self.store), Tcp(self.hub))
-        self.values = Values(self, self.store)
+        self.values = Values(self, self.store, self.router)
         self.submitter = Submitter(self)
         self.calls.place = self.submitter.place
         self.calls.fetch = self.refs.fetch

@@ -16,6 +16,7 @@ from spoke import codec
 from spoke.core.refs import Entry
 from spoke.objectref import ObjectRef
 from spoke.store import Block, Store
+from spoke.transport.router import Router
 
 if TYPE_CHECKING:
     from spoke.client import Client
@@ -73,10 +74,10 @@ class PackedArgs:
 class Values:
     """Packs and unpacks the values of one client."""
 
-    def __init__(self, client: Client, store: Store) -> None:
+    def __init__(self, client: Client, store: Store, router: Router) -> None:
         self._client = client
         self._store = store
-        self._router = client.router
+        self._router = router
         self._leases: set[Lease] = set()
 
     # -- packing

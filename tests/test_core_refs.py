@@ -18,6 +18,7 @@ from spoke.links import Link
 from spoke.replies import Replies
 from spoke.streams import Stream
 from spoke.submit import ITEM_SUFFIX, RETAINED_SUFFIX, return_id
+from spoke.transport.router import Router
 from spoke.values import Values
 
 ME, PEER, OWNER = b"m" * 28, b"p" * 28, b"o" * 28
@@ -191,7 +192,8 @@ class Tables:
         self.refs = RefTable()
         self.calls = CallTable(lambda name, text: [name, text])
         self.store = Blocks()
-        self.values = Values(self, self.store)  # type: ignore[arg-type]
+        self.router = Router(b"n" * 28, "auto", None, None)  # type: ignore[arg-type]
+        self.values = Values(self, self.store, self.router)  # type: ignore[arg-type]
         self.replies = Replies(self)  # type: ignore[arg-type]
         self.links = self
         self.link = Link(1, PEER, None)
