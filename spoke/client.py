@@ -30,6 +30,7 @@ from spoke.lead import Lead, Waiter
 from spoke.links import ACCEPTED, CLOSED, FRAME, Link, Links
 from spoke.objectref import ObjectRef
 from spoke.replies import Replies
+from spoke.sharing import Sharing
 from spoke.store import Store
 from spoke.submit import Submitter
 from spoke.transport.router import Router
@@ -83,6 +84,7 @@ class Client:
         self.calls.place = self.submitter.place
         self.calls.fetch = self.refs.fetch
         self.replies = Replies(self)
+        self.sharing = Sharing(self)
         self.futures = Futures(self)
         self.closed: str | None = None  # why nothing can be called any more
         self.info: dict[str, Any] = {}
@@ -119,6 +121,7 @@ class Client:
             wire.HELD: self._on_held,
             wire.FREE_BLOCKS: lambda link, m, p: self.store.returned(link.peer, m[1]),
             wire.NEED_FUNCTION: self.submitter.on_need_function,
+            wire.SHARED: self.sharing.on_shared,
             wire.WELCOME: self._on_welcome,
             wire.NODE_STATE: self._on_node_state,
         }
@@ -273,6 +276,8 @@ class Client:
             link = self._open(peer, address)
             if link is None:
                 return
+        if message[0] == wire.VALUE:
+            self.sharing.before(link, message[3])
         self.links.send(link, encode(*message))
 
     def send_soon(self, conn: int, meta: bytes) -> None:

@@ -153,6 +153,7 @@ class HubSide:
     def give_back(self, segment_id: int) -> None:
         """An own segment without blocks is needed no more; with or without the lock."""
         self._client.reactor.send(self.agent.conn, encode(wire.ORPHAN_FREE, segment_id, WHOLE))
+        self._client.sharing.forget(segment_id)
 
     def _on_trim(self, link: Link, message: list[Any], payload: Any) -> None:
         self._client.store.trim()
@@ -162,6 +163,7 @@ class HubSide:
         key = (link.peer, message[1])
         if link is self.agent:
             self._client.store.unmap(message[1])
+            self._client.sharing.forget(message[1])
         for allocator, totals in list(self._returned.items()):
             if totals.pop(key, None) is not None and not totals:
                 del self._returned[allocator]

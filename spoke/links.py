@@ -27,7 +27,7 @@ FRAME, CLOSED, ACCEPTED, READABLE, WOKEN = range(5)
 class Link:
     """One connection to a peer."""
 
-    __slots__ = ("conn", "outbox", "peer", "ready", "sent_functions", "session")
+    __slots__ = ("conn", "outbox", "peer", "ready", "sent_functions", "session", "shared")
 
     def __init__(self, conn: int, peer: bytes, session: Session | None) -> None:
         self.conn = conn
@@ -36,6 +36,7 @@ class Link:
         self.ready = session is None
         self.outbox: list[tuple[bytes, Any]] = []
         self.sent_functions: set[bytes] = set()
+        self.shared: set[int] = set()  # segments whose descriptors went over this link, see sharing.py
 
 
 class Links:

@@ -21,6 +21,7 @@ from spoke.segments import WHOLE, SegmentTable, StoreFull
 from spoke.wire import (
     BLOCK,
     MAP_SEGMENT,
+    MAPPED,
     NEW_SEGMENT,
     ORPHAN_FREE,
     READ_BLOCK,
@@ -31,7 +32,7 @@ from spoke.wire import (
     encode,
 )
 
-KINDS: Final = frozenset((NEW_SEGMENT, MAP_SEGMENT, READ_BLOCK, ORPHAN_FREE, TRIMMED))
+KINDS: Final = frozenset((NEW_SEGMENT, MAP_SEGMENT, MAPPED, READ_BLOCK, ORPHAN_FREE, TRIMMED))
 
 LONG_QUEUE_BYTES: Final = 16 * limits.MIB
 MAX_WAITING_READS: Final = 4096  # of one link; beyond, a reader is told to slow down
@@ -73,6 +74,8 @@ class SegmentService:
             self._new(conn, peer_id, message[1], message[2])
         elif kind == MAP_SEGMENT:
             self._map(conn, message[1], message[2])
+        elif kind == MAPPED:
+            self._note_mapping(conn, message[1])
         elif kind == READ_BLOCK:
             self._read(conn, message)
         elif kind == ORPHAN_FREE:
@@ -154,6 +157,13 @@ class SegmentService:
         meta = encode(SEGMENT, request_id, segment_id, entry.bytes, None)
         self._mapped.setdefault(conn, {})[segment_id] = None
         self._sender.send(conn, meta, None, entry.segment.fd)
+
+    def _note_mapping(self, conn: int, segment_id: int) -> None:
+        """The process has mapped a segment that another one passed to it."""
+        if self.table.get(segment_id) is None:
+            self._sender.send(conn, encode(UNMAP, segment_id))
+        else:
+            self._mapped.setdefault(conn, {})[segment_id] = None
 
     def _read(self, conn: int, message: list[Any]) -> None:
         waiting = self._waiting.get(conn)

@@ -351,8 +351,7 @@ class Store:
             ObjectLostError: the segment is gone.
         """
         _, _, segment_id, offset, length = descriptor
-        own = self._own.get(segment_id)
-        memory = own.memory if own is not None else self._mapped.get(segment_id)
+        memory = self.memory_of(segment_id)
         if memory is None:
             memory = self._map(segment_id)
         self.mapped_bytes += length
@@ -370,6 +369,18 @@ class Store:
         finally:
             os.close(descriptor)
         return self._mapped.setdefault(segment_id, memory)
+
+    def memory_of(self, segment_id: int) -> _native.Segment | None:
+        """The mapping of a segment, None where this process has none."""
+        own = self._own.get(segment_id)
+        return self._mapped.get(segment_id) if own is None else own.memory
+
+    def adopt(self, segment_id: int, size: int, descriptor: int) -> bool:
+        """Map a segment ahead of its first use; whether that was needed.  Raises OSError."""
+        if segment_id in self._mapped or segment_id in self._own:
+            return False
+        self._mapped.setdefault(segment_id, _native.Segment.map(descriptor, size, False))
+        return True
 
     def unmap(self, segment_id: int) -> None:
         """The agent has let go of a segment of another process; views of it keep their memory."""

@@ -301,6 +301,8 @@ class Submitter:
         slots = self._wire_slots(call.slots) if call.slots else None
         extra = [call.args, slots, call.options] if call.args or slots or call.options else None
         client = self._client
+        if slots or (call.args and (len(call.args) > 1 or type(call.args[0]) is not bytes)):
+            self._share(link, call)
         payload = None
         ahead = 0  # calls that the callee has to work on already
         if type(call.key) is bytes:
@@ -328,6 +330,11 @@ class Submitter:
             client.reactor.send(link.conn, meta, payload)
         else:
             link.outbox.append((meta, payload))
+
+    def _share(self, link: Link, call: Call) -> None:
+        self._client.sharing.before(link, call.args)
+        for _, entry in call.slots or ():
+            self._client.sharing.before(link, entry.value or [])
 
     def on_need_function(self, link: Link, message: list[Any], payload: Any) -> None:
         blob = self.functions.get(message[1])

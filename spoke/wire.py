@@ -104,6 +104,10 @@ TRIMMED = next(_NEXT)
 UNMAP = next(_NEXT)
 DROP_ORPHANS = next(_NEXT)
 
+# -- mappings, added later: process -> process of its node, process -> agent
+SHARED = next(_NEXT)
+MAPPED = next(_NEXT)
+
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
 _NL = (list, type(None))
@@ -220,6 +224,10 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     UNMAP: ("UNMAP", (("segment_id", _I),)),
     # nobody is left who could read what dead processes wrote
     DROP_ORPHANS: ("DROP_ORPHANS", ()),
+    # a segment that blocks named by later messages lie in; its descriptor travels with the frame
+    SHARED: ("SHARED", (("segment_id", _I), ("bytes", _I))),
+    # the sender has mapped what it was passed by another process: UNMAP when it is gone
+    MAPPED: ("MAPPED", (("segment_id", _I),)),
     # a node died: links to its processes (ids) are worth nothing any more
     NODE_STATE: ("NODE_STATE", (("node_id", _B), ("alive", _BOOL), ("reason", _S), ("processes", _L))),
 }

@@ -411,8 +411,18 @@ def test_segments_over_a_link(client: tuple[Reactor, int]) -> None:
         assert block[2][0] == "ValueError"
     assert ask(client, wire.READ_BLOCK, 5, 999, 0, 1)[0][2][0] == "ObjectLostError"
     assert ask(client, wire.MAP_SEGMENT, 6, 999)[0][4][0] == "ObjectLostError"
+    assert ask(client, wire.MAPPED, 999)[0] == [wire.UNMAP, 999]  # gone before the word of it came
     full, _ = ask(client, wire.NEW_SEGMENT, 7, 1 << 30)
     assert full[4][0] == "ObjectStoreFullError" and "object_store_memory" in full[4][1]
+
+
+def test_who_was_passed_a_mapping_hears_that_the_segment_is_gone(client: tuple[Reactor, int]) -> None:
+    reactor, conn = client
+    answer, _ = ask(client, wire.NEW_SEGMENT, 1, 1 << 20)
+    os.close(reactor.take_fd(conn))
+    reactor.send(conn, wire.encode(wire.MAPPED, answer[2]))
+    gone, _ = ask(client, wire.ORPHAN_FREE, answer[2], segments.WHOLE)
+    assert gone == [wire.UNMAP, answer[2]]
 
 
 def test_LIM_1_reads_wait_for_a_slow_reader(client: tuple[Reactor, int], bench: Bench) -> None:

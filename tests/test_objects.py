@@ -142,6 +142,59 @@ def test_a_get_takes_the_same_time_at_any_size(spoke_cluster: Any) -> None:
     assert max(times) < 0.0005  # far below what reading the bytes would take
 
 
+class Producer:
+    """Makes large objects in another process, and reads those of others."""
+
+    def put(self, fill: int) -> list[Any]:
+        import spoke
+
+        return [spoke.put(numpy.full(MIB, fill, numpy.uint8))]
+
+    def result(self, fill: int) -> Any:
+        return numpy.full(MIB, fill, numpy.uint8)
+
+    def read(self, value: Any) -> int:
+        return int(value[-1])
+
+    def ask_nobody(self) -> None:
+        from spoke import current
+
+        def asked(segment_id: int) -> Any:
+            raise AssertionError(f"the agent was asked for segment {segment_id}")
+
+        assert current.client is not None
+        current.client.store._map_segment = asked
+
+
+def test_what_another_process_wrote_is_mapped_before_it_is_read(fresh_cluster: Callable[..., Any]) -> None:
+    ray = fresh_cluster(num_cpus=2)
+    first, second = (ray.remote(Producer).remote() for _ in range(2))
+    # Descriptors follow the handshakes: the first messages of a link go without.
+    assert ray.get([first.read.remote([1]), second.read.remote([1])]) == [1, 1]
+    Producer().ask_nobody()
+    ray.get([first.ask_nobody.remote(), second.ask_nobody.remote()])
+    result, put = first.result.remote(5), ray.get(first.put.remote(6))[0]
+    assert int(ray.get(result)[-1]) == 5 and int(ray.get(put)[-1]) == 6
+    assert ray.get(second.read.remote(numpy.full(MIB, 7, numpy.uint8))) == 7  # an argument of the driver's
+    assert ray.get(second.read.remote(result)) == 5  # owned here, written in a third process
+
+
+def test_mappings_end_with_their_segments(fresh_cluster: Callable[..., Any]) -> None:
+    from spoke import current
+
+    ray = fresh_cluster(num_cpus=1)
+    producer = ray.remote(Producer).remote()
+    kept = ray.get([producer.result.remote(fill) for fill in range(4)])
+    kept.append(ray.get(producer.read.remote(numpy.ones(MIB, numpy.uint8))))
+    assert current.client is not None
+    store, links = current.client.store, current.client.links
+    assert store._mapped and any(link.shared for link in links.by_conn.values())
+    kept.clear()
+    ray.kill(producer)
+    store.trim()
+    until(lambda: not store._mapped and not any(link.shared for link in links.by_conn.values()))
+
+
 # -- limits
 
 

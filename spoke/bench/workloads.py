@@ -271,7 +271,7 @@ def get_64mib(plan: Plan) -> list[float]:
 
 @workload("get 1 GiB tensor, first time", "us")
 def get_1gib(plan: Plan) -> list[float]:
-    return first_gets(plan, 1 << 30, 2)
+    return first_gets(plan, 1 << 30, plan.sized(4))
 
 
 @workload("single client get object containing 10k refs")
