@@ -56,6 +56,7 @@ class Outcome:
             refs = [[entry.id, entry.owner or own] for entry in contains] if contains else None
             with client.lock:
                 client.replies.hand_over(job.link, key, contains, blocks)
+                client.sharing.before(job.link, parts)
         return [parts, refs]
 
     def _reply(

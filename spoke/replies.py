@@ -203,7 +203,6 @@ class Replies:
             return
         if blocks and peer != client.process_id:
             client.store.lend(peer, blocks)
-            client.sharing.before(link, [client.store.describe(block) for block in blocks])
         if entries:
             self._handed.setdefault((peer, key), []).extend(entries)
 
