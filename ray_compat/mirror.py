@@ -1,0 +1,143 @@
+"""Modules under Ray's names that show Spoke's: what ``import ray`` finds.
+
+Rules of this module: a mirror holds nothing of its own.  It looks every name up in the module of Spoke
+with the same path, at each use, so that what is set on a mirror (a test that replaces ``ray.get``)
+stays there.  Files below ``site/ray`` win over mirrors: they are the private corners that programs reach
+into.  Nothing else is found below ``ray``, whatever else is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+import spoke
+
+TOP = "ray"
+
+
+def _spoke_name(name: str) -> str:
+    return "spoke" + name.removeprefix(TOP)
+
+
+class Mirror(ModuleType):
+    """A module that shows another one's names."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_spoke_name(self.__name__)), name)
+        if isinstance(value, ModuleType) and value.__name__ == f"{_spoke_name(self.__name__)}.{name}":
+            return importlib.import_module(f"{self.__name__}.{name}")
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import system sets each submodule on its package; `ray.util.placement_group` is a module
+        # and a function, and the function is what the attribute must stay.
+        if isinstance(value, ModuleType) and value.__name__ == f"{self.__name__}.{name}":
+            shown = getattr(importlib.import_module(_spoke_name(self.__name__)), name, None)
+            if shown is not None and not isinstance(shown, ModuleType):
+                return
+        super().__setattr__(name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, (self.__name__,)  # a function of `__main__` that uses `ray`
+
+    def __dir__(self) -> list[str]:
+        return sorted({*self.__dict__, *dir(importlib.import_module(_spoke_name(self.__name__)))})
+
+
+class _MirrorLoader(Loader):
+    """Makes mirrors."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """An empty mirror."""
+        return Mirror(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Take over what the import system reads from a module's own dict."""
+        become(module)
+
+
+def become(module: ModuleType) -> None:
+    """Turn a module into a mirror of the one of Spoke with the same path."""
+    module.__class__ = Mirror
+    source = importlib.import_module(_spoke_name(module.__name__))
+    module.__dict__.setdefault("__doc__", source.__doc__)
+    names = getattr(source, "__all__", None)
+    module.__dict__["__all__"] = (
+        [name for name in dir(source) if not name.startswith("_")] if names is None else list(names)
+    )
+
+
+class RayFinder(MetaPathFinder):
+    """Finds everything below ``ray``, and nothing else."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The file below ``site/ray``, or a mirror.
+
+        Raises:
+            ModuleNotFoundError: Spoke does not carry the module, and it is being imported.
+        """
+        if not fullname.startswith(f"{TOP}."):
+            return None
+        own = PathFinder.find_spec(fullname, path)
+        if own is not None:
+            return own
+        source = _public(fullname)
+        if source is not None:
+            below = None if source.submodule_search_locations is None else [_folder(fullname)]
+            spec = ModuleSpec(fullname, _MirrorLoader(), origin=source.origin, is_package=below is not None)
+            spec.submodule_search_locations = below
+            return spec
+        if _is_import():
+            raise ModuleNotFoundError(
+                f"{fullname} is not carried by Spoke, which stands in for ray here; spoke/COVERAGE.md "
+                "says of every name what works and what to use instead",
+                name=TOP,  # with its own name, `from ray import data` would hide this text
+            )
+        return None
+
+
+def _public(fullname: str) -> ModuleSpec | None:
+    """The spec of Spoke's public module of this path, or None."""
+    if fullname.split(".")[1] not in dir(spoke):
+        return None
+    try:
+        return importlib.util.find_spec(_spoke_name(fullname))
+    except (ImportError, ValueError):
+        return None
+
+
+def _folder(fullname: str) -> str:
+    """Where own files below a mirrored package are."""
+    top = os.path.dirname(os.path.abspath(__file__))
+    return os.path.join(top, "site", *fullname.split("."))
+
+
+def _is_import() -> bool:
+    """Is it an import that asks, and not ``importlib.util.find_spec``, which must not raise?"""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name in ("find_spec", "_find_spec"):
+        if frame.f_code.co_filename == importlib.util.__file__:
+            return False
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None and frame.f_code.co_name == "_find_and_load_unlocked"
+
+
+def serve(module: ModuleType) -> None:
+    """Make `module`, the package ``ray``, the mirror of ``spoke``."""
+    if not any(isinstance(finder, RayFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, RayFinder())
+    module.__dict__["__spoke__"] = spoke.__version__
+    module.__dict__["__version__"] = spoke.RAY_VERSION
+    become(module)

@@ -1,0 +1,1 @@
+"""The private corners of Ray that known programs reach into, on Spoke's public functions."""

@@ -1,0 +1,1 @@
+"""Names of `ray._private.runtime_env`."""

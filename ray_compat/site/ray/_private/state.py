@@ -1,0 +1,65 @@
+"""Names of `ray._private.state`: what nodes, actors and placement groups there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import spoke
+from spoke.util.placement_group import PlacementGroup, placement_group_table
+
+
+def available_resources_per_node() -> dict[str, dict[str, float]]:
+    """Resources that nobody holds, by name, by the hexadecimal id of each living node."""
+    return {node["NodeID"]: dict(node["Available"]) for node in spoke.nodes() if node["Alive"]}
+
+
+def total_resources_per_node() -> dict[str, dict[str, float]]:
+    """All resources, by name, by the hexadecimal id of each living node."""
+    return {node["NodeID"]: dict(node["Resources"]) for node in spoke.nodes() if node["Alive"]}
+
+
+nodes = spoke.nodes
+cluster_resources = spoke.cluster_resources
+available_resources = spoke.available_resources
+timeline = spoke.timeline
+
+
+class GlobalState:
+    """What `ray._private.state.state` is."""
+
+    def placement_group_table(self, placement_group_id: Any = None) -> dict[str, Any]:
+        """The entry of one placement group, by its id; or all of them, by hexadecimal id."""
+        if placement_group_id is None:
+            return placement_group_table()
+        return placement_group_table(PlacementGroup(placement_group_id))
+
+    def node_table(self) -> list[dict[str, Any]]:
+        """As `ray.nodes`."""
+        return list(spoke.nodes())
+
+    def cluster_resources(self) -> dict[str, float]:
+        """As `ray.cluster_resources`."""
+        return spoke.cluster_resources()
+
+    def available_resources(self) -> dict[str, float]:
+        """As `ray.available_resources`."""
+        return spoke.available_resources()
+
+    def available_resources_per_node(self) -> dict[str, dict[str, float]]:
+        """As the function of this module."""
+        return available_resources_per_node()
+
+    _available_resources_per_node = available_resources_per_node
+
+    def total_resources_per_node(self) -> dict[str, dict[str, float]]:
+        """As the function of this module."""
+        return total_resources_per_node()
+
+    _total_resources_per_node = total_resources_per_node
+
+    def get_system_config(self) -> dict[str, Any]:
+        """Settings of Ray's own daemons: there are none."""
+        return {}
+
+
+state = GlobalState()
