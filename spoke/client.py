@@ -124,6 +124,7 @@ class Client:
             wire.SHARED: self.sharing.on_shared,
             wire.WELCOME: self._on_welcome,
             wire.NODE_STATE: self._on_node_state,
+            wire.OWNS: self.replies.on_owns,
         }
         self.handlers.update(self.hub.handlers)
         objectref.install(

@@ -206,6 +206,18 @@ class Replies:
         if entries:
             self._handed.setdefault((peer, key), []).extend(entries)
 
+    def on_owns(self, link: Link, message: list[Any], payload: Any) -> None:
+        """OWNS: the hub asks whether this process may end."""
+        from spoke import wire
+
+        self._client.hub.tell(wire.REQUEST, 0, "owns", {"count": self.obligations()})
+
+    def obligations(self) -> int:
+        """What would be lost if this process ended now: objects that others hold, calls that run."""
+        client = self._client
+        lent = sum(map(len, client.refs.lent_to.values()))
+        return lent + len(self._handed) + len(self._retained) + len(client.calls.calls)
+
     def unpin(self, peer: bytes, key: bytes) -> bool:
         """HELD from a peer; False if it is the owner's word on a borrow instead."""
         retained = self._retained.get((peer, key))

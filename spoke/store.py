@@ -6,6 +6,10 @@ a call), or a tensor of `spoke.empty`.  A block is reused when no use is left.  
 empty are kept warm, a few of them, since memory used for the first time costs ten times a copy; the
 others, and all when the node is short of memory, go back to the agent.
 
+What a peer held is given up when it is lost, though processes that it passed the object on to may still
+look at the block: nobody is left who knows them.  So a segment with such a block is *retired*: nothing is
+written into it any more, and it goes back as soon as it is empty.  Readers keep their mapping (MEM-2).
+
 A block part on the wire is ``[node_id, process_id, segment_id, offset, length]``; process_id is the
 allocator, the only process that may free it.
 
@@ -51,7 +55,7 @@ class Block:
 class OwnSegment:
     """A segment that this process allocates in."""
 
-    __slots__ = ("arena", "blocks", "lent", "memory", "open", "open_starts", "segment_id")
+    __slots__ = ("arena", "blocks", "lent", "memory", "open", "open_starts", "retired", "segment_id")
 
     def __init__(self, segment_id: int, memory: _native.Segment) -> None:
         self.segment_id = segment_id
@@ -62,6 +66,7 @@ class OwnSegment:
         self.blocks: dict[int, Block] = {}
         self.open: dict[int, Block] = {}  # those of `empty`, which the user's code writes itself
         self.open_starts: list[int] = []  # their offsets, sorted
+        self.retired = False
 
     def block_at(self, offset: int) -> Block | None:
         """The block that begins at `offset`, or the one of `empty` that contains it."""
@@ -136,7 +141,7 @@ class Store:
         return block
 
     def _allocate_in(self, segment: OwnSegment, length: int, align: int) -> Block | None:
-        offset = segment.arena.alloc(max(length, 1), align)
+        offset = -1 if segment.retired else segment.arena.alloc(max(length, 1), align)
         if offset < 0:
             return None
         if not segment.blocks and segment in self._empty:
@@ -177,9 +182,12 @@ class Store:
         gone = self._empty[: max(0, len(self._empty) - keep)]
         for segment in gone:
             self._empty.remove(segment)
-            del self._own[segment.segment_id]
-            self._give_back(segment.segment_id)
+            self._forget(segment)
         return bool(gone)
+
+    def _forget(self, segment: OwnSegment) -> None:
+        del self._own[segment.segment_id]
+        self._give_back(segment.segment_id)
 
     def release(self, block: Block) -> None:
         """One use less; the memory is reused at zero.  Safe at any instruction of any thread."""
@@ -212,7 +220,11 @@ class Store:
             segment.open_starts.remove(block.offset)
             self._open_blocks -= 1
         segment.arena.free(block.offset)
-        if not segment.blocks:
+        if segment.blocks:
+            return
+        if segment.retired:
+            self._forget(segment)
+        else:
             self._empty.append(segment)
             self._shrink(WARM_SEGMENTS)
 
@@ -332,12 +344,14 @@ class Store:
         self._drain()
 
     def peer_lost(self, peer: bytes) -> None:
-        """REF-2: the death of a peer returns what it held here."""
+        """REF-2: the death of a peer returns what it held here; MEM-2: it is not written again."""
         with self._lock:
             for (segment_id, offset), uses in self._peers.pop(peer, {}).items():
                 block = self._block_at(segment_id, offset)
-                for _ in range(uses if block is not None else 0):
-                    assert block is not None
+                if block is None:
+                    continue
+                block.segment.retired = True
+                for _ in range(uses):
                     block.segment.lent.returned(peer)
                     self._release(block)
         self._drain()

@@ -298,6 +298,8 @@ class Submitter:
 
     def send(self, link: Link, call: Call) -> None:
         """Put one call on the wire; lock held."""
+        if call.peer != link.peer or call.id not in self._client.calls.calls:
+            return  # what arrived together with the reason to send it has resolved or moved it
         slots = self._wire_slots(call.slots) if call.slots else None
         extra = [call.args, slots, call.options] if call.args or slots or call.options else None
         client = self._client

@@ -108,6 +108,9 @@ DROP_ORPHANS = next(_NEXT)
 SHARED = next(_NEXT)
 MAPPED = next(_NEXT)
 
+# -- hub -> worker, added later
+OWNS = next(_NEXT)
+
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
 _NL = (list, type(None))
@@ -230,6 +233,8 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     MAPPED: ("MAPPED", (("segment_id", _I),)),
     # a node died: links to its processes (ids) are worth nothing any more
     NODE_STATE: ("NODE_STATE", (("node_id", _B), ("alive", _BOOL), ("reason", _S), ("processes", _L))),
+    # how many of your objects and calls do others wait for? answered by REQUEST "owns" with id 0
+    OWNS: ("OWNS", ()),
 }
 
 

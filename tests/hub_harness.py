@@ -32,6 +32,7 @@ class Harness:
         self.worker_node: dict[bytes, bytes] = {}
         self.spawned: dict[bytes, list[Any]] = {}
         self.pids = 100
+        self.owns: dict[bytes, int] = {}  # what workers answer when they are asked
 
     def step(self, event: Event) -> None:
         pending = [event]
@@ -55,6 +56,8 @@ class Harness:
             self.spawned[message[1]] = message
             if self.auto_start:
                 return [self.worker_up(message[1])]
+        elif message[0] == wire.OWNS:
+            return [Received(peer, [wire.REQUEST, 0, "owns", {"count": self.owns.get(peer, 0)}])]
         elif message[0] == wire.STOP_WORKER and self.auto_stop:
             return [self.exit_of(message[1], None, 9)]
         return []

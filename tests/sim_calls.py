@@ -50,7 +50,12 @@ class HubHost:
         self.reactor = Reactor(world, self)
         rng = world.rng
         self.core = HubCore(
-            HubConfig(seed=b"sim-%d" % world.seed, idle_worker_s=5.0, prestart=rng.choice([None, 0, 2]))
+            HubConfig(
+                seed=b"sim-%d" % world.seed,
+                idle_worker_s=rng.choice([0.2, 5.0]),
+                heartbeat_s=0.5,
+                prestart=rng.choice([None, 0, 2]),
+            )
         )
         self.peers: dict[int, bytes] = {}  # conn -> process
         self.conns: dict[bytes, int] = {}
@@ -106,6 +111,7 @@ class Agent:
         self.segments = SegmentTable(1 << 30, _native.Segment.create)
         self.workers: dict[bytes, Proc | None] = {}
         self.procs: list[Proc] = []
+        self.peers: dict[int, bytes] = {}
         self._hub = world.hub.connect(self.reactor, self.id)
         host = f"host-{self.id.hex()[:4]}"
         self._tell(wire.AGENT_UP, self.id, host, 0, {"CPU": 4.0, "memory": 1000.0}, {}, 1)
@@ -127,12 +133,17 @@ class Agent:
             return
         message = wire.decode(meta)
         kind = message[0]
-        if kind == wire.SPAWN:
+        if kind == wire.ORPHAN_FREE:
+            self.segments.orphan_free(message[1], message[2], self.peers[conn])
+        elif kind == wire.SPAWN:
             worker_id = message[1]
             self.workers[worker_id] = None
             self.world.after(self.world.rng.uniform(0.005, 0.1), lambda: self._start(worker_id))
         elif kind == wire.STOP_WORKER:
             worker_id = message[1]
+            proc = self.workers.get(worker_id)
+            if proc is not None and not message[2]:
+                self.world.referee.stopped_idle(proc)
             self.world.after(self.world.rng.uniform(0.001, 0.02), lambda: self.reap(worker_id, None, 9))
 
     def _start(self, worker_id: bytes) -> None:
@@ -181,7 +192,8 @@ class Proc:
         reactor.listen(*names_of(process_id))
         links = Links(reactor, TOKEN, process_id, agent.id)  # type: ignore[arg-type]
         hub = links.adopt(world.hub.connect(reactor, process_id), HUB_ID)
-        own, _ = reactor.pair(agent.reactor)
+        own, far = reactor.pair(agent.reactor)
+        agent.peers[far.conn] = process_id
         address = [process_id, agent.id, "host", port_of(process_id)]
         with world.inside(None):
             self.client = Client(reactor, links, address, hub, links.adopt(own.conn, agent.id))  # type: ignore[arg-type]
@@ -313,12 +325,16 @@ class Proc:
         else:
             self.reactor.close_all()
         with self.world.inside(None):
-            for run in self.runs:
-                run.program.close()
-            self.runs.clear()
-            self.bag.clear()
-            if self.executor is not None and self.executor.actor is not None:
-                self.executor.actor.instance = None
+            self.forget()
+
+    def forget(self) -> None:
+        """User code and what it holds are gone."""
+        for run in self.runs:
+            run.program.close()
+        self.runs.clear()
+        self.bag.clear()
+        if self.executor is not None and self.executor.actor is not None:
+            self.executor.actor.instance = None
 
 
 class World(Net):
@@ -358,6 +374,7 @@ class World(Net):
     def __exit__(self, *failure: Any) -> None:
         for proc in self.procs.values():
             proc.alive = False
+            proc.forget()
             proc.client.closed = "the simulation is over"
             proc.client.store._own.clear()
             proc.client.store._mapped.clear()

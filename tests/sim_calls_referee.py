@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spoke import _native
 from spoke.core.calls import Call
 from spoke.core.refs import PENDING, Entry
 
@@ -23,7 +22,7 @@ LIFE_SUFFIX = b"\xff" * 12
 class Submitted:
     """One call as its caller made it."""
 
-    __slots__ = ("actor_id", "caller", "may_repeat", "retries", "sequence", "starts")
+    __slots__ = ("actor_id", "caller", "incarnations", "may_repeat", "retries", "sequence", "starts")
 
     def __init__(
         self, caller: bytes, actor_id: bytes | None, sequence: int, retries: int, may_repeat: bool
@@ -34,6 +33,7 @@ class Submitted:
         self.retries = retries
         self.may_repeat = may_repeat  # the user's exceptions are retried, which breaks the order
         self.starts = 0
+        self.incarnations: list[int] = []  # of the actor, in which it started
 
 
 class Referee:
@@ -45,9 +45,6 @@ class Referee:
         self.calls: dict[bytes, Submitted] = {}
         self.freed: dict[bytes, float] = {}
         self.failed: dict[bytes, bool] = {}  # calls that resolved to an error
-        # Blocks by node, segment, offset: those given back as the owner died, and where readers see which.
-        self.orphaned: dict[tuple[bytes, int, int], bool] = {}
-        self._seen_at: dict[int, tuple[bytes, int, int]] = {}
         self._last_start: dict[tuple[bytes, bytes, int], int] = {}
         self._sequence = 0
         self._puts: dict[bytes, int] = {}
@@ -125,24 +122,6 @@ class Referee:
                 proc.world.note(ref, 0)
             return result
 
-        view, lost, read = client.store.view, client.store.peer_lost, client.router.tcp.fetch
-
-        def watched_view(part: list[Any]) -> Any:
-            seen = view(part)
-            self._seen_at[seen.address] = (part[0], part[2], part[3])
-            return seen
-
-        def watched_read(parts: list[list[Any]]) -> list[Any]:
-            found = read(parts)
-            for part, data in zip(parts, found, strict=True):
-                self._seen_at[_native.buffer_address(data)] = (part[0], part[2], part[3])
-            return found
-
-        def watched_lost(peer: bytes) -> None:
-            for segment_id, offset in client.store._peers.get(peer, ()):
-                self.orphaned[proc.node_id, segment_id, offset] = True
-            lost(peer)
-
         def watched_peer_lost(peer: bytes) -> None:
             other = self.procs.get(peer)
             if other is not None and other.alive:  # its node was cut off and declared dead
@@ -150,9 +129,6 @@ class Referee:
             peer_lost(peer)
 
         client._peer_lost = watched_peer_lost  # type: ignore[method-assign]
-        client.store.view = watched_view  # type: ignore[method-assign]
-        client.store.peer_lost = watched_lost  # type: ignore[method-assign]
-        client.router.tcp.fetch = watched_read  # type: ignore[method-assign]
         client._free = watched_free  # type: ignore[method-assign]
         client.refs.on_borrow = watched_borrow  # type: ignore[method-assign]
         client.refs.resolve = watched_resolve  # type: ignore[method-assign]
@@ -205,12 +181,17 @@ class Referee:
             )
         if call.actor_id is not None and not call.may_repeat:
             key = (call.caller, call.actor_id, incarnation)
+            if incarnation in call.incarnations:
+                return  # again, after a broken link: its order was kept the first time
+            call.incarnations.append(incarnation)
             assert call.sequence > self._last_start.get(key, 0), "CALL-2: calls started out of order"
             self._last_start[key] = call.sequence
 
-    def may_change(self, data: Any) -> bool:
-        """Whether this is a block whose owner died: its allocator does not know of other readers."""
-        return self._seen_at.get(_native.buffer_address(data), (b"", 0, 0)) in self.orphaned
+    def stopped_idle(self, proc: Proc) -> None:
+        """The hub thinks that nobody needs this process."""
+        worker = proc.world.hub.core.state.workers.get(proc.id)
+        if worker is not None and worker.why == "it was idle" and proc.client.replies.obligations():
+            self.failures.append(f"REF-1: {proc} is stopped though others need what it owns")
 
     # -- the end
 

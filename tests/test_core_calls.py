@@ -8,7 +8,7 @@ from spoke import wire
 from spoke.core.calls import Call, CallTable
 from spoke.core.leasing import TURN_S, VERDICT_S
 from spoke.core.refs import CANCELLED, EXCEPTION, PENDING, SYSTEM, VALUE, Entry
-from tests.hub_harness import one_node
+from tests.hub_harness import Harness, one_node
 
 ACTOR = b"a" * 16
 WORKER, OTHER = b"w" * 28, b"o" * 28
@@ -305,3 +305,19 @@ def test_an_actor_is_not_placed_in_the_process_that_owns_another() -> None:
     hub.say(driver, wire.GIVE_BACK, grant[2], False)
     second = hub.actor(driver, "second")
     assert owner not in (hub.started(first), hub.started(second))
+
+
+def test_an_idle_worker_that_owns_what_others_hold_is_not_stopped() -> None:
+    """Its objects would be lost, though nothing failed."""
+    hub = Harness(prestart=1, idle_worker_s=3.0)
+    node = hub.node("n1", CPU=1.0)
+    driver = hub.driver("driver", node)
+    hub.want(driver, 1, 2, CPU=0.5)
+    grants = hub.grants(driver)
+    owner = grants[0][3][0]
+    hub.owns[owner] = 1
+    hub.want(driver, 1, 0, CPU=0.5)
+    for grant in grants:
+        hub.say(driver, wire.GIVE_BACK, grant[2], False)
+    hub.pass_time(10, node)
+    assert list(hub.hub.state.nodes[node].workers) == [owner]

@@ -17,7 +17,7 @@ from spoke.incoming import CallSource, open_args
 from spoke.links import Link
 from spoke.replies import Replies
 from spoke.streams import Stream
-from spoke.submit import ITEM_SUFFIX, RETAINED_SUFFIX, return_id
+from spoke.submit import ITEM_SUFFIX, RETAINED_SUFFIX, Submitter, return_id
 from spoke.transport.router import Router
 from spoke.values import Values
 
@@ -349,6 +349,17 @@ def test_a_resolved_call_keeps_nothing_alive(side: Tables) -> None:
     call.slots, call.stream = [(0, put(side.refs, OBJECT))], None
     side.replies.resolve_all(call, SYSTEM, LOST)
     assert call.slots is None and call.pins is None
+
+
+def test_a_call_that_was_answered_meanwhile_is_not_sent_again(side: Tables) -> None:
+    """One batch can hold the loss of a lease and, behind it, the last reply of its worker."""
+    submitter = Submitter(side)  # type: ignore[arg-type]
+    moved, answered = side.submitted(1), side.submitted(2)
+    moved.peer = OWNER
+    side.reply(answered, VALUE, [[[b"value"], None]])
+    for call in (moved, answered):
+        submitter.send(side.link, call)
+    assert side.said == []
 
 
 def test_nothing_is_handed_over_a_link_that_is_gone(side: Tables) -> None:

@@ -138,6 +138,24 @@ def test_REF_2_what_peers_hold_is_counted_where_the_agent_can_read_it() -> None:
     assert bench.lent() == 0 and bench.store.stats()["blocks"] == 0
 
 
+def test_MEM_2_what_a_lost_peer_held_is_never_written_again() -> None:
+    """Its borrowers, whom nobody here knows, may still look at it."""
+    bench = Bench(segment_bytes=32 * MIB)
+    first, second = (bench.store.allocate(MIB) for _ in range(2))
+    segment = first.segment
+    segment.memory.write(first.offset, [b"x" * MIB])
+    reader = bench.store.view(bench.store.describe(first))
+    bench.store.lend(PEER, [first])
+    bench.store.peer_lost(PEER)
+    other = bench.store.allocate(MIB)
+    assert other.segment is not segment
+    other.segment.memory.write(other.offset, [b"y" * MIB])
+    assert bench.table.get(segment.segment_id) is not None, "another block is in use there"
+    bench.store.release(second)
+    assert bench.table.get(segment.segment_id) is None, "the memory goes back when nothing is used there"
+    assert bytes(memoryview(reader)) == b"x" * MIB
+
+
 def test_a_mapping_goes_with_its_segment_and_views_keep_their_bytes() -> None:
     bench = Bench()
     reader = Store(NODE, b"r" * 28, MIB, bench._new, bench._map, bench._give_back)

@@ -194,9 +194,10 @@ class Directory:
         }
 
     def _owns(self, client: Client, args: dict[str, Any]) -> None:
-        """A worker says how many objects others may still read from it."""
+        """A worker says how many of its objects and calls others wait for."""
         if client.worker is not None:
             client.worker.owns = int(args["count"])
+            client.worker.owns_at = self.s.now
 
     def _jobs(self, client: Client, args: dict[str, Any]) -> list[dict[str, Any]]:
         return [

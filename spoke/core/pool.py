@@ -310,9 +310,27 @@ class Pool:
             for worker in sorted(group, key=lambda one: one.idle_since):
                 if over <= 0 or worker.idle_since + s.config.idle_worker_s > now:
                     break
-                if worker.state == IDLE and not worker.owns:
+                if worker.state == IDLE and self._may_stop(worker):
                     self.stop(worker, False, "it was idle")
                     over -= 1
+
+    def _may_stop(self, worker: Worker) -> bool:
+        """Whether nobody needs what an idle worker owns: it is asked, and the next check has the answer.
+
+        Its code is over, so what it owns only becomes less: an answer holds while it idles.
+        """
+        s = self.s
+        client = s.clients.get(worker.worker_id)
+        if not worker.job or client is None:
+            return True  # it never ran anything
+        if client.actors:
+            return False
+        if worker.owns_at >= worker.idle_since and not worker.owns:
+            return True
+        if worker.asked_at < worker.idle_since or worker.asked_at + s.config.idle_worker_s <= s.now:
+            worker.asked_at = s.now
+            s.send(worker.worker_id, wire.OWNS)
+        return False
 
     def job_ended(self, job_id: bytes) -> None:
         """Stop the idle workers that hold a job's code."""

@@ -141,6 +141,7 @@ class Worker:
 
     __slots__ = (
         "address",
+        "asked_at",
         "forced",
         "holding",
         "idle_since",
@@ -148,6 +149,7 @@ class Worker:
         "key",
         "node",
         "owns",
+        "owns_at",
         "pid",
         "since",
         "state",
@@ -167,7 +169,9 @@ class Worker:
         self.pid = 0
         self.address: wire.Address | None = None
         self.holding: Holding | None = None
-        self.owns = 0  # objects others may still read from it: not stopped for idleness
+        self.owns = 0  # objects and calls that others wait for: not stopped for idleness
+        self.owns_at = -1.0  # when it said so
+        self.asked_at = -1.0  # when it was asked
         self.stop_at: float | None = None  # leaves by itself; killed at this time
         self.forced = False  # the stop was an order to kill
         self.why = ""  # why the hub stopped it
