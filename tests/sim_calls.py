@@ -112,6 +112,8 @@ class Agent:
         self.workers: dict[bytes, Proc | None] = {}
         self.procs: list[Proc] = []
         self.peers: dict[int, bytes] = {}
+        self.mapped: dict[int, dict[int, None]] = {}  # conn -> segments that the process has mapped
+        self.segments.on_drop = self._dropped
         self._hub = world.hub.connect(self.reactor, self.id)
         host = f"host-{self.id.hex()[:4]}"
         self._tell(wire.AGENT_UP, self.id, host, 0, {"CPU": 4.0, "memory": 1000.0}, {}, 1)
@@ -135,6 +137,8 @@ class Agent:
         kind = message[0]
         if kind == wire.ORPHAN_FREE:
             self.segments.orphan_free(message[1], message[2], self.peers[conn])
+        elif kind == wire.MAPPED:
+            self.note_mapping(conn, message[1])
         elif kind == wire.SPAWN:
             worker_id = message[1]
             self.workers[worker_id] = None
@@ -145,6 +149,17 @@ class Agent:
             if proc is not None and not message[2]:
                 self.world.referee.stopped_idle(proc)
             self.world.after(self.world.rng.uniform(0.001, 0.02), lambda: self.reap(worker_id, None, 9))
+
+    def note_mapping(self, conn: int, segment_id: int) -> None:
+        if self.segments.get(segment_id) is None:
+            self.reactor.send(conn, wire.encode(wire.UNMAP, segment_id))
+        else:
+            self.mapped.setdefault(conn, {})[segment_id] = None
+
+    def _dropped(self, segment_id: int) -> None:
+        for conn, mapped in self.mapped.items():
+            if mapped.pop(segment_id, 0) is None:
+                self.reactor.send(conn, wire.encode(wire.UNMAP, segment_id))
 
     def _start(self, worker_id: bytes) -> None:
         if self.alive and worker_id in self.workers:
@@ -194,6 +209,7 @@ class Proc:
         hub = links.adopt(world.hub.connect(reactor, process_id), HUB_ID)
         own, far = reactor.pair(agent.reactor)
         agent.peers[far.conn] = process_id
+        self._at_agent = far.conn
         address = [process_id, agent.id, "host", port_of(process_id)]
         with world.inside(None):
             self.client = Client(reactor, links, address, hub, links.adopt(own.conn, agent.id))  # type: ignore[arg-type]
@@ -241,6 +257,7 @@ class Proc:
         entry = self.agent.segments.get(segment_id)
         if entry is None:
             raise KeyError(segment_id)
+        self.agent.note_mapping(self._at_agent, segment_id)
         return segment_id, entry.bytes, os.dup(entry.segment.fd)
 
     def _fetch(self, parts: list[list[Any]]) -> list[Any]:

@@ -8,6 +8,7 @@ power.  Partitions hold traffic between nodes back; a cut connection loses what 
 from __future__ import annotations
 
 import heapq
+import os
 import random
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -43,10 +44,25 @@ class Host(Protocol):
     def arrive(self, kind: int, conn: int, meta: bytes, payload: Any) -> None: ...
 
 
+class Descriptor:
+    """A file descriptor under way: closed if nobody takes it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = os.dup(fd)
+
+    def take(self) -> int:
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
 class End:
     """One side of a connection."""
 
-    __slots__ = ("conn", "delay", "held", "last", "other", "owner")
+    __slots__ = ("conn", "delay", "descriptors", "held", "last", "other", "owner")
 
     def __init__(self, owner: Reactor, conn: int, delay: float) -> None:
         self.owner = owner
@@ -55,13 +71,16 @@ class End:
         self.other: End = self
         self.last = 0.0
         self.held: list[bytes] = []
+        self.descriptors: list[Descriptor] = []  # that have arrived
 
-    def transmit(self, kind: int, meta: bytes = b"", payload: Any = b"") -> None:
+    def transmit(
+        self, kind: int, meta: bytes = b"", payload: Any = b"", descriptor: Descriptor | None = None
+    ) -> None:
         """Deliver to the other side, after all that went before."""
         net, other = self.owner.net, self.other
         late = net.now + net.rng.uniform(0.2, 1.0) * self.delay
         when = self.last = max(self.last, late, net.held(self.owner.host.node_id, other.owner.host.node_id))
-        net.schedule(when, lambda: other.owner.receive(other, kind, meta, payload))
+        net.schedule(when, lambda: other.owner.receive(other, kind, meta, payload, descriptor))
 
 
 class Reactor:
@@ -72,9 +91,13 @@ class Reactor:
         self.host = host
         self.ends: dict[int, End] = {}
 
-    def receive(self, end: End, kind: int, meta: bytes, payload: Any) -> None:
+    def receive(
+        self, end: End, kind: int, meta: bytes, payload: Any, descriptor: Descriptor | None = None
+    ) -> None:
         if self.ends.get(end.conn) is not end or not self.host.alive:
             return
+        if descriptor is not None:
+            end.descriptors.append(descriptor)
         if kind == CLOSED:
             del self.ends[end.conn]
         self.host.arrive(kind, end.conn, meta, payload)
@@ -119,8 +142,18 @@ class Reactor:
             end.held.append(meta)
             return len(end.held)
         self.flush(conn)
-        end.transmit(FRAME, meta, b"" if payload is None else bytes(payload))
+        descriptor = Descriptor(fd) if fd >= 0 else None
+        end.transmit(FRAME, meta, b"" if payload is None else bytes(payload), descriptor)
         return 0
+
+    def peer_uid(self, conn: int) -> int | None:
+        """Of the other end of a unix socket: processes of one node have such."""
+        end = self.ends.get(conn)
+        return 0 if end is not None and end.other.owner.host.node_id == self.host.node_id else None
+
+    def take_fd(self, conn: int) -> int:
+        end = self.ends.get(conn)
+        return end.descriptors.pop(0).take() if end is not None and end.descriptors else -1
 
     def flush(self, conn: int) -> int:
         end = self.ends.get(conn)
