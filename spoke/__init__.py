@@ -92,6 +92,7 @@ _LAZY = {
     "ObjectRefGenerator": "streams",
     "Gang": "gang",
     "Slot": "gang",
+    "WorkerPool": "workerpool",
     "actor_types": "registry",
     "empty": "tensors",
     "from_tensor": "tensors",
