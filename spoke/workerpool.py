@@ -189,7 +189,7 @@ class WorkerPool(Executor):
         return known
 
     def _number(self) -> int:
-        return next(self._client.call_counter)
+        return int(next(self._client.call_counter))
 
     # -- handing out
 
