@@ -47,6 +47,8 @@ class ActorHost:
         self._semaphores: dict[str, Any] = {}
         self._tasks: dict[bytes, Any] = {}
         self._methods: dict[str, Any] = {}
+        # Calls of a plain actor go straight to the main thread's queue.
+        self._plain = not self.is_async and self.limit == 1 and not self.groups
 
     @property
     def threaded(self) -> bool:
@@ -92,13 +94,15 @@ class ActorHost:
     def accept(self, job: Job) -> None:
         """A call arrived; lock held."""
         message = job.message
-        job.function_name = f"{self.class_name}.{message[4]}"
         if message[2] != self.actor_id or message[3] != self.incarnation:
             self.executor.outcome.system(
                 job, "ActorUnavailableError", "The call was meant for an earlier incarnation of the actor."
             )
         elif self._waiting is not None:
             self._waiting.append(job)
+        elif self._plain and not job.options:
+            self.executor.queue.append(job)
+            self.executor.wake()
         else:
             self._place(job)
 

@@ -126,7 +126,7 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     if timeout is not None and timeout < 0:
         timeout = None
     if type(object_refs) is ref_type:
-        return client.get([object_refs], timeout)[0]
+        return client.get_one(object_refs, timeout)
     if isinstance(object_refs, list):
         for ref in object_refs:
             if type(ref) is not ref_type:

@@ -19,20 +19,14 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside: Any = None
+        self.inside: Any = None  # the job whose code the main thread runs; set by it, cleared by `end`
         self._sent = False
-        self._main = threading.main_thread().ident or 0
-
-    def begin(self, job: Any) -> None:
-        if threading.get_ident() == self._main:
-            self._inside = job
+        self.main = threading.main_thread().ident or 0
 
     def end(self, job: Any) -> None:
-        """Leave user code; an interrupt that was sent is taken here at the latest."""
-        if self._inside is not job:
-            return
+        """Leave user code, on the main thread; an interrupt that was sent is taken here at the latest."""
         with self._lock:
-            self._inside = None
+            self.inside = None
             sent, self._sent = self._sent, False
         if sent and sys.exc_info()[0] is not KeyboardInterrupt:
             # The kernel has queued the signal for this thread; a few steps of the interpreter let the
@@ -43,6 +37,6 @@ class Interrupts:
     def interrupt(self, job: Any) -> None:
         """Raise KeyboardInterrupt in the main thread if it is inside the code of `job`."""
         with self._lock:
-            if self._inside is job and not self._sent:
+            if self.inside is job and not self._sent:
                 self._sent = True
-                signal.pthread_kill(self._main, signal.SIGINT)
+                signal.pthread_kill(self.main, signal.SIGINT)

@@ -22,11 +22,11 @@ from spoke.core import Send
 from spoke.core.calls import Call, CallTable
 from spoke.core.channels import ActorChannel
 from spoke.core.obituary import describe_death
-from spoke.core.refs import PENDING, SYSTEM, VALUE, Entry, RefTable
+from spoke.core.refs import SYSTEM, VALUE, Entry, RefTable
 from spoke.errors import ProtocolError
 from spoke.futures import Futures
 from spoke.hubside import HubSide
-from spoke.lead import Lead, Waiter
+from spoke.lead import Lead
 from spoke.links import ACCEPTED, CLOSED, FRAME, Link, Links
 from spoke.objectref import ObjectRef
 from spoke.replies import Replies
@@ -37,9 +37,9 @@ from spoke.transport.router import Router
 from spoke.transport.shm import SharedMemory
 from spoke.transport.tcp import Tcp
 from spoke.values import Values
+from spoke.waiting import Waiting
 from spoke.wire import decode, encode
 
-BLOCKED_AFTER_S: Final = 0.004  # a task that waits longer in get gives its CPU to others
 OWNER_DIED: Final = ("OwnerDiedError", "The process that owned the object has died.")
 OBJECT_FREED: Final = ("ObjectFreedError", "The object is no longer held by its owner.")
 
@@ -71,7 +71,7 @@ class Client:
         self.calls = CallTable(encode_error)
         self.calls.actors.on_death = self._dead_actor_value
         self.lead = Lead(reactor, self._dispatch, self.calls.next_deadline, self._tick)
-        self.lead.before_waiting = links.flush_held
+        self.lead.held, self.lead.before_waiting = links.held, links.flush_held
         self.hub = HubSide(self, hub, agent)
         self.store = Store(
             self.node_id, self.process_id, 64 << 20,
@@ -85,6 +85,9 @@ class Client:
         self.calls.fetch = self.refs.fetch
         self.replies = Replies(self)
         self.sharing = Sharing(self)
+        self.waiting = Waiting(self)
+        self.get, self.get_one, self.wait = self.waiting.get, self.waiting.get_one, self.waiting.wait
+        self.when_resolved, self.block_on = self.waiting.when_resolved, self.waiting.block_on
         self.futures = Futures(self)
         self.closed: str | None = None  # why nothing can be called any more
         self.info: dict[str, Any] = {}
@@ -99,7 +102,6 @@ class Client:
         self.on_closing: Callable[[], None] | None = None
         self.on_closed: Callable[[], None] | None = None
         self.on_welcome: Callable[[], None] | None = None
-        self.on_waiting: Any = None  # worker hook: (bool) -> None, the running task waits in get
         self.on_hub_lost: Any = None
         self.call_prefix = os.urandom(16)
         self.call_counter = itertools.count(1)
@@ -180,7 +182,13 @@ class Client:
     def release(self, entry: Entry) -> None:
         """One use of `entry` less; safe at any instruction of any thread."""
         self._dropped.append(entry)
-        self.release_later()
+        if self.lock.acquire(False):
+            try:
+                self._settle()
+            finally:
+                self.lock.release()
+            if self._dropped:  # by another thread, after the last look
+                self.release_later()
 
     def release_later(self) -> None:
         """Settle now if nobody holds the lock; whoever does looks again when he lets go."""
@@ -302,11 +310,14 @@ class Client:
 
     def _free(self, entry: Entry) -> None:
         """An owned object is gone: give its blocks back to whoever allocated them."""
+        value = entry.value
+        if value and len(value) == 1 and type(value[0]) is bytes:
+            return  # inline, as most
         if len(entry.id) == 28 and entry.id.endswith(ACTOR_SUFFIX):
             self.hub.tell(wire.KILL_ACTOR, entry.id[:16], True, "all handles to it went out of scope")
             return
         blocks: dict[bytes, list[Any]] = {}
-        for part in entry.value or ():
+        for part in value or ():
             if type(part) is not bytes:
                 blocks.setdefault(part[1], []).append(part)
         for allocator, descriptors in blocks.items():
@@ -426,129 +437,13 @@ class Client:
             return SYSTEM, encode_error(error, str(channel.info.get("cause")))
         return SYSTEM, encode_error(error, describe_death(channel.name, channel.info, channel.actor_id))
 
-    # -- waiting
-
-    def when_resolved(self, ref: ObjectRef[Any], waiter: Any) -> None:
-        """Call ``waiter.resolved(entry)`` once the object is known, at once if it is."""
-        entry = ref._entry
-        with self.lock:
-            if entry.status == PENDING:
-                self._await_entry(entry, waiter)
-                self._settle()
-                return
-        waiter.resolved(entry)
-
-    def _await_entry(self, entry: Entry, waiter: Any) -> None:
-        if entry.waiters is None:
-            entry.waiters = [waiter]
-        else:
-            entry.waiters.append(waiter)
-        if entry.owner is not None:
-            self.refs.fetch(entry)
-
-    def get(self, refs: list[ObjectRef[Any]], timeout: float | None) -> list[Any]:
-        """Values of `refs` in order; waits at most `timeout` seconds in all.
-
-        Raises:
-            GetTimeoutError: not all are there in time.
-            RayTaskError, RayActorError, ...: the first failed object's error.
-        """
-        for ref in refs:
-            if ref._entry.status == PENDING:
-                self._wait_all(refs, timeout)
-                break
-        return [self.read(ref._entry) for ref in refs]
+    # -- objects
 
     def read(self, entry: Entry) -> Any:
         """The value of a resolved entry, or its error raised."""
         if entry.status == VALUE:
             return self.values.read(entry)
         raise self.replies.error_of(entry)
-
-    def _wait_all(self, refs: list[ObjectRef[Any]], timeout: float | None) -> None:
-        waiter = Waiter(0)
-        with self.lock:
-            seen = set()
-            for ref in refs:
-                entry = ref._entry
-                if entry.status == PENDING and entry.id not in seen:
-                    seen.add(entry.id)
-                    waiter.remaining += 1
-                    self._await_entry(entry, waiter)
-            waiter.done = waiter.remaining == 0
-            if self.refs.out or self._dropped:
-                self._settle()
-        if not self.block_on(waiter, timeout):
-            from spoke.errors import GetTimeoutError
-
-            self._forget_waiter(refs, waiter)
-            late = sum(1 for ref in refs if ref._entry.status == PENDING)
-            raise GetTimeoutError(
-                f"Get timed out: {late} of {len(refs)} object(s) not ready within {timeout} s."
-            )
-
-    def block_on(self, waiter: Waiter, timeout: float | None) -> bool:
-        """Wait; where this thread runs a task, its CPU goes to others meanwhile."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        hook = self.on_waiting
-        if hook is None:
-            return self.lead.wait(waiter, deadline)
-        soon = time.monotonic() + BLOCKED_AFTER_S
-        if self.lead.wait(waiter, soon if deadline is None else min(soon, deadline)):
-            return True
-        if deadline is not None and deadline <= soon:
-            return False
-        blocked = hook(True)
-        try:
-            return self.lead.wait(waiter, deadline)
-        finally:
-            if blocked:
-                hook(False)
-
-    def _forget_waiter(self, refs: list[ObjectRef[Any]], waiter: Waiter) -> None:
-        with self.lock:
-            for ref in refs:
-                waiters = ref._entry.waiters
-                if waiters is not None and waiter in waiters:
-                    waiters.remove(waiter)
-
-    def wait(
-        self, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None
-    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-        """The first `num_returns` resolved refs (in the order given) and the others."""
-        for index in range(min(num_returns, len(refs))):
-            if refs[index]._entry.status == PENDING:
-                return self._wait_some(refs, num_returns, timeout)
-        return refs[:num_returns], refs[num_returns:]
-
-    def _wait_some(
-        self, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None
-    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-        pending: list[ObjectRef[Any]] = []
-        waiter = Waiter(num_returns)
-        with self.lock:
-            for ref in refs:
-                if ref._entry.status == PENDING:
-                    pending.append(ref)
-                else:
-                    waiter.remaining -= 1
-                    if waiter.remaining == 0:
-                        break
-            if waiter.remaining > 0:
-                for ref in pending:
-                    self._await_entry(ref._entry, waiter)
-                self._settle()
-        if waiter.remaining > 0:
-            self.block_on(waiter, timeout)
-            self._forget_waiter(pending, waiter)
-        ready: list[ObjectRef[Any]] = []
-        rest: list[ObjectRef[Any]] = []
-        for ref in refs:
-            here = len(ready) < num_returns and ref._entry.status != PENDING
-            (ready if here else rest).append(ref)
-        return ready, rest
-
-    # -- objects
 
     def put(self, value: Any) -> ObjectRef[Any]:
         """Store a value; this process owns the object.
@@ -562,9 +457,9 @@ class Client:
         object_id = self.new_call_id() + b"\xff\xff\xff\x7f"
         with self.lock:
             entry = self.refs.own(object_id)
-            entry.status = VALUE
             entry.value = parts
             entry.contains = contains
+            entry.status = VALUE
             ref = self.make_ref(entry)
             if self._dropped:
                 self._settle()

@@ -11,6 +11,7 @@ import os
 import time
 from collections import deque
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
     from spoke.links import Link
 
 
+_NO_OPTIONS: dict[str, Any] = {}
+
+
 class Job:
     """One call to run."""
 
-    __slots__ = ("cancelled", "credit", "function_name", "link", "message", "options", "payload")
+    __slots__ = ("cancelled", "credit", "link", "message", "options", "payload", "task_name")
 
     def __init__(self, link: Link, message: list[Any], payload: Any) -> None:
         self.link = link
@@ -40,9 +44,16 @@ class Job:
         self.payload = payload
         self.cancelled = False
         self.credit: Any = None  # waiter of a generator that is ahead of its consumer
-        self.function_name = ""
+        self.task_name = ""  # of a task's function, once it is known
         extra = message[6] if message[0] == wire.CALL else message[5]
-        self.options: dict[str, Any] = (extra[2] if extra else None) or {}
+        self.options: dict[str, Any] = (extra[2] if extra else None) or _NO_OPTIONS
+
+    @property
+    def function_name(self) -> str:
+        if self.message[0] != wire.CALL:
+            return self.task_name
+        class_name = running.actor.class_name if running.actor is not None else "actor"
+        return f"{class_name}.{self.message[4]}"
 
     @property
     def name(self) -> str:
@@ -58,19 +69,19 @@ class Executor:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.outcome = Outcome(self)
         self.queue: deque[Job] = deque()
         self.jobs: dict[bytes, Job] = {}  # queued or running
         self.functions: dict[bytes, Any] = {}
         self.actor: ActorHost | None = None
         self.interrupts = Interrupts()
+        self.outcome = Outcome(self)
         self.consumed: dict[bytes, int] = {}
         self._idle: Waiter | None = None
         self._starting: tuple[Any, ...] | None = None
         self._unknown: dict[bytes, list[Job]] = {}  # jobs that wait for a function's code
         self._early: list[Job] = []  # actor calls before the actor itself
         self._stop: int | None = None
-        client.on_waiting = self._waiting
+        client.waiting.hook = self._waiting
         client.handlers.update(
             {
                 wire.TASK: self._on_task,
@@ -101,7 +112,13 @@ class Executor:
         elif self._stop is not None:
             self._exit(self._stop)
         elif self.queue:
-            self._run_job(self.queue.popleft())
+            job = self.queue.popleft()
+            if self.actor is not None:
+                self.actor.run_here(job)
+            else:
+                function = self.functions[job.message[3]]
+                job.task_name = function.__name__
+                self.execute(job, function)
         else:
             idle = Waiter(1)
             with self.client.lock:
@@ -112,29 +129,28 @@ class Executor:
 
     def wake(self) -> None:
         """There is something for the main thread; lock held."""
-        idle, self._idle = self._idle, None
+        idle = self._idle
         if idle is not None:
+            self._idle = None
             idle.finish()
-
-    def _run_job(self, job: Job) -> None:
-        if self.actor is not None:
-            self.actor.run_here(job)
-        else:
-            function = self.functions[job.message[3]]
-            job.function_name = function.__name__
-            self.execute(job, function)
 
     def execute(self, job: Job, function: Any) -> None:
         """Run one synchronous job on this thread and answer it."""
         message = job.message
         started = time.perf_counter_ns()
         source = None
-        running.enter(job)
+        interrupts = self.interrupts
+        on_main = get_ident() == interrupts.main
+        if on_main:
+            running.main_job = job
+        else:
+            running.enter(job)
         try:
             extra = message[6] if message[0] == wire.CALL else message[5]
             if job.cancelled:
                 return self.outcome.cancelled(job)
-            self.interrupts.begin(job)
+            if on_main:
+                interrupts.inside = job
             try:
                 if extra is None or not (extra[0] or extra[1]):
                     result = function()
@@ -151,14 +167,18 @@ class Executor:
                     self.outcome.generator(job, result, num_returns, started, source)
                     return None
             finally:
-                self.interrupts.end(job)
+                if on_main:
+                    interrupts.end(job)
             self.outcome.returned(job, result, num_returns, started, source)
         except KeyboardInterrupt:
             self.outcome.cancelled(job, source)
         except BaseException as error:
             self.outcome.raised(job, error, started, source)
         finally:
-            running.leave()
+            if on_main:
+                running.main_job = None
+            else:
+                running.leave()
             self.jobs.pop(message[1], None)
 
     # -- arrivals (lock held)
@@ -359,6 +379,6 @@ class _Unloaded:
         function = codec.loads(self.blob)
         job = running.job()
         if job is not None:
-            job.function_name = getattr(function, "__name__", "task")
+            job.task_name = getattr(function, "__name__", "task")
         self.executor.functions[self.function_id] = function
         return function(*args, **kwargs)

@@ -58,7 +58,7 @@ class Futures:
             future, ref = item
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(self._client.get([ref], None)[0])
+                    future.set_result(self._client.get_one(ref, None))
                 except BaseException as error:  # the value of the future, whatever it is
                     future.set_exception(error)
             del future, ref, item
@@ -79,7 +79,7 @@ class Futures:
             if future.done():
                 return
             try:
-                future.set_result(self._client.get([ref], None)[0])
+                future.set_result(self._client.get_one(ref, None))
             except BaseException as error:
                 future.set_exception(error)
 

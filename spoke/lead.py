@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from spoke._native import Reactor
@@ -34,11 +34,14 @@ class Waiter:
         """One of the awaited entries is resolved."""
         self.remaining -= 1
         if self.remaining <= 0:
-            self.finish()
+            self.done = True
+            if self._lock is not None:
+                self.nudge()
 
     def finish(self) -> None:
         self.done = True
-        self.nudge()
+        if self._lock is not None:
+            self.nudge()
 
     def nudge(self) -> None:
         """Wake the follower that sleeps on this waiter, if any."""
@@ -80,7 +83,8 @@ class Lead:
         self._io_parked = False
         self._io_wake = threading.Semaphore(0)
         self._closing = False
-        self.before_waiting: Callable[[], None] | None = None  # sends what was held back
+        self.held: Mapping[int, int] = {}  # what was held back, to be sent by ...
+        self.before_waiting: Callable[[], None] = lambda: None  # ... this, where there is anything
         self._io = threading.Thread(target=self._io_loop, name="spoke-io", daemon=True)
 
     def taken(self) -> bool:
@@ -101,20 +105,21 @@ class Lead:
 
     def wait(self, waiter: Waiter, deadline: float | None = None) -> bool:
         """Block until `waiter.done`, or `deadline` (monotonic seconds); returns `waiter.done`."""
-        if self.before_waiting is not None:
+        if self.held:
             self.before_waiting()
         followed = False
         while not waiter.done:
             if self._lead.acquire(False):
                 try:
                     self._turn += 1
-                    if self.before_waiting is not None:  # what others held back until now
+                    if self.held:  # by others until now
                         self.before_waiting()
                     if not self._lead_until(waiter, deadline):
                         break
                 finally:
                     self._lead.release()
-                    self._hand_over()
+                    if self._followers or self._io_parked:
+                        self._hand_over()
             else:
                 followed = True
                 if not self._follow(waiter, deadline):
@@ -126,9 +131,9 @@ class Lead:
         return waiter.done
 
     def _lead_until(self, waiter: Waiter, deadline: float | None) -> bool:
-        poll, dispatch = self.reactor.poll, self._dispatch
+        poll, dispatch, next_deadline = self.reactor.poll, self._dispatch, self._next_deadline
         while not waiter.done:
-            due = self._next_deadline()
+            due = next_deadline()
             if due is None and deadline is None:
                 events = poll(LOOK_US)
             else:
@@ -198,7 +203,7 @@ class Lead:
 
     def _io_lead(self) -> None:
         self._io_leads = True
-        if self.before_waiting is not None:
+        if self.held:
             self.before_waiting()
         while not self._followers and not self._closing:
             due = self._next_deadline()

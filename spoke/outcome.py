@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import time
 import traceback
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
+
+from msgpack import Packer, packb
 
 from spoke import codec, wire
 from spoke.core.refs import CANCELLED, EXCEPTION, SYSTEM, VALUE
@@ -27,6 +30,9 @@ class Outcome:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._client = executor.client
+        # Used by the main thread only, for replies only: a Packer must not be entered twice.
+        self._main = executor.interrupts.main
+        self._pack = Packer().pack
 
     def returned(
         self, job: Job, result: Any, num_returns: int, started: int, source: CallSource | None
@@ -37,7 +43,11 @@ class Outcome:
             return
         values = self._client.values
         if num_returns == 1:
-            packed = [values.pack(result)]
+            parts, contains, blocks = values.pack(result)
+            if not contains and not blocks:
+                self._reply(job, VALUE, started, [[parts, None]], source)
+                return
+            packed = [(parts, contains, blocks)]
         elif num_returns == 0:
             packed = []
         else:
@@ -66,7 +76,9 @@ class Outcome:
         micros = (time.perf_counter_ns() - started) // 1000
         if source is None or source.empty:
             # At once, never held back: the next job may end this process.
-            client.reactor.send(job.link.conn, encode(wire.REPLY, job.call_id, status, micros, values, None))
+            pack = self._pack if get_ident() == self._main else packb
+            meta = pack((wire.REPLY, job.message[1], status, micros, values, None))
+            client.reactor.send(job.link.conn, meta)
             return
         with client.lock:
             retained = source.finish()

@@ -170,7 +170,7 @@ class Submitter:
             for _, slot in (packed.slots or ()) if packed else ():
                 if slot.status == PENDING:
                     creation.waiting += 1
-                    client._await_entry(slot, creation)
+                    client.waiting.enlist(slot, creation)
                 elif slot.status > 0:
                     creation.waiting += 1
                     creation.resolved(slot)

@@ -8,6 +8,7 @@ array over it is gone.
 
 from __future__ import annotations
 
+import pickle
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from spoke import codec
 from spoke.core.refs import Entry
 from spoke.objectref import ObjectRef
-from spoke.store import Block, Store
+from spoke.store import INLINE_BYTES_MAX, Block, Store
 from spoke.transport.router import Router
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class Values:
             ObjectStoreFullError: no shared memory for its large parts.
         """
         body, buffers, refs = codec.dumps(value)
+        if not buffers and len(body) <= INLINE_BYTES_MAX:
+            return [body], self._count(refs) if refs else None, []
         parts, blocks = self._store.write(body, buffers)
         return parts, self._count(refs) if refs else None, blocks
 
@@ -194,7 +197,7 @@ class Values:
             context = codec.context
             before, context.source = context.source, entry
             try:
-                return codec.loads(parts[0])
+                return pickle.loads(parts[0])
             finally:
                 context.source = before
         client = self._client

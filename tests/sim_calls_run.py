@@ -219,7 +219,7 @@ class Waiting:
         with client.lock:
             for ref in self.refs:
                 if ref._entry.status == PENDING:
-                    client._await_entry(ref._entry, self)
+                    client.waiting.enlist(ref._entry, self)
                 else:
                     self.missing -= 1
             client._settle()
@@ -232,7 +232,7 @@ class Waiting:
             run.proc.world.after(0.0, lambda: run.wake(turn, self))
 
     def end(self) -> None:
-        self.run.proc.client._forget_waiter(self.refs, self)  # type: ignore[arg-type]
+        self.run.proc.client.waiting.forget(self.refs, self)  # type: ignore[arg-type]
 
     def result(self) -> list[tuple[str, Any]]:
         """Per ref ``("value", v)``, ``("error", exception)`` or ``("pending", None)``."""

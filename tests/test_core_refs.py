@@ -428,5 +428,5 @@ def test_an_actor_is_ready_when_the_owners_know_what_it_keeps(side: Tables) -> N
 
 def test_values_packed_before_a_bad_one_are_released(side: Tables) -> None:
     with pytest.raises(TypeError):
-        side.values.pack_all([list(range(5)), threading.Lock()])
+        side.values.pack_all([bytes(1 << 20), threading.Lock()])
     assert side.store.released == 1

@@ -59,6 +59,7 @@ def test_held_back_frames_go_out_when_a_thread_takes_the_lead() -> None:
     flushed: list[int] = []
     lead = Lead(Reactor(), lambda events: waiter.finish(), lambda: None, lambda now: None)  # type: ignore[arg-type]
     waiter = Waiter(1)
+    lead.held = {1: 1}
     lead.before_waiting = lambda: flushed.append(int(lead.taken()))
     lead.wait(waiter)
     assert flushed == [0, 1], "once before waiting, once with the lead"

@@ -185,6 +185,8 @@ class CallTable:
 
     def next_deadline(self) -> float | None:
         """When `tick` wants to be called, in monotonic seconds."""
+        if not self.actors.verdicts:
+            return self.tasks.next_deadline()
         first, second = self.tasks.next_deadline(), self.actors.next_deadline()
         if first is None or second is None:
             return first if second is None else second

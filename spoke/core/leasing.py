@@ -339,12 +339,17 @@ class TaskClasses:
     # -- time
 
     def next_deadline(self) -> float | None:
-        times = [lease.lost for lease in self.lost.values() if lease.lost is not None]
-        times.extend(lease.return_at for lease in self.turns.values() if lease.return_at is not None)
+        first_idle = None
         for lease in self.idle.values():
             if lease.idle_since is not None:
-                times.append(lease.idle_since + IDLE_S)
+                first_idle = lease.idle_since + IDLE_S
             break
+        if not (self.backlogged or self.lost or self.turns):  # as nearly always, at every poll
+            return first_idle
+        times = [lease.lost for lease in self.lost.values() if lease.lost is not None]
+        times.extend(lease.return_at for lease in self.turns.values() if lease.return_at is not None)
+        if first_idle is not None:
+            times.append(first_idle)
         times.extend(group.recall_at for group in self.backlogged.values() if group.recall_at is not None)
         return min(times) if times else None
 

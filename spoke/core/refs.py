@@ -107,26 +107,27 @@ class RefTable:
         if entry.local == 0:
             self._unused(entry)
 
-    def _unused(self, first: Entry) -> None:
-        doomed = [first]  # a loop, not recursion: chains of contained refs can be long
-        while doomed:
-            entry = doomed.pop()
-            if entry.local > 0 or entry.borrowers or entry.unconfirmed:
-                continue
-            if self.entries.get(entry.id) is not entry:
-                continue
-            if entry.owner is None and entry.status == PENDING and entry.call is not None:
-                continue  # the call still runs; resolve() comes back here
-            del self.entries[entry.id]
-            if entry.owner is None:
-                self.freed.append(entry)
-            else:
-                self._give_back(entry)
-            for inner in entry.contains or ():
-                inner.local -= 1
-                if inner.local == 0:
-                    doomed.append(inner)
-            entry.contains = None
+    def _unused(self, entry: Entry) -> None:
+        contains = self._forget(entry)
+        while contains:  # a loop, not recursion: chains of contained refs can be long
+            inner = contains.pop()
+            inner.local -= 1
+            if inner.local == 0:
+                contains.extend(self._forget(inner) or ())
+
+    def _forget(self, entry: Entry) -> list[Entry] | None:
+        """Free an entry that is not counted, if nobody else uses it; returns what its value contained."""
+        if entry.borrowers or entry.unconfirmed or self.entries.get(entry.id) is not entry:
+            return None
+        if entry.owner is not None:
+            self._give_back(entry)
+        elif entry.status == PENDING and entry.call is not None:
+            return None  # the call still runs; resolve() comes back here
+        else:
+            self.freed.append(entry)
+        del self.entries[entry.id]
+        contains, entry.contains = entry.contains, None
+        return contains
 
     def _give_back(self, entry: Entry) -> None:
         assert entry.owner is not None
@@ -150,9 +151,9 @@ class RefTable:
             for inner in contains or ():
                 self.drop(inner)
             return
-        entry.status = status
         entry.value = value
         entry.contains = contains
+        entry.status = status  # last: whoever sees it reads the value without a lock
         entry.call = None
         if entry.fetchers:
             for peer in entry.fetchers:
