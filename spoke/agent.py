@@ -19,12 +19,12 @@ from collections.abc import Callable
 from typing import Any
 
 from spoke import _native, limits, logs, orphans
+from spoke.devices import visible_devices
 from spoke.loop import Loop, Timer
-from spoke.machine import visible_devices
 from spoke.nursery import Nursery, Order
 from spoke.segment_service import SegmentService
 from spoke.segments import SegmentTable
-from spoke.wire import AGENT_UP, DROP_ORPHANS, HEARTBEAT, LOG_LINES, SPAWN, STOP_WORKER, WORKER_EXIT
+from spoke.wire import AGENT_UP, DEVICES, DROP_ORPHANS, HEARTBEAT, LOG_LINES, SPAWN, STOP_WORKER, WORKER_EXIT
 
 Emit = Callable[[tuple[Any, ...]], None]  # sends one message to the hub
 
@@ -41,7 +41,7 @@ class NodeSettings:
 
     __slots__ = ("gpu_visible", "heartbeat_s", "host", "hub_address", "keep_gpu_variable",
                  "keep_logs", "kill_grace_s", "labels", "log_dir", "node_id", "port", "resources", "session",
-                 "store_limit", "sys_path", "token")  # fmt: skip
+                 "store_limit", "sys_path", "token", "topology")  # fmt: skip
 
     def __init__(self, node_id: bytes, token: bytes, log_dir: str) -> None:
         self.node_id = node_id
@@ -53,6 +53,7 @@ class NodeSettings:
         self.hub_address: list[Any] = [node_id, node_id, self.host, 0]
         self.resources: dict[str, float] = {}
         self.labels: dict[str, str] = {}
+        self.topology: dict[str, Any] = {}  # see `spoke.devices.topology`
         self.store_limit = 0
         self.gpu_visible: str | None = None  # CUDA_VISIBLE_DEVICES of the daemon
         self.keep_gpu_variable = False  # workers see all devices, whatever is theirs
@@ -102,6 +103,8 @@ class Agent:
         """Report to the hub; from now on it may ask for workers."""
         mine = self._settings
         self._emit((AGENT_UP, mine.node_id, mine.host, mine.port, mine.resources, mine.labels, os.getpid()))
+        if any(mine.topology.values()):
+            self._emit((DEVICES, mine.topology))
         self._loop.after_s(mine.heartbeat_s, self._heartbeat)
         self._loop.after_s(logs.BUSY_S, self._follow)
 

@@ -171,6 +171,10 @@ KNOBS: dict[str, Knob] = {
     "cuda_visible_devices": Knob(
         "CUDA_VISIBLE_DEVICES", parse_text, None, "the devices that this process may use"
     ),
+    "nvml": Knob(
+        "SPOKE_NVML", parse_text, "auto", "auto, off, or the directory of pynvml: where GPUs are asked for"
+    ),
+    "sysfs": Knob("SPOKE_SYSFS", parse_text, "/sys", "where the kernel's tree of devices is mounted"),
     "cloud_instance_id": Knob("CLOUD_INSTANCE_ID", parse_text, None, "the cloud's id of this machine"),
     "runtime_dir": Knob("XDG_RUNTIME_DIR", parse_text, None, "directory for the user's session files"),
 }

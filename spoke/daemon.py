@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any, Final
 
-from spoke import _native, config, limits, link, logs, machine, records, spawning, wire
+from spoke import _native, config, devices, limits, link, logs, machine, records, spawning, wire
 from spoke.agent import Agent, NodeSettings
 from spoke.errors import ProtocolError
 from spoke.loop import ACCEPTED, CLOSED, FRAME, Loop
@@ -155,6 +155,8 @@ class Daemon:
         node.host = mine.host
         node.keep_gpu_variable = config.get("noset_visible_devices")
         node.gpu_visible = config.get("cuda_visible_devices")
+        visible = devices.visible_devices(node.gpu_visible)
+        found = devices.gpu_count(visible)
         try:
             node.resources = machine.resources(
                 _first(mine.num_cpus, config.get("num_cpus")),
@@ -162,11 +164,15 @@ class Daemon:
                 mine.memory,
                 _first(mine.object_store_memory, config.get("object_store_memory")),
                 mine.resources,
-                machine.visible_devices(node.gpu_visible),
+                found,
             )
         except ValueError as error:
             raise Failure(str(error)) from None
-        node.labels = mine.labels
+        gpus = int(node.resources.get("GPU", 0))
+        if gpus > found and devices.nvml() is not None:
+            self.log("warning", f"{gpus} GPUs are offered, and NVML finds {found}")
+        node.topology = devices.topology(visible, gpus)
+        node.labels = {**devices.labels(node.topology), **mine.labels}
         node.store_limit = int(node.resources.get("object_store_memory", 0))
         node.sys_path = mine.sys_path
         node.keep_logs = self._own_dir is None

@@ -1,8 +1,7 @@
-"""What this machine has: CPUs, memory, GPUs.  Read from the kernel, without importing anything heavy.
+"""What this machine has: CPUs, memory, an address.  Read from the kernel, without importing anything heavy.
 
 A container's limits count, not the host's: CPUs by affinity and cgroup quota, memory by cgroup limit.
-GPUs come from NVML when `pynvml` can be imported and a driver is there, otherwise from the device
-nodes; on a machine without a driver neither is tried.
+GPUs and other devices are in `spoke.devices`.
 """
 
 from __future__ import annotations
@@ -44,45 +43,6 @@ def memory_bytes() -> int:
     return total
 
 
-def visible_devices(variable: str | None) -> list[str] | None:
-    """The entries of CUDA_VISIBLE_DEVICES; None when it is not set (all devices are visible)."""
-    if variable is None:
-        return None
-    return [entry.strip() for entry in variable.split(",") if entry.strip() not in ("", "-1", "NoDevFiles")]
-
-
-def gpu_count(visible: list[str] | None) -> int:
-    """Number of NVIDIA GPUs that this process may use; 0 without a driver."""
-    if visible == [] or not os.path.exists("/dev/nvidiactl"):
-        return 0
-    count = _nvml_count()
-    if count is None:
-        count = sum(1 for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit())
-    return count if visible is None else min(count, len(visible)) if count else 0
-
-
-def gpu_model(index: int) -> str:
-    """Product name of a GPU by its index in NVML, "" when it is not known."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(index))
-        return name.decode() if isinstance(name, bytes) else str(name)
-    except Exception:  # no pynvml, no driver, no such device: all mean "not known"
-        return ""
-
-
-def _nvml_count() -> int | None:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetCount())
-    except Exception:  # ImportError, or any of NVML's errors: the device nodes answer instead
-        return None
-
-
 def outward_ip() -> str:
     """The address of this machine that others see: the source address of the default route."""
     from _socket import AF_INET, SOCK_DGRAM
@@ -104,9 +64,9 @@ def resources(
     memory: float | None,
     object_store_memory: int | None,
     custom: dict[str, float],
-    visible: list[str] | None,
+    gpus: int,
 ) -> dict[str, float]:
-    """A node's resources by name; None asks for detection.  Memory is in bytes.
+    """A node's resources by name; None asks for what was found (`gpus` of them).  Memory is in bytes.
 
     Raises:
         ValueError: a custom resource has the name of a built-in one, or an amount is negative.
@@ -118,7 +78,7 @@ def resources(
     store = int(total_memory * OBJECT_STORE_SHARE) if object_store_memory is None else object_store_memory
     found = {
         "CPU": float(cpu_count() if num_cpus is None else num_cpus),
-        "GPU": float(gpu_count(visible) if num_gpus is None else num_gpus),
+        "GPU": float(gpus if num_gpus is None else num_gpus),
         "memory": float(max(0, total_memory - store) if memory is None else memory),
         "object_store_memory": float(store),
         **{name: float(amount) for name, amount in custom.items()},

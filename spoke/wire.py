@@ -111,6 +111,10 @@ MAPPED = next(_NEXT)
 # -- hub -> worker, added later
 OWNS = next(_NEXT)
 
+# -- agent -> hub: what the node has, who holds what nobody should
+DEVICES = next(_NEXT)
+DEVICES_HELD = next(_NEXT)
+
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
 _NL = (list, type(None))
@@ -125,6 +129,10 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
         "AGENT_UP",
         (("node_id", _B), ("host", _S), ("port", _I), ("resources", _D), ("labels", _D), ("pid", _I)),
     ),
+    # GPUs, NICs and CPUs and how they are connected: see core/topology.py
+    DEVICES: ("DEVICES", (("report", _D),)),
+    # all GPUs that processes of ended workers, or unknown ones, hold: [[index, [pids]], ...]
+    DEVICES_HELD: ("DEVICES_HELD", (("held", _L),)),
     HEARTBEAT: ("HEARTBEAT", (("sequence", _I),)),
     # env: variables on top of the agent's; gpu_ids: devices to show, None = leave as inherited
     SPAWN: ("SPAWN", (("worker_id", _B), ("env", _D), ("cwd", _NS), ("gpu_ids", _NL), ("log_dir", _NS))),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from spoke.core import placement
-from spoke.core.fit import FitIndex, capacity
+from spoke.core.dealing import capacity
+from spoke.core.fit import FitIndex
 from spoke.core.ledger import Ledger, Share, to_units
 from spoke.core.placement import Request
 from spoke.core.state import Node
@@ -42,8 +43,8 @@ def counted_room(one: Node, bundle: dict[str, int]) -> int:
 
 def check(nodes: dict[bytes, Node], one: Request, homes: list[bytes]) -> None:
     for home in dict.fromkeys(homes):
-        bundles = [one.bundles[0]] * homes.count(home)
-        assert placement.reserve(nodes[home].ledger.copy(), bundles) is not None
+        bundles = [index for index, other in enumerate(homes) if other == home]
+        assert placement.reserve(nodes[home].ledger.copy(), one, bundles) is not None
         if one.strategy == "STRICT_SPREAD":
             assert len(bundles) == one.per_node
     if one.strategy == "STRICT_PACK":

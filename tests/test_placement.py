@@ -30,7 +30,7 @@ def check(nodes: list[Node], one: Request, homes: list[bytes]) -> None:
     for home in dict.fromkeys(homes):
         indices = [index for index, other in enumerate(homes) if other == home and one.fixed[index] is None]
         ledger = by_id[home].ledger.copy()
-        assert placement.reserve(ledger, [one.bundles[index] for index in indices]) is not None
+        assert placement.reserve(ledger, one, indices) is not None
         ledger.validate()
     if one.strategy == "STRICT_PACK":
         assert len(set(homes)) == 1

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import click
 
-from spoke import config, machine, records
+from spoke import config, devices, machine, records
 
 
 @click.command()
@@ -60,11 +60,11 @@ def _directories() -> str:
 
 
 def _gpus() -> str:
-    visible = machine.visible_devices(config.get("cuda_visible_devices"))
-    count = machine.gpu_count(visible)
+    visible = devices.visible_devices(config.get("cuda_visible_devices"))
+    count = devices.gpu_count(visible)
     if not count:
         raise LookupError("no NVIDIA driver, or no device that may be used")
-    return f"{count} x {machine.gpu_model(0) or 'GPU'}"
+    return f"{count} x {devices.gpu_model(0) or 'GPU'}"
 
 
 def _rdma() -> str:

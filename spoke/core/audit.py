@@ -143,6 +143,10 @@ def _audit_sums(node: Node, holdings: list[Holding], s: State) -> None:
         for index, units in share.devices:
             devices[index] = devices.get(index, 0) + units
         assert share.amounts.get(GPU, 0) == sum(units for _, units in share.devices)
+    used[GPU] = used.get(GPU, 0) + sum(node.ledger.withheld.values())
+    for index, units in node.ledger.withheld.items():
+        devices[index] = devices.get(index, 0) + units
+    assert sorted(node.ledger.withheld) == sorted(node.held), "GANG-3: a held device is in the pool"
     for name, total in node.ledger.total.items():
         assert node.ledger.free[name] == total - used.get(name, 0), f"{name} does not add up"
     for index, total in node.ledger.device_total.items():

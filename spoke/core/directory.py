@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from spoke.core import actors, groups
+from spoke.core import actors, groups, reached
 from spoke.core.ledger import to_floats
 from spoke.core.scheduler import Scheduler
 from spoke.core.state import Actor, Client, Group, Node, State, Want
@@ -46,6 +46,7 @@ class Directory:
             "leases": self._leases,
             "groups": self._groups,
             "group": self._group,
+            "topology": lambda client, args: reached.describe(self.find_group(client, args)),
             "why": self._why,
             "demands": self._demands,
             "jobs": self._jobs,
@@ -94,6 +95,7 @@ class Directory:
             "Available": to_floats(node.ledger.free) if node.alive else {},
             "Labels": dict(node.labels),
             "IsHead": node.is_head,
+            "Topology": node.topology.plain(),
             "pid": node.pid,
             "workers": len(node.workers),
             "silent_s": self.s.now - node.last_heard,

@@ -7,7 +7,8 @@ dies, its slots are placed again elsewhere while the others stand (RESCHEDULING)
 
 The spec of a CREATE_GROUP: bundles [{resource: amount}], strategy, name, namespace, detached,
 selectors [selector per bundle] or None, target_node (soft, node id) or None, request_id; of a gang
-also per_node (so many consecutive bundles share a node) and gang (see `spoke.core.gangs`).
+also per_node (so many consecutive bundles share a node) and gang (see `spoke.core.gangs`).  Further
+same, prefer (see `spoke.core.request`) and devices [indices of GPUs per bundle] or None.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from spoke import wire
-from spoke.core import placement
+from spoke.core import placement, reached
 from spoke.core.actors import Actors
 from spoke.core.exits import Exit
 from spoke.core.gangs import GangPolicy, Gangs
@@ -97,14 +98,14 @@ class Groups:
         done: list[Bundle] = []
         for home, bundles in by_node.items():
             node = s.nodes[home]
-            shares = placement.reserve(node.ledger, [group.request.bundles[one.index] for one in bundles])
+            shares = placement.reserve(node.ledger, group.request, [one.index for one in bundles])
             if shares is None:
                 for bundle in done:
                     self._unreserve(bundle)
                 return False
             for bundle, share in zip(bundles, shares, strict=True):
                 bundle.node, bundle.share = node, share
-                bundle.ledger = Ledger(share.amounts, dict(share.devices))
+                bundle.ledger = Ledger(share.amounts, dict(share.devices), node.ledger.domains)
                 node.load += 1
                 s.touched[home] = node
                 done.append(bundle)
@@ -144,6 +145,8 @@ class Groups:
             info["hosts"] = [bundle.node.host if bundle.node is not None else "" for bundle in group.bundles]
             info["incarnation"] = group.incarnation
             info["lost"] = group.lost
+            info["nics"] = reached.nics(group)
+            info["reached"] = reached.closeness(group)
         return (wire.GROUP_STATE, group.group_id, group.state, info)
 
     def watch(self, client: Client, group: Group) -> None:
@@ -207,9 +210,9 @@ class Groups:
                 bundle.node = bundle.share = bundle.ledger = None
             s.dequeue(group)
             group.reason = f"node {node.node_id.hex()} died"
-            group.request.fixed = [
-                bundle.node.node_id if bundle.node is not None else None for bundle in group.bundles
-            ]
+            group.request.refix(
+                [bundle.node.node_id if bundle.node is not None else None for bundle in group.bundles]
+            )
             self._move(group, RESCHEDULING)
             s.enqueue(group, ("group", group.group_id))
         for group in list(s.removed_groups.values()):
@@ -261,7 +264,25 @@ def _parse(spec: dict[str, Any]) -> placement.Request:
         target=spec.get("target_node"),
         per_node=per_node,
         ranked=spec.get("gang") is not None,
+        same=_name(spec, "same"),
+        prefer=_name(spec, "prefer"),
+        devices=_devices(spec.get("devices"), len(bundles)),
     )
+
+
+def _name(spec: dict[str, Any], name: str) -> str:
+    value = spec.get(name) or ""
+    if type(value) is not str:
+        raise ValueError(f"{name} must be text, not {value!r}")
+    return value
+
+
+def _devices(given: Any, count: int) -> list[tuple[int, ...]] | None:
+    if given is None:
+        return None
+    if len(given) != count or not all(type(index) is int for ids in given for index in ids):
+        raise ValueError("devices must name the GPUs of every bundle by their indices")
+    return [tuple(ids) for ids in given]
 
 
 def describe(group: Group) -> dict[str, Any]:

@@ -63,6 +63,8 @@ class HubCore:
             wire.HEARTBEAT: lambda node, message, payload: None,
             wire.WORKER_EXIT: self._on_worker_exit,
             wire.LOG_LINES: self._on_log_lines,
+            wire.DEVICES: lambda node, message, payload: self.nodes.devices(node, message[1]),
+            wire.DEVICES_HELD: lambda node, message, payload: self.nodes.held(node, message[1]),
             wire.SHUTDOWN: self._on_shutdown,
         }
         self._client: dict[int, Callable[[Client, list[Any], Any], None]] = {

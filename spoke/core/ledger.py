@@ -2,13 +2,17 @@
 
 Rules of this module: amounts are integers in units of 1/10000, so that a thousand takes and gives
 end exactly where they began.  GPUs are devices with an index: a request for whole GPUs takes whole
-devices, a fraction takes a share of exactly one device (GANG-1).  Nothing here knows about nodes.
+devices, close to each other where that is known, a fraction takes a share of exactly one device (GANG-1).
+What is free of a device that a process nobody answers for holds is withheld: it counts as taken, by no
+one (GANG-3).  Nothing here knows about nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+from spoke.core.topology import NO_DOMAINS, Domains, pick
 
 UNIT: Final = 10_000
 GPU: Final = "GPU"
@@ -66,9 +70,11 @@ class Share:
 class Ledger:
     """Total and free amounts.  `free` may go below zero for CPUs only, by `overdraw`."""
 
-    __slots__ = ("device_free", "device_total", "free", "name", "stale", "total")
+    __slots__ = ("device_free", "device_total", "domains", "free", "name", "stale", "total", "withheld")
 
-    def __init__(self, total: Amounts, devices: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self, total: Amounts, devices: Mapping[int, int] | None = None, domains: Domains = NO_DOMAINS
+    ) -> None:
         if devices is None:
             devices = dict.fromkeys(range(total.get(GPU, 0) // UNIT), UNIT)
             if GPU in total:
@@ -77,6 +83,8 @@ class Ledger:
         self.free = dict(total)
         self.device_total = dict(devices)
         self.device_free = dict(devices)
+        self.domains = domains  # of the devices
+        self.withheld: dict[int, int] = {}  # units of devices that are free but must not be taken
         self.stale: dict[bytes, bool] | None = None  # where a change is noted
         self.name = b""
 
@@ -91,12 +99,22 @@ class Ledger:
         twin.device_total = self.device_total
         twin.free = dict(self.free)
         twin.device_free = dict(self.device_free)
+        twin.domains = self.domains
+        twin.withheld = dict(self.withheld)
         twin.stale = None
         return twin
 
     def empty_copy(self) -> Ledger:
         """The same node with nothing taken."""
-        return Ledger(self.total, self.device_total)
+        return Ledger(self.total, self.device_total, self.domains)
+
+    def within(self, devices: Sequence[int]) -> Ledger:
+        """A copy that has no other GPUs than these."""
+        twin = self.copy()
+        twin.device_free = {index: self.device_free[index] for index in devices if index in self.device_free}
+        if GPU in twin.free:
+            twin.free[GPU] = sum(twin.device_free.values())
+        return twin
 
     def _devices(self, units: int) -> tuple[tuple[int, int], ...] | None:
         if units < UNIT:
@@ -105,14 +123,11 @@ class Ledger:
                 if free >= units and (best < 0 or free < self.device_free[best]):
                     best = index
             return None if best < 0 else ((best, units),)
+        whole = [index for index, free in self.device_free.items() if free >= UNIT]
         count = units // UNIT
-        picked: list[tuple[int, int]] = []
-        for index, free in self.device_free.items():
-            if free >= UNIT:
-                picked.append((index, UNIT))
-                if len(picked) == count:
-                    return tuple(picked)
-        return None
+        if len(whole) < count:
+            return None
+        return tuple((index, UNIT) for index in sorted(pick(whole, count, self.domains)))
 
     def fits(self, need: Amounts) -> bool:
         """Whether `take` would succeed now."""
@@ -121,7 +136,11 @@ class Ledger:
             if free.get(name, 0) < units:
                 return False
         gpus = need.get(GPU)
-        return gpus is None or self._devices(gpus) is not None
+        if gpus is None:
+            return True
+        if gpus < UNIT:
+            return any(free >= gpus for free in self.device_free.values())
+        return sum(free >= UNIT for free in self.device_free.values()) >= gpus // UNIT
 
     def take(self, need: Amounts, devices: tuple[tuple[int, int], ...] = ()) -> Share | None:
         """All of `need` (of these free devices, if given), or None and nothing changed."""
@@ -148,7 +167,32 @@ class Ledger:
         for name, units in share.amounts.items():
             self.free[name] += units
         for index, units in share.devices:
-            self.device_free[index] += units
+            if index in self.withheld:
+                self.withheld[index] += units
+                self.free[GPU] -= units
+            else:
+                self.device_free[index] += units
+        if self.stale is not None:
+            self.stale[self.name] = True
+
+    def withhold(self, index: int) -> None:
+        """Nobody gets what is free of this device, nor what comes back of it, until it is readmitted."""
+        units = self.device_free.get(index)
+        if units is None or index in self.withheld:
+            return
+        self.withheld[index] = units
+        self.device_free[index] = 0
+        self.free[GPU] -= units
+        if self.stale is not None:
+            self.stale[self.name] = True
+
+    def readmit(self, index: int) -> None:
+        """A withheld device may be taken again."""
+        units = self.withheld.pop(index, None)
+        if units is None:
+            return
+        self.device_free[index] += units
+        self.free[GPU] += units
         if self.stale is not None:
             self.stale[self.name] = True
 
@@ -172,7 +216,12 @@ class Ledger:
 
     def idle(self) -> bool:
         """Whether everything was given back."""
-        return self.free == self.total and self.device_free == self.device_total
+        if not self.withheld:
+            return self.free == self.total and self.device_free == self.device_total
+        back = self.copy()
+        for index in self.withheld:
+            back.readmit(index)
+        return back.idle()
 
     def utilisation(self) -> float:
         """Share in use of the scarcest of CPU, GPU and memory, 0 to 1."""
@@ -191,6 +240,8 @@ class Ledger:
             assert units <= self.total[name], f"{name}: {units} free of {self.total[name]}"
             assert units >= 0 or name == CPU, f"GANG-1: {name} oversold: {units}"
         for index, units in self.device_free.items():
-            assert 0 <= units <= self.device_total[index], f"GANG-1: device {index}: {units}"
+            kept = self.withheld.get(index, 0)
+            assert 0 <= units + kept <= self.device_total[index], f"GANG-1: device {index}: {units}"
+            assert not units or index not in self.withheld, f"GANG-3: device {index} is withheld"
         gpus_free = self.free.get(GPU, 0)
         assert sum(self.device_free.values()) == gpus_free, "GPU devices and amount disagree"

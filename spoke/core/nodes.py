@@ -13,7 +13,8 @@ from spoke import wire
 from spoke.core import Drop
 from spoke.core.fit import FitIndex
 from spoke.core.ledger import CPU, GPU, UNIT, Ledger, to_units
-from spoke.core.state import Node, State
+from spoke.core.state import Holders, Node, State
+from spoke.core.topology import Topology
 from spoke.limits import MAX_DEAD_RECORDS
 
 HEAD_RESOURCE: Final = "node:__internal_head__"
@@ -26,7 +27,7 @@ class Nodes:
 
     def __init__(self, state: State) -> None:
         self.s = state
-        self.index = FitIndex()
+        self.index = FitIndex(FitIndex())
 
     def up(
         self, peer: bytes, host: str, port: int, resources: dict[str, Any], labels: dict[str, str], pid: int
@@ -64,6 +65,47 @@ class Nodes:
         s.touched[peer] = node
         s.grew()
         s.wake_at(s.now + config.heartbeat_s)
+
+    def devices(self, node: Node, report: dict[str, Any]) -> None:
+        """An agent says what devices its node has and how they are connected."""
+        s = self.s
+        try:
+            node.topology = Topology(report)
+        except ValueError as error:
+            s.log("warning", "malformed report of devices", node_id=node.node_id.hex(), reason=str(error))
+            return
+        node.ledger.domains = node.topology.domains
+        self.index.changed(node)
+        s.topology += 1
+        s.grew()
+
+    def held(self, node: Node, listed: list[Any]) -> None:
+        """GPUs on which processes are that no worker answers for: given to nobody until they are gone."""
+        s = self.s
+        found: dict[int, list[int]] = {}
+        for entry in listed:
+            if type(entry) is not list or len(entry) != 2 or type(entry[1]) is not list:
+                s.log("warning", "malformed report of held devices", node_id=node.node_id.hex())
+                return
+            if entry[0] in node.ledger.device_total:
+                found[entry[0]] = [pid for pid in entry[1] if type(pid) is int]
+        slots = [
+            bundle.ledger
+            for group in [*s.groups.values(), *s.removed_groups.values()]
+            for bundle in group.bundles
+            if bundle.node is node and bundle.ledger is not None
+        ]
+        for ledger in [node.ledger, *slots]:
+            for index in node.held:
+                if index not in found:
+                    ledger.readmit(index)
+            for index in found:
+                ledger.withhold(index)
+        before, node.held = node.held, {}
+        for index, pids in found.items():
+            since = before[index].since if index in before else s.now
+            node.held[index] = Holders(pids, since)
+        s.grew()
 
     def fence(self, peer: bytes, reason: str) -> None:
         """Refuse everything a node says from now on."""

@@ -1,9 +1,10 @@
-"""Where bundles go: pure functions from nodes and bundles to one node per bundle.
+"""Where bundles go: pure functions from nodes and a request to one node per bundle, and its devices.
 
 Rules of this module: nothing is changed, the answer depends on the arguments only, and all bundles
-are placed or none (GANG-2).  STRICT_PACK and STRICT_SPREAD find a placement whenever one exists;
-PACK uses few nodes and SPREAD many as far as a greedy search sees, and both fall back to any
-placement that search finds.
+are placed or none (GANG-2).  STRICT_PACK, STRICT_SPREAD and what `same` requires find a placement
+whenever one exists; PACK uses few nodes and SPREAD many as far as a greedy search sees, and both fall
+back to any placement that search finds.  It looks at every node: `spoke.core.fit` asks it where
+looking at kinds of nodes does not do.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import heapq
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from spoke.core.ledger import GPU, UNIT, Amounts, Ledger, Share, show
-from spoke.core.selectors import Selector, matches_all
+from spoke.core.ledger import GPU, UNIT, Ledger, Share, show
+from spoke.core.request import NODE, STRATEGIES, Request
+from spoke.core.topology import KINDS, groups_of, pick
+
+__all__ = ["STRATEGIES", "Request", "choose", "explain", "ranked", "reserve"]
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -29,78 +33,54 @@ if TYPE_CHECKING:
         def labels(self) -> dict[str, str]: ...
 
 
-STRATEGIES: Final = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 _SEARCH_STEPS_MAX: Final = 20_000  # of the exact search for shares of GPUs
 _SEARCH_PARTS_MAX: Final = 400  # it recurses once per share
-
-
-class Request:
-    """One group to place.
-
-    `fixed` names the nodes of bundles that stay where they are.  With `per_node` STRICT_SPREAD holds
-    for runs of so many consecutive bundles: each run is on one node, no two runs on the same.  Bundles
-    of a `ranked` group are alike and are numbered node by node, the target's first.
-    """
-
-    __slots__ = ("bundles", "fixed", "key", "per_node", "ranked", "selectors", "strategy", "target")
-
-    def __init__(
-        self,
-        bundles: Sequence[Amounts],
-        strategy: str,
-        *,
-        selectors: Sequence[Sequence[Selector]] | None = None,
-        target: bytes | None = None,
-        fixed: Sequence[bytes | None] | None = None,
-        per_node: int = 1,
-        ranked: bool = False,
-    ) -> None:
-        if strategy not in STRATEGIES:
-            raise ValueError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
-        if per_node > 1 and strategy != "STRICT_SPREAD":
-            raise ValueError(f"per_node is for STRICT_SPREAD, not for {strategy}")
-        self.bundles = list(bundles)
-        self.strategy = strategy
-        self.selectors = list(selectors) if selectors else [()] * len(self.bundles)
-        self.target = target
-        self.fixed = list(fixed) if fixed else [None] * len(self.bundles)
-        self.per_node = per_node
-        self.ranked = ranked
-        # Requests with equal keys fit on exactly the same clusters (a target is only a preference).
-        amounts = tuple(tuple(one.items()) for one in self.bundles)
-        self.key = (strategy, per_node, amounts, tuple(self.selectors))
-
-    def open(self) -> list[int]:
-        """Bundles without a node, the largest first: they have the fewest places to go."""
-        indices = [index for index, node_id in enumerate(self.fixed) if node_id is None]
-        return sorted(indices, key=lambda index: (-_weight(self.bundles[index]), index))
-
-    def admits(self, node: Candidate, index: int) -> bool:
-        selector = self.selectors[index]
-        return not selector or matches_all(selector, node.labels)
-
-
-def _weight(bundle: Amounts) -> int:
-    return bundle.get(GPU, 0) * 1000 + sum(bundle.values())
 
 
 def choose(nodes: Sequence[Candidate], request: Request) -> list[bytes] | None:
     """A node id per bundle, or None when the bundles do not fit now."""
     indices = request.open()
     ordered = _preference(nodes, request)
-    if request.strategy == "STRICT_PACK":
-        placed = _strict_pack(ordered, request, indices)
-    elif request.strategy == "STRICT_SPREAD":
-        placed = _strict_spread(ordered, request, indices)
-    elif request.strategy == "PACK":
-        placed = _pack(ordered, request, indices)
-    else:
-        placed = _spread(ordered, request, indices)
-    if placed is None:
-        return None
-    if request.ranked and len(placed) == len(request.bundles):
-        return ranked(placed, request)
-    return [placed[index] if home is None else home for index, home in enumerate(request.fixed)]
+    known = any(node.ledger.domains for node in nodes)
+    for labels, kinds in request.attempts(known):
+        for chosen in _sharing(ordered, request, labels):
+            placed = _attempt(chosen, request, indices, kinds)
+            if placed is None:
+                continue
+            if request.ranked and len(placed) == len(request.bundles):
+                return ranked(placed, request)
+            return [placed[index] if home is None else home for index, home in enumerate(request.fixed)]
+    return None
+
+
+def _attempt(
+    nodes: list[Candidate], request: Request, indices: list[int], kinds: tuple[str, ...]
+) -> dict[int, bytes] | None:
+    if request.strategy == "STRICT_SPREAD":
+        return _strict_spread(nodes, request, indices, kinds)
+    if kinds or request.strategy == "STRICT_PACK":
+        return _strict_pack(nodes, request, indices, kinds)
+    if request.strategy == "PACK":
+        return _pack(nodes, request, indices)
+    return _spread(nodes, request, indices)
+
+
+def _sharing(nodes: list[Candidate], request: Request, keys: tuple[str, ...]) -> list[list[Candidate]]:
+    """The nodes by the values that they have for these labels; those that lack one are left out."""
+    if not keys:
+        return [nodes]
+    parts: dict[tuple[str, ...], list[Candidate]] = {}
+    homes = [home for home in request.fixed if home is not None]
+    standing: dict[tuple[str, ...], bool] = {}
+    for node in nodes:
+        if all(key in node.labels for key in keys):
+            values = tuple(node.labels[key] for key in keys)
+            parts.setdefault(values, []).append(node)
+            if node.node_id in homes:
+                standing[values] = True
+    return [
+        part for values, part in parts.items() if not standing or (len(standing) == 1 and values in standing)
+    ]
 
 
 def ranked(placed: dict[int, bytes], request: Request) -> list[bytes]:
@@ -120,15 +100,33 @@ def explain(nodes: Sequence[Candidate], request: Request) -> str | None:
         bundle = request.bundles[index]
         if not any(node.ledger.fits(bundle) for node in empty):
             return f"bundle {index} {show(bundle)} is larger than every node"
-        if not any(request.admits(node, index) and node.ledger.fits(bundle) for node in empty):
+        if not any(request.admits(node.labels, index) and node.ledger.fits(bundle) for node in empty):
             return f"bundle {index} {show(bundle)}: no node that fits has the labels it selects"
     count, size = len(request.bundles), request.per_node
     runs = f"{count} bundles" if size == 1 else f"{count // size} runs of {size} bundles"
+    if request.same:
+        return _explain_same(empty, request, runs)
     return {
         "STRICT_PACK": f"no single node holds all {count} bundles (STRICT_PACK)",
         "STRICT_SPREAD": f"{runs} need as many different nodes that fit (STRICT_SPREAD); "
         f"the cluster has {len(nodes)} nodes",
     }.get(request.strategy, f"{count} bundles together are larger than the cluster")
+
+
+def _explain_same(nodes: Sequence[Candidate], request: Request, runs: str) -> str:
+    same, strategy = request.same, request.strategy
+    if same in KINDS:
+        sizes = [len(group) for node in nodes for group in groups_of(node.ledger.domains, same)]
+        if not sizes:
+            return f"no node has reported GPUs of one {same} domain (same={same!r})"
+        return f"no {same} domain holds {runs} (same={same!r}); the largest has {max(sizes)} GPUs"
+    if same == NODE:
+        return f"no single node holds all {len(request.bundles)} bundles (same='node')"
+    values = dict.fromkeys(node.labels[same] for node in nodes if same in node.labels)
+    if not values:
+        return f"no node has the label {same!r} (same={same!r})"
+    listed = ", ".join(values)
+    return f"no nodes with one value of the label {same!r} hold {runs} ({strategy}); its values: {listed}"
 
 
 class _Empty:
@@ -157,35 +155,59 @@ def _preference(nodes: Sequence[Candidate], request: Request) -> list[Candidate]
 # -- all on one node
 
 
-def _strict_pack(nodes: list[Candidate], request: Request, indices: list[int]) -> dict[int, bytes] | None:
+def _strict_pack(
+    nodes: list[Candidate], request: Request, indices: list[int], kinds: tuple[str, ...]
+) -> dict[int, bytes] | None:
     homes = [home for home in request.fixed if home is not None]
-    need: Amounts = {}
-    for index in indices:
-        for name, units in request.bundles[index].items():
-            need[name] = need.get(name, 0) + units
-    gpus = [request.bundles[index].get(GPU, 0) for index in indices]
-    selectors = list(dict.fromkeys(tuple(request.selectors[index]) for index in indices))
+    if any(home != homes[0] for home in homes):
+        return None
     for node in nodes:
         if homes and node.node_id != homes[0]:
             continue
-        free = node.ledger.free
-        if any(free.get(name, 0) < units for name, units in need.items()):
-            continue
-        if not all(matches_all(selector, node.labels) for selector in selectors):
-            continue
-        if GPU not in need or _assign_devices(node.ledger, gpus) is not None:
+        if all(request.admits(node.labels, index) for index in indices) and holds(
+            node.ledger, request, indices, kinds
+        ):
             return dict.fromkeys(indices, node.node_id)
     return None
 
 
-def reserve(ledger: Ledger, bundles: Sequence[Amounts]) -> list[Share] | None:
-    """Take all bundles from one node, or nothing; finds the devices whenever they exist."""
-    devices = _assign_devices(ledger, [bundle.get(GPU, 0) for bundle in bundles])
+def holds(ledger: Ledger, request: Request, indices: Sequence[int], kinds: tuple[str, ...] = ()) -> bool:
+    """Whether a node takes these bundles together now, in one domain of each of these kinds."""
+    need = request.need(indices)
+    free = ledger.free
+    for name, units in need.items():
+        if free.get(name, 0) < units:
+            return False
+    if GPU not in need:
+        return all(kind == NODE for kind in kinds)
+    gpus = [request.bundles[index].get(GPU, 0) for index in indices]
+    named = [request.devices[index] for index in indices] if request.devices else None
+    return any(_assign_devices(view, gpus, named) is not None for view in views(ledger, kinds))
+
+
+def views(ledger: Ledger, kinds: Sequence[str]) -> list[Ledger]:
+    """The ledger as it is within each domain of these kinds, the fullest domain first."""
+    found = [ledger]
+    for kind in kinds:
+        if kind in KINDS:
+            groups = groups_of(ledger.domains, kind)
+            found = [one.within(group) for one in found for group in groups]
+    return sorted(found, key=lambda one: one.free.get(GPU, 0)) if len(found) > 1 else found
+
+
+def reserve(ledger: Ledger, request: Request, indices: Sequence[int]) -> list[Share] | None:
+    """Take these bundles from one node, or nothing; finds the devices whenever they exist.
+
+    They are close to each other where they can be: in one domain of the closest kind that has room.
+    """
+    gpus = [request.bundles[index].get(GPU, 0) for index in indices]
+    named = [request.devices[index] for index in indices] if request.devices else None
+    devices = _close_devices(ledger, gpus, named, request)
     if devices is None:
         return None
     shares: list[Share] = []
-    for bundle, chosen in zip(bundles, devices, strict=True):
-        share = ledger.take(bundle, chosen)
+    for index, chosen in zip(indices, devices, strict=True):
+        share = ledger.take(request.bundles[index], chosen)
         if share is None:
             for taken in shares:
                 ledger.give(taken)
@@ -194,30 +216,57 @@ def reserve(ledger: Ledger, bundles: Sequence[Amounts]) -> list[Share] | None:
     return shares
 
 
-def _assign_devices(ledger: Ledger, gpus: list[int]) -> list[tuple[tuple[int, int], ...]] | None:
+_Devices = list[tuple[tuple[int, int], ...]]  # (index, units) of each GPU, per bundle
+_Named = Sequence[tuple[int, ...]] | None
+
+
+def _close_devices(ledger: Ledger, gpus: list[int], named: _Named, request: Request) -> _Devices | None:
+    required = tuple(kind for kind in request.required[1] if kind in KINDS)
+    wishes = [kind for kind in KINDS if kind not in required] if ledger.domains and any(gpus) else []
+    for kinds in [*((*required, kind) for kind in wishes), required]:
+        for view in views(ledger, kinds):
+            devices = _assign_devices(view, gpus, named)
+            if devices is not None:
+                return devices
+    return None
+
+
+def _assign_devices(ledger: Ledger, gpus: list[int], named: _Named = None) -> _Devices | None:
     """Devices per request for GPUs (in units, 0 for none), or None when they do not exist."""
+    answer: _Devices = [()] * len(gpus)
     if not any(gpus):
-        return [()] * len(gpus)
+        return answer
+    free = ledger.device_free
+    if named is not None:
+        free = dict(free)
+        for order, ids in enumerate(named):
+            for index in ids:
+                units = min(UNIT, gpus[order])
+                if free.get(index, 0) < units:
+                    return None
+                free[index] -= units
+                answer[order] += ((index, units),)
+        return answer
     wholes = sum(units // UNIT for units in gpus if units >= UNIT)
-    rooms = list(ledger.device_free.items())
+    rooms = list(free.items())
     spare = [index for index, room in rooms if room >= UNIT]
     if len(spare) < wholes:
         return None
-    spare, rest = spare[:wholes], spare[wholes:]  # whole devices are equal: which ones is no matter
-    kept = dict.fromkeys(rest, True)
-    rooms = [(index, room) for index, room in rooms if room < UNIT or index in kept]
+    # Whole devices are equal but for their place: which ones are left for the shares is no matter.
+    chosen = sorted(pick(spare, wholes, ledger.domains))
+    taken = dict.fromkeys(chosen, True)
+    rooms = [(index, room) for index, room in rooms if index not in taken]
     parts = sorted((-units, order) for order, units in enumerate(gpus) if 0 < units < UNIT)
     slots = _pack_parts([-units for units, _ in parts], [room for _, room in rooms])
     if slots is None:
         return None
-    answer: list[tuple[tuple[int, int], ...]] = [()] * len(gpus)
     for (units, order), slot in zip(parts, slots, strict=True):
         answer[order] = ((rooms[slot][0], -units),)
     for order, units in enumerate(gpus):
         if units >= UNIT:
-            count = units // UNIT
-            answer[order] = tuple((index, UNIT) for index in spare[:count])
-            spare = spare[count:]
+            mine = sorted(pick(chosen, units // UNIT, ledger.domains))
+            chosen = [index for index in chosen if index not in mine]
+            answer[order] = tuple((index, UNIT) for index in mine)
     return answer
 
 
@@ -266,7 +315,9 @@ def _search_parts(parts: list[int], rooms: list[int]) -> list[int] | None:
 # -- all on different nodes
 
 
-def _strict_spread(nodes: list[Candidate], request: Request, indices: list[int]) -> dict[int, bytes] | None:
+def _strict_spread(
+    nodes: list[Candidate], request: Request, indices: list[int], kinds: tuple[str, ...] = ()
+) -> dict[int, bytes] | None:
     """Bipartite matching of runs of bundles to nodes: greedy first, then augmenting paths."""
     taken = {home: True for home in request.fixed if home is not None}
     free = [node for node in nodes if node.node_id not in taken]
@@ -280,12 +331,20 @@ def _strict_spread(nodes: list[Candidate], request: Request, indices: list[int])
     lists: dict[int, list[int]] = {}
     for run, members in runs.items():
         key = tuple(
-            (tuple(request.bundles[index].items()), tuple(request.selectors[index])) for index in members
+            (
+                tuple(request.bundles[index].items()),
+                tuple(request.selectors[index]),
+                request.devices[index] if request.devices else (),
+            )
+            for index in members
         )
         found = edges.get(key)
         if found is None:
             found = edges[key] = [
-                position for position, node in enumerate(free) if _holds_run(node, request, members)
+                position
+                for position, node in enumerate(free)
+                if all(request.admits(node.labels, index) for index in members)
+                and holds(node.ledger, request, members, kinds)
             ]
         lists[run] = found
     holder: list[int] = [-1] * len(free)
@@ -302,23 +361,6 @@ def _strict_spread(nodes: list[Candidate], request: Request, indices: list[int])
             return None
     homes = {run: free[position].node_id for position, run in enumerate(holder) if run >= 0}
     return {index: homes[run] for run, members in runs.items() for index in members}
-
-
-def _holds_run(node: Candidate, request: Request, members: list[int]) -> bool:
-    """Whether a node takes these bundles together."""
-    if not all(request.admits(node, index) for index in members):
-        return False
-    if len(members) == 1:
-        return node.ledger.fits(request.bundles[members[0]])
-    need: Amounts = {}
-    for index in members:
-        for name, units in request.bundles[index].items():
-            need[name] = need.get(name, 0) + units
-    free = node.ledger.free
-    if any(free.get(name, 0) < units for name, units in need.items()):
-        return False
-    gpus = [request.bundles[index].get(GPU, 0) for index in members]
-    return GPU not in need or _assign_devices(node.ledger, gpus) is not None
 
 
 def _augment(start: int, lists: dict[int, list[int]], holder: list[int]) -> bool:
@@ -353,7 +395,7 @@ def _pack(nodes: list[Candidate], request: Request, indices: list[int]) -> dict[
         homes.setdefault(request.target or b"", True)
         nodes = sorted(nodes, key=lambda node: node.node_id not in homes)
     if not any(request.fixed):
-        together = _strict_pack(nodes, request, indices)
+        together = _strict_pack(nodes, request, indices, ())
         if together is not None:
             return together
     trial = {node.node_id: node.ledger for node in nodes}
@@ -376,7 +418,7 @@ def _pack(nodes: list[Candidate], request: Request, indices: list[int]) -> dict[
         ledger = trial[node.node_id].copy()
         rest = []
         for index in remaining:
-            if request.admits(node, index) and ledger.take(request.bundles[index]) is not None:
+            if request.admits(node.labels, index) and ledger.take(request.bundles[index]) is not None:
                 placed[index] = node.node_id
             else:
                 rest.append(index)
@@ -400,7 +442,7 @@ def _capacity(node: Candidate, request: Request, indices: list[int]) -> int:
             and request.selectors[indices[end]] == selector
         ):
             end += 1
-        if request.admits(node, indices[start]):
+        if request.admits(node.labels, indices[start]):
             fitting = end - start
             for name, units in bundle.items():
                 fitting = min(fitting, max(0, free.get(name, 0)) // units)
@@ -422,7 +464,7 @@ def _any_fit(nodes: list[Candidate], request: Request, indices: list[int]) -> di
             options = [
                 (sum(ledger.free.get(name, 0) for name in bundle) if tightest else order, order)
                 for order, ledger in enumerate(trial)
-                if ledger.fits(bundle) and request.admits(nodes[order], index)
+                if ledger.fits(bundle) and request.admits(nodes[order].labels, index)
             ]
             if not options:
                 break
@@ -448,7 +490,10 @@ def _spread(nodes: list[Candidate], request: Request, indices: list[int]) -> dic
         passed = []
         while heap:
             count, order = heapq.heappop(heap)
-            if request.admits(nodes[order], index) and trial[order].take(request.bundles[index]) is not None:
+            if (
+                request.admits(nodes[order].labels, index)
+                and trial[order].take(request.bundles[index]) is not None
+            ):
                 placed[index] = nodes[order].node_id
                 passed.append((count + 1, order))
                 break

@@ -10,7 +10,7 @@ not starve the large.  A line that did not fit is not tried again until capacity
 from __future__ import annotations
 
 import heapq
-from typing import Any, Final
+from typing import Final
 
 from spoke import wire
 from spoke.core import placement
@@ -161,23 +161,23 @@ class Scheduler:
 
     def _place_group(self, group: Group) -> bool:
         s = self.s
-        request = group.request
-        if not s.earmarked and self.index.serves(request):
-            homes = self.index.choose(request)
-            if homes is not None and request.ranked:
-                homes = placement.ranked(dict(enumerate(homes)), request)
-        else:
-            homes = placement.choose(self._views(group), request)
+        homes = self.index.choose(group.request, self._kept(group))
         if homes is None or not self.groups.reserve(group, homes):
             return False
         s.dequeue(group)
         return True
 
-    def _views(self, item: Item) -> list[Any]:
+    def _kept(self, item: Item) -> dict[bytes, Ledger]:
+        """The nodes on which room is kept free for older requests, as this one sees them."""
         s = self.s
-        if not s.earmarked:
-            return list(s.alive)
-        return [_View(node, visible(s, node, item)) for node in s.alive]
+        found: dict[bytes, Ledger] = {}
+        for older in s.earmarked:
+            if older.seq < item.seq and older.earmark is not None:
+                for node_id in older.earmark:
+                    node = s.nodes.get(node_id)
+                    if node_id not in found and node is not None and node.alive:
+                        found[node_id] = visible(s, node, item)
+        return found
 
     # -- what does not fit
 
@@ -203,6 +203,8 @@ class Scheduler:
 
     def _infeasible(self, item: Item) -> str:
         if isinstance(item, Group):
+            if self.index.possible(item.request):
+                return ""
             why = placement.explain(self.s.alive, item.request)
             return f"The placement group can never be placed on the present nodes: {why}" if why else ""
         if isinstance(item, (Want, Actor)) and item.shape.group_id is None:
@@ -283,9 +285,9 @@ class Scheduler:
 
     def _earmark(self, item: Item) -> dict[bytes, Amounts] | None:
         """Where the request would fit if all leases ended; None if not even then."""
-        views = [_View(node, self._without_leases(node, item)) for node in self.s.alive]
+        views = self._without_leases(item)
         if isinstance(item, Group):
-            homes = placement.choose(views, item.request)
+            homes = self.index.choose(item.request, views)
             if homes is None:
                 return None
             room: dict[bytes, Amounts] = {}
@@ -297,23 +299,35 @@ class Scheduler:
             return room
         if not isinstance(item, (Want, Actor)) or item.shape.group_id is not None:
             return None
-        bundle = [item.shape.place]
-        if item.shape.node_id is not None and not item.shape.node_soft:
-            views = [view for view in views if view.node_id == item.shape.node_id]
-        request = placement.Request(bundle, "PACK", selectors=[item.shape.hard])
-        homes = placement.choose(views, request)
-        return None if homes is None else {homes[0]: item.shape.place}
+        shape = item.shape
+        bundle, selector = shape.place, [shape.hard]
+        if shape.node_id is not None and not shape.node_soft:
+            node = self.s.nodes.get(shape.node_id)
+            if node is None or not node.alive:
+                return None
+            here = views.get(shape.node_id, node.ledger)
+            return {shape.node_id: bundle} if here.fits(bundle) else None
+        if not bundle:
+            return None
+        homes = self.index.choose(placement.Request([bundle], "PACK", selectors=selector), views)
+        return None if homes is None else {homes[0]: bundle}
 
-    def _without_leases(self, node: Node, item: Item) -> Ledger:
-        ledger = visible(self.s, node, item).copy()
-        for worker in node.workers.values():
-            holding = worker.holding
-            if holding is None or holding.bundle is not None or isinstance(holding.user, Actor):
+    def _without_leases(self, item: Item) -> dict[bytes, Ledger]:
+        """The nodes as this item would see them if all leases ended, where that makes a difference."""
+        s = self.s
+        views = {node_id: ledger.copy() for node_id, ledger in self._kept(item).items()}
+        for lease in s.leases.values():
+            holding = lease.holding
+            node = holding.node
+            if holding.bundle is not None or not node.alive:
                 continue
+            ledger = views.get(node.node_id)
+            if ledger is None:
+                ledger = views[node.node_id] = node.ledger.copy()
             ledger.give(holding.share)
             if holding.blocked:
                 ledger.overdraw(holding.shape.cpu)
-        return ledger
+        return views
 
     def why(self, item: Item) -> str:
         """Why an item waits, in words."""
@@ -337,14 +351,3 @@ class Scheduler:
                 return f"waits for its placement group, which {self.why(group)}"
             return "waits for room in its placement group"
         return ""
-
-
-class _View:
-    """A node as a placement sees it, with another ledger."""
-
-    __slots__ = ("labels", "ledger", "node_id")
-
-    def __init__(self, node: Node, ledger: Ledger) -> None:
-        self.node_id = node.node_id
-        self.labels = node.labels
-        self.ledger = ledger

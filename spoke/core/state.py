@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from spoke import wire
 from spoke.core import Command, Log, Send
 from spoke.core.ledger import GPU, Ledger, Share
+from spoke.core.topology import Topology
 
 if TYPE_CHECKING:
     from spoke.core.shape import Shape
@@ -96,6 +97,19 @@ class HubConfig:
         self.unknown_s = unknown_s
 
 
+NO_TOPOLOGY: Final = Topology({})
+
+
+class Holders:
+    """Who holds a device that should be free: process ids, and since when."""
+
+    __slots__ = ("pids", "since")
+
+    def __init__(self, pids: list[int], since: float) -> None:
+        self.pids = pids
+        self.since = since
+
+
 class Node:
     """One machine and the pool of workers on it."""
 
@@ -124,6 +138,8 @@ class Node:
         self.retry_at: dict[Key, float] = {}
         self.prestart = 0
         self.start_max = 8  # at once
+        self.topology = NO_TOPOLOGY  # as its agent reported it
+        self.held: dict[int, Holders] = {}  # GPUs that processes nobody answers for hold (GANG-3)
 
     @property
     def has_gpu(self) -> bool:
