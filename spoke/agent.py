@@ -203,6 +203,8 @@ class Agent:
             changes["CUDA_VISIBLE_DEVICES"] = ",".join(
                 str(index) if names is None or index >= len(names) else names[index] for index in gpu_ids
             )
+            if names is None:  # the numbers are NVML's; CUDA's own order is another one
+                changes["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         for name, value in env.items():
             changes[name] = None if value is None else str(value)
         return changes

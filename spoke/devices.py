@@ -90,6 +90,8 @@ def topology(visible: list[str] | None, gpus: int | None) -> dict[str, Any]:
         "gpus": describe_gpus(visible)[:gpus],
         "nics": describe_nics(),
         "cpus": numa_cpus(),
+        "visible": visible or [],
+        "noset": config.get("noset_visible_devices"),
     }
 
 

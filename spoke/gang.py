@@ -39,8 +39,8 @@ PerRank = Callable[["Slot"], Any] | Sequence[Any]
 class Slot:
     """One rank's share of a gang: where it runs and what it may use."""
 
-    __slots__ = ("_gang", "global_rank", "gpu_ids", "local_rank", "local_size", "node_id", "node_ip",
-                 "node_rank", "resources")  # fmt: skip
+    __slots__ = ("_gang", "global_rank", "gpu_ids", "local_rank", "local_size", "nic", "node_id", "node_ip",
+                 "node_rank", "resources", "visible_devices")  # fmt: skip
 
     def __init__(self, gang: Gang, global_rank: int) -> None:
         self._gang = gang
@@ -51,6 +51,8 @@ class Slot:
         self.node_id = ""  # hexadecimal, as `nodes()` shows it
         self.node_ip = ""
         self.gpu_ids: tuple[int, ...] = ()  # as the node numbers them
+        self.visible_devices: str | None = ""  # CUDA_VISIBLE_DEVICES of the process; None: left alone
+        self.nic = ""  # the node's RDMA device nearest to these GPUs, "" without any
         self.resources: dict[str, float] = {}
 
     @property
@@ -177,6 +179,7 @@ class Gang:
             slot.node_id = (node or b"").hex()
             slot.node_ip = info["hosts"][rank]
             slot.gpu_ids = tuple(info["gpu_ids"][rank])
+            slot.nic, slot.visible_devices = info["nics"][rank], info["shown"][rank]
             slot.resources = dict(self._resources)
             found.append(slot)
         return found
@@ -215,15 +218,15 @@ class Gang:
     def environment(self, rank: int) -> dict[str, str]:
         """The variables that this rank's process is started with, as `torch.distributed` reads them.
 
-        CUDA_VISIBLE_DEVICES holds the node's numbers of the devices; where the node itself was started
-        with a part of its devices, the rank's process sees the names that these numbers stand for.
+        CUDA_VISIBLE_DEVICES names the slot's devices as the machine knows them, also where the node itself
+        was started with a part of its devices; it is absent where nodes leave the variable alone.
 
         Raises:
             IndexError: there is no such rank.
         """
         self._check_rank(rank)
         slot = self.slots[rank]
-        return {
+        found = {
             "RANK": str(rank),
             "WORLD_SIZE": str(self._size),
             "LOCAL_RANK": str(slot.local_rank),
@@ -232,9 +235,23 @@ class Gang:
             "MASTER_ADDR": self.master_addr,
             "MASTER_PORT": str(self.master_port),
             "SPOKE_GANG_ID": self.id,
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "CUDA_VISIBLE_DEVICES": ",".join(map(str, slot.gpu_ids)),
         }
+        if slot.nic:
+            found["SPOKE_NIC"] = slot.nic
+        if slot.visible_devices is not None:
+            found["CUDA_VISIBLE_DEVICES"] = slot.visible_devices
+        return found
+
+    @property
+    def topology(self) -> dict[str, Any]:
+        """Where the slots are, how close to each other, and what was asked for.
+
+        Keys: same, prefer; reached: the closest of "nvlink", "numa" (on every node one such domain holds the
+        gang's GPUs), "node" (all slots are on one) and ""; labels: value of the label asked for; nodes: a row
+        per node with node_id, node_ip, ranks, reached, gpus (index, uuid, pci, numa, nvlink) and nics.
+        """
+        found: dict[str, Any] = self._client.request("topology", id=self._group_id)
+        return found
 
     def _check_rank(self, rank: int) -> None:
         if not 0 <= rank < self._size:
@@ -307,9 +324,9 @@ class Gang:
 
     def _start(self, rank: int, launch: _Launch) -> ActorHandle:
         asked = dict(self._resources)
-        environment = runtime_env.merged(
-            launch.actor._options.runtime_env, {"env_vars": self.environment(rank)}
-        )
+        variables = self.environment(rank)
+        variables.pop("CUDA_VISIBLE_DEVICES", None)  # the node's agent sets it, before anything is loaded
+        environment = runtime_env.merged(launch.actor._options.runtime_env, {"env_vars": variables})
         options: dict[str, Any] = {
             "num_cpus": asked.pop("CPU", 0.0),
             "num_gpus": asked.pop("GPU", 0.0),
@@ -449,6 +466,8 @@ class Gang:
         if state == "REMOVED":
             lines.append(f"released: {info.get('reason') or 'by its owner'}")
         if state == "CREATED":
+            if info.get("reached"):
+                lines.append(f"all slots share: {info['reached']}")
             lines += [repr(slot) for slot in self.slots]
         return "\n".join(lines)
 

@@ -5,16 +5,19 @@ Rules of this module: a call that does not return a gang leaves nothing reserved
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from spoke import current
+from spoke.core.request import NODE
+from spoke.core.topology import KINDS
 from spoke.errors import ActorUnschedulableError, GetTimeoutError
 from spoke.gang import Gang
 from spoke.group_ready import watch
 from spoke.handles import engine
 from spoke.ids import GROUP_BYTES, JOB_BYTES, PlacementGroupID, random_bytes
 from spoke.limits import MAX_BUNDLES
-from spoke.options import check_quantity
+from spoke.options import check_label_selector, check_quantity
 from spoke.util.placement_group import PlacementGroup
 
 if TYPE_CHECKING:
@@ -39,6 +42,10 @@ def gang_allocate(
     window: float = 600.0,
     launch_timeout: float | None = None,
     lifetime: str | None = None,
+    same: str | None = None,
+    prefer: str | None = None,
+    gpu_ids: Sequence[int | Sequence[int]] | None = None,
+    label_selector: dict[str, str] | None = None,
 ) -> Gang:
     """Reserve slots for ``num_nodes * actors_per_node`` actors, all or none, and wait until they are there.
 
@@ -58,8 +65,18 @@ def gang_allocate(
         lifetime: None releases the gang when its creator ends, "detached" does not; a detached gang outlives
             its creator's relaunching: from then on the first loss releases it.
 
+        same: what the slots must share.  "nvlink", "numa": the GPUs of all slots that stand together
+            (`actors_per_node` of them; without `strict_pack` all) are in one such domain; "node": all slots
+            are on one node; else the key of a label of which all their nodes have one value.
+        prefer: the same, as a wish: the closest that can be had, see `Gang.topology`.  Without it, GPUs that
+            stand together are taken as close to each other as they are free.
+        gpu_ids: the devices of each rank of a node by their indices there: per local rank a number, or a list
+            where a rank has several.
+        label_selector: only nodes with these labels.
+
     Raises:
-        ValueError: a number that is not positive, an amount that is not one, an unknown policy or name.
+        ValueError: a number that is not positive, an amount that is not one, an unknown policy or name, or
+            wishes that contradict each other.
         GetTimeoutError: the slots did not become free in time; nothing is reserved.
         ActorUnschedulableError: in that time no node could ever hold them; nothing is reserved.
     """
@@ -75,6 +92,16 @@ def gang_allocate(
         raise ValueError(f"max_restarts must be a count or -1, not {max_restarts!r}")
     if lifetime not in (None, "detached"):
         raise ValueError(f"lifetime must be None or 'detached', not {lifetime!r}")
+    for label, text in (("same", same), ("prefer", prefer)):
+        if text is not None and (not isinstance(text, str) or not text):
+            raise ValueError(f"{label} must be 'nvlink', 'numa', 'node' or the key of a label, not {text!r}")
+    if label_selector is not None:
+        check_label_selector(label_selector, "label_selector")
+    if same in KINDS and not resources.get("GPU"):
+        raise ValueError(f"same={same!r} is about GPUs, and resources_per_actor has none: {resources}")
+    if same == NODE and strict_pack and num_nodes > 1:
+        raise ValueError(f"same='node' contradicts {num_nodes} different nodes; pass strict_pack=False")
+    devices = _check_gpu_ids(gpu_ids, resources.get("GPU", 0.0), actors_per_node, strict_pack)
     strategy = "PACK" if not strict_pack else "STRICT_PACK" if num_nodes == 1 else "STRICT_SPREAD"
     client = current.client or engine()
     bundles = [dict(resources) for _ in range(num_nodes * actors_per_node)]
@@ -85,8 +112,11 @@ def gang_allocate(
         "name": name or "",
         "namespace": client.namespace,
         "detached": lifetime == "detached",
-        "selectors": None,
+        "selectors": [label_selector] * len(bundles) if label_selector else None,
         "target_node": _node_id(master_node),
+        "same": same or "",
+        "prefer": prefer or "",
+        "devices": devices * num_nodes if devices is not None else None,
         "gang": {
             "restart": restart,
             "max_restarts": max_restarts,
@@ -150,6 +180,32 @@ def _check_resources(given: dict[str, float] | None) -> dict[str, float]:
     if not amounts:
         raise ValueError(f"resources_per_actor must hold an amount above zero, not {given!r}")
     return amounts
+
+
+def _check_gpu_ids(
+    given: Sequence[int | Sequence[int]] | None, gpus: float, ranks: int, strict_pack: bool
+) -> list[list[int]] | None:
+    """The devices of each local rank."""
+    if given is None:
+        return None
+    if not strict_pack:
+        raise ValueError("gpu_ids name the devices of a node's ranks: they need strict_pack=True")
+    try:
+        listed = [[one] if isinstance(one, int) else list(one) for one in given]
+    except TypeError:
+        raise ValueError(f"gpu_ids must hold a number or a list of numbers per rank, not {given!r}") from None
+    wanted = int(gpus) if gpus >= 1 else int(gpus > 0)
+    if len(listed) != ranks or any(len(ids) != wanted for ids in listed):
+        raise ValueError(
+            f"gpu_ids must name {wanted} devices for each of {ranks} ranks of a node, not {given!r}"
+        )
+    flat = [index for ids in listed for index in ids]
+    if not all(type(index) is int and index >= 0 for index in flat):
+        raise ValueError(f"gpu_ids must be numbers of devices from 0 up, not {given!r}")
+    most = max(flat.count(index) for index in flat)
+    if most * min(gpus, 1.0) > 1 + 1e-9 or any(len(set(ids)) != len(ids) for ids in listed):
+        raise ValueError(f"gpu_ids give a device to more ranks than it has room for: {given!r}")
+    return listed
 
 
 def _node_id(text: str | None) -> bytes | None:

@@ -197,7 +197,7 @@ class Actors:
         assert holding is not None
         spec = {
             **actor.spec,
-            "gpu_ids": list(holding.share.gpu_ids),
+            "gpu_ids": holding.node.topology.shown(holding.share.gpu_ids),
             "assigned": to_floats(holding.share.amounts),
             "namespace": actor.namespace,
             "job_id": actor.job,

@@ -147,6 +147,7 @@ class Groups:
             info["lost"] = group.lost
             info["nics"] = reached.nics(group)
             info["reached"] = reached.closeness(group)
+            info["shown"] = reached.shown(group)
         return (wire.GROUP_STATE, group.group_id, group.state, info)
 
     def watch(self, client: Client, group: Group) -> None:

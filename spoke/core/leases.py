@@ -103,7 +103,7 @@ class Leases:
         want.client.leases[lease.lease_id] = lease
         info = {
             "node_id": holding.node.node_id,
-            "gpu_ids": list(holding.share.gpu_ids),
+            "gpu_ids": holding.node.topology.shown(holding.share.gpu_ids),
             "resources": to_floats(holding.share.amounts),
             "pid": worker.pid,
         }

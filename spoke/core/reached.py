@@ -59,6 +59,16 @@ def nics(group: Group) -> list[str]:
     return names
 
 
+def shown(group: Group) -> list[str | None]:
+    """CUDA_VISIBLE_DEVICES of each slot's process; None where it is left alone."""
+    return [
+        None
+        if bundle.node is None or bundle.node.topology.noset
+        else ",".join(map(str, bundle.node.topology.shown(gpu_ids(bundle))))
+        for bundle in group.bundles
+    ]
+
+
 def describe(group: Group) -> dict[str, Any]:
     """The answer to "where is it": asked for, reached, and the devices of every node."""
     request = group.request

@@ -10,6 +10,8 @@ The report of an agent::
     gpus   [{uuid, name, pci, numa, memory, links: [indices of GPUs that NVLink connects it to]}, ...]
     nics   [{name, pci, numa, up, net: [interfaces]}, ...]
     cpus   {NUMA node: [CPUs]}
+    visible  names of the GPUs for CUDA_VISIBLE_DEVICES, by index; empty: their indices
+    noset    workers are not given that variable
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ DEVICES_MAX: Final = 1024
 class Topology:
     """One node's report, checked."""
 
-    __slots__ = ("cpus", "domains", "gpus", "nics")
+    __slots__ = ("cpus", "domains", "gpus", "nics", "noset", "visible")
 
     def __init__(self, report: Mapping[str, Any]) -> None:
         self.gpus = [_gpu(row) for row in _rows(report, "gpus")]
@@ -35,6 +37,10 @@ class Topology:
         if not isinstance(cpus, Mapping):
             raise ValueError("cpus must be listed by NUMA node")
         self.cpus: dict[str, list[int]] = {str(node): list(listed) for node, listed in cpus.items()}
+        self.visible: list[str] = list(report.get("visible") or [])
+        if not all(type(name) is str for name in self.visible):
+            raise ValueError("visible must list the names of the GPUs")
+        self.noset = bool(report.get("noset"))
         by_numa: dict[int, list[int]] = {}
         for index, gpu in enumerate(self.gpus):
             if gpu["numa"] >= 0:
@@ -47,6 +53,11 @@ class Topology:
     def plain(self) -> dict[str, Any]:
         """The report, as far as it was understood, for displays."""
         return {"gpus": self.gpus, "nics": self.nics, "cpus": self.cpus}
+
+    def shown(self, indices: Iterable[int]) -> list[int | str]:
+        """What a program calls these GPUs: numbers as the machine counts them, or their UUIDs."""
+        names = [self.visible[index] if index < len(self.visible) else str(index) for index in indices]
+        return [int(name) if name.isdigit() else name for name in names]
 
     def domain_of(self, kind: str, index: int) -> int | None:
         """The number of the domain of one kind that a GPU is in."""
@@ -64,7 +75,7 @@ class Topology:
 
 
 def _rows(report: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    rows = report.get(name) or []
+    rows = report.get(name, [])
     if not isinstance(rows, list) or len(rows) > DEVICES_MAX:
         raise ValueError(f"{name} must be a list of at most {DEVICES_MAX} devices")
     if not all(isinstance(row, Mapping) for row in rows):
