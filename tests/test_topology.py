@@ -182,7 +182,8 @@ def test_the_users_choice_of_devices(machine: Any) -> None:
     [
         {"same": 3}, {"same": ""}, {"prefer": []}, {"gpu_ids": [0]}, {"gpu_ids": [0, 0]},
         {"gpu_ids": [0, "1"]}, {"gpu_ids": [[0, 1], [2, 3]]}, {"gpu_ids": [0, -1]},
-        {"gpu_ids": [0, 1], "strict_pack": False}, {"gpu_ids": 4}, {"same": "numa", "resources_per_actor": {"CPU": 1}},
+        {"gpu_ids": [0, 1], "strict_pack": False}, {"gpu_ids": 4},
+        {"same": "numa", "resources_per_actor": {"CPU": 1}},
     ],
 )  # fmt: skip
 def test_wishes_that_make_no_sense_are_refused(spoke_cluster: Any, options: dict[str, Any]) -> None:
