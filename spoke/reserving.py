@@ -86,37 +86,17 @@ def gang_allocate(
                            ("launch_timeout", launch_timeout)):  # fmt: skip
         if seconds is not None and not 0 <= seconds < float("inf"):
             raise ValueError(f"{label} must be a number of seconds, not {seconds!r}")
-    if restart not in POLICIES:
-        raise ValueError(f"restart must be one of {', '.join(POLICIES)}, not {restart!r}")
-    if isinstance(max_restarts, bool) or not isinstance(max_restarts, int) or max_restarts < -1:
-        raise ValueError(f"max_restarts must be a count or -1, not {max_restarts!r}")
-    if lifetime not in (None, "detached"):
-        raise ValueError(f"lifetime must be None or 'detached', not {lifetime!r}")
-    for label, text in (("same", same), ("prefer", prefer)):
-        if text is not None and (not isinstance(text, str) or not text):
-            raise ValueError(f"{label} must be 'nvlink', 'numa', 'node' or the key of a label, not {text!r}")
-    if label_selector is not None:
-        check_label_selector(label_selector, "label_selector")
-    if same in KINDS and not resources.get("GPU"):
-        raise ValueError(f"same={same!r} is about GPUs, and resources_per_actor has none: {resources}")
-    if same == NODE and strict_pack and num_nodes > 1:
-        raise ValueError(f"same='node' contradicts {num_nodes} different nodes; pass strict_pack=False")
-    devices = _check_gpu_ids(gpu_ids, resources.get("GPU", 0.0), actors_per_node, strict_pack)
-    strategy = "PACK" if not strict_pack else "STRICT_PACK" if num_nodes == 1 else "STRICT_SPREAD"
+    _check_policy(restart, max_restarts, lifetime)
+    placed = _placement(
+        num_nodes, actors_per_node, resources, strict_pack, same, prefer, gpu_ids, label_selector
+    )
     client = current.client or engine()
-    bundles = [dict(resources) for _ in range(num_nodes * actors_per_node)]
     spec: dict[str, Any] = {
-        "bundles": bundles,
-        "strategy": strategy,
-        "per_node": actors_per_node if strategy == "STRICT_SPREAD" else 1,
+        **placed,
         "name": name or "",
         "namespace": client.namespace,
         "detached": lifetime == "detached",
-        "selectors": [label_selector] * len(bundles) if label_selector else None,
         "target_node": _node_id(master_node),
-        "same": same or "",
-        "prefer": prefer or "",
-        "devices": devices * num_nodes if devices is not None else None,
         "gang": {
             "restart": restart,
             "max_restarts": max_restarts,
@@ -129,6 +109,49 @@ def gang_allocate(
     gang = Gang(client, group, restart, resources)
     _await_slots(gang, client, timeout)
     return gang
+
+
+def _placement(
+    num_nodes: int,
+    actors_per_node: int,
+    resources: dict[str, float],
+    strict_pack: bool,
+    same: str | None,
+    prefer: str | None,
+    gpu_ids: Sequence[int | Sequence[int]] | None,
+    label_selector: dict[str, str] | None,
+) -> dict[str, Any]:
+    """The part of a spec that says where the slots may be."""
+    for label, text in (("same", same), ("prefer", prefer)):
+        if text is not None and (not isinstance(text, str) or not text):
+            raise ValueError(f"{label} must be 'nvlink', 'numa', 'node' or the key of a label, not {text!r}")
+    if label_selector is not None:
+        check_label_selector(label_selector, "label_selector")
+    if same in KINDS and not resources.get("GPU"):
+        raise ValueError(f"same={same!r} is about GPUs, and resources_per_actor has none: {resources}")
+    if same == NODE and strict_pack and num_nodes > 1:
+        raise ValueError(f"same='node' contradicts {num_nodes} different nodes; pass strict_pack=False")
+    devices = _check_gpu_ids(gpu_ids, resources.get("GPU", 0.0), actors_per_node, strict_pack)
+    strategy = "PACK" if not strict_pack else "STRICT_PACK" if num_nodes == 1 else "STRICT_SPREAD"
+    count = num_nodes * actors_per_node
+    return {
+        "bundles": [dict(resources) for _ in range(count)],
+        "strategy": strategy,
+        "per_node": actors_per_node if strategy == "STRICT_SPREAD" else 1,
+        "selectors": [label_selector] * count if label_selector else None,
+        "same": same or "",
+        "prefer": prefer or "",
+        "devices": devices * num_nodes if devices is not None else None,
+    }
+
+
+def _check_policy(restart: str, max_restarts: int, lifetime: str | None) -> None:
+    if restart not in POLICIES:
+        raise ValueError(f"restart must be one of {', '.join(POLICIES)}, not {restart!r}")
+    if isinstance(max_restarts, bool) or not isinstance(max_restarts, int) or max_restarts < -1:
+        raise ValueError(f"max_restarts must be a count or -1, not {max_restarts!r}")
+    if lifetime not in (None, "detached"):
+        raise ValueError(f"lifetime must be None or 'detached', not {lifetime!r}")
 
 
 def _create(client: Client, spec: dict[str, Any]) -> PlacementGroup:
