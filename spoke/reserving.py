@@ -82,10 +82,9 @@ def gang_allocate(
     """
     resources = _check_resources(resources_per_actor)
     _check_counts(num_nodes, actors_per_node)
-    for label, seconds in (("timeout", timeout), ("pending_timeout", pending_timeout), ("window", window),
-                           ("launch_timeout", launch_timeout)):  # fmt: skip
-        if seconds is not None and not 0 <= seconds < float("inf"):
-            raise ValueError(f"{label} must be a number of seconds, not {seconds!r}")
+    _check_seconds(
+        timeout=timeout, pending_timeout=pending_timeout, window=window, launch_timeout=launch_timeout
+    )
     _check_policy(restart, max_restarts, lifetime)
     placed = _placement(
         num_nodes, actors_per_node, resources, strict_pack, same, prefer, gpu_ids, label_selector
@@ -143,6 +142,12 @@ def _placement(
         "prefer": prefer or "",
         "devices": devices * num_nodes if devices is not None else None,
     }
+
+
+def _check_seconds(**given: float | None) -> None:
+    for label, seconds in given.items():
+        if seconds is not None and not 0 <= seconds < float("inf"):
+            raise ValueError(f"{label} must be a number of seconds, not {seconds!r}")
 
 
 def _check_policy(restart: str, max_restarts: int, lifetime: str | None) -> None:
