@@ -64,7 +64,6 @@ def gang_allocate(
         launch_timeout: seconds after which slots that nothing was launched in are given back.
         lifetime: None releases the gang when its creator ends, "detached" does not; a detached gang outlives
             its creator's relaunching: from then on the first loss releases it.
-
         same: what the slots must share.  "nvlink", "numa": the GPUs of all slots that stand together
             (`actors_per_node` of them; without `strict_pack` all) are in one such domain; "node": all slots
             are on one node; else the key of a label of which all their nodes have one value.
@@ -72,7 +71,7 @@ def gang_allocate(
             stand together are taken as close to each other as they are free.
         gpu_ids: the devices of each rank of a node by their indices there: per local rank a number, or a list
             where a rank has several.
-        label_selector: only nodes with these labels.
+        label_selector: labels that the nodes must have.
 
     Raises:
         ValueError: a number that is not positive, an amount that is not one, an unknown policy or name, or
@@ -86,12 +85,10 @@ def gang_allocate(
         timeout=timeout, pending_timeout=pending_timeout, window=window, launch_timeout=launch_timeout
     )
     _check_policy(restart, max_restarts, lifetime)
-    placed = _placement(
-        num_nodes, actors_per_node, resources, strict_pack, same, prefer, gpu_ids, label_selector
-    )
     client = current.client or engine()
+    counts = (num_nodes, actors_per_node)
     spec: dict[str, Any] = {
-        **placed,
+        **_placement(*counts, resources, strict_pack, same, prefer, gpu_ids, label_selector),
         "name": name or "",
         "namespace": client.namespace,
         "detached": lifetime == "detached",
