@@ -109,22 +109,31 @@ def _load_ref_type() -> Any:
     return ObjectRef
 
 
-def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
+def get(
+    object_refs: Any, *, timeout: float | None = None, into: Any = None, _use_object_store: bool = False
+) -> Any:
     """The value of a ref, or the list of values of a list of refs.
 
     Args:
         timeout: seconds to wait in all; 0 takes only what is there, None waits for ever.
+        into: memory that the bytes of the value go to, without a copy in between where they come by
+            RDMA: a torch tensor, numpy array or writable buffer, or a list or dict of them for a value of
+            that structure; one per ref for a list of refs.  It is returned.  Undefined after an error.
 
     Raises:
         GetTimeoutError: not there in time.
         RayTaskError and the class of the user's exception: the task raised.
         RayActorError, WorkerCrashedError, ObjectLostError, ...: it cannot be computed.
-        ValueError, TypeError: not a ref or a list of refs.
+        ValueError, TypeError: not a ref or a list of refs, or `into` does not fit.
     """
     client = current.client or engine()
     ref_type = _ref_type or _load_ref_type()
     if timeout is not None and timeout < 0:
         timeout = None
+    if into is not None:
+        from spoke.landing import get_into
+
+        return get_into(client, object_refs, timeout, into)
     if type(object_refs) is ref_type:
         return client.get_one(object_refs, timeout)
     if isinstance(object_refs, list):

@@ -189,6 +189,10 @@ class Values:
                 opened[index] = data
         return opened
 
+    def body(self, parts: list[Any]) -> Any:
+        """The pickle of a value; its entry must be kept in use meanwhile."""
+        return self._open(parts[:1], None)[0]
+
     def read(self, entry: Entry) -> Any:
         """The value of a resolved entry; its views keep the entry in use."""
         parts = entry.value
