@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoke import codec
 from spoke._native import buffer_address
-from spoke.core.refs import VALUE, Entry
+from spoke.core.refs import PENDING, VALUE, Entry
 from spoke.destination import Destination, Shape, destinations, shape_of
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def get_into(client: Client, given: Any, timeout: float | None, into: Any) -> An
         count = len(targets) if isinstance(targets, (list, tuple)) else type(targets).__name__
         raise ValueError(f"get(into=) needs one destination per ref: {len(refs)} refs, into={count}")
     wanted = [destinations(target, "into" if single else f"into[{i}]") for i, target in enumerate(targets)]
-    if any(ref._entry.status != VALUE for ref in refs):
-        client._wait_all(refs, timeout)
+    if any(ref._entry.status == PENDING for ref in refs):
+        client.waiting.wait_all(refs, timeout)
     entries = [ref._entry for ref in refs]
     for entry in entries:
         if entry.status != VALUE:

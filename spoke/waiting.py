@@ -74,7 +74,7 @@ class Waiting:
         """
         for ref in refs:
             if ref._entry.status == PENDING:
-                self._wait_all(refs, timeout)
+                self.wait_all(refs, timeout)
                 break
         read = self._client.values.read
         values = []
@@ -85,7 +85,8 @@ class Waiting:
             values.append(read(entry))
         return values
 
-    def _wait_all(self, refs: list[ObjectRef[Any]], timeout: float | None) -> None:
+    def wait_all(self, refs: list[ObjectRef[Any]], timeout: float | None) -> None:
+        """Wait until none is pending; GetTimeoutError after `timeout` seconds."""
         client = self._client
         waiter = Waiter(0)
         with client.lock:
