@@ -17,6 +17,7 @@ from spoke import codec
 from spoke.core.refs import Entry
 from spoke.objectref import ObjectRef
 from spoke.store import INLINE_BYTES_MAX, Block, Store
+from spoke.transport.copies import Copies
 from spoke.transport.router import Router
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Values:
         self._client = client
         self._store = store
         self._router = router
+        self._copies = Copies(router)
         self._leases: set[Lease] = set()
 
     # -- packing
@@ -162,13 +164,13 @@ class Values:
         try:
             if len(parts) == 1 and type(parts[0]) is bytes:
                 return codec.loads(parts[0])
-            opened = self._open(parts, lease)
+            opened = self._open(parts, lease, source if type(source) is Entry else None)
             return codec.loads(opened[0], opened[1:])
         finally:
             context.source, context.lease = before
 
-    def _open(self, parts: list[Any], lease: Lease | None) -> list[Any]:
-        """All parts as buffers; those that must be fetched come as one batch."""
+    def _open(self, parts: list[Any], lease: Lease | None, entry: Entry | None) -> list[Any]:
+        """All parts, of the object of `entry` if given, as buffers; what must be fetched is one batch."""
         router = self._router
         mapped_node = router.node_id if router.maps else None
         opened: list[Any] = []
@@ -185,7 +187,7 @@ class Values:
                 away.append(len(opened))
                 opened.append(part)
         if away:
-            for index, data in zip(away, router.fetch([opened[index] for index in away]), strict=True):
+            for index, data in zip(away, self._copies.bring([opened[i] for i in away], entry), strict=True):
                 opened[index] = data
         return opened
 

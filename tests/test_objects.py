@@ -293,6 +293,28 @@ def test_bytes_arrive_whole_from_another_node(two_nodes: Any) -> None:
         del there
 
 
+def test_a_block_of_another_node_is_brought_once_and_copied_nowhere(two_nodes: Any) -> None:
+    """Arrays are views of what arrived, tensors private mappings of it; the ref keeps it."""
+    import torch
+
+    import spoke as ray
+
+    make = ray.remote(resources={"far": 0.1})(lambda: [numpy.arange(MIB), torch.arange(MIB)])
+    ref = make.remote()
+    ray.wait([ref])
+    before = ray.object_store_stats()
+    array, tensor = ray.get(ref)
+    again, other = ray.get(ref)
+    after = ray.object_store_stats()
+    assert after["tcp_bytes"] - before["tcp_bytes"] == 16 * MIB, "16 MiB once, though it was got twice"
+    assert after["tcp_blocks"] - before["tcp_blocks"] == 2
+    assert array.ctypes.data == again.ctypes.data and not array.flags.writeable
+    tensor[0] = 7
+    assert other[0] == 0 and torch.equal(other, torch.arange(MIB)), "a write in place stays private (MEM-2)"
+    del ref
+    assert int(array[-1]) == MIB - 1 and int(tensor[-1]) == MIB - 1, "what was got outlives its ref"
+
+
 def test_threads_read_from_another_node_at_once(two_nodes: Any) -> None:
     from concurrent.futures import ThreadPoolExecutor
 

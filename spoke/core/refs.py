@@ -33,7 +33,7 @@ class Entry:
     """What this process knows of one object."""
 
     __slots__ = (
-        "borrowers", "call", "contains", "fetchers", "id", "local", "owner",
+        "__weakref__", "borrowers", "call", "contains", "fetchers", "id", "local", "owner",
         "sources", "status", "unconfirmed", "value", "waiters",
     )  # fmt: skip
 
