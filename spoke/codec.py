@@ -134,7 +134,20 @@ def loads(body: Any, buffers: Iterable[Any] = ()) -> Any:
 
 def explain_unpicklable(value: Any, error: BaseException) -> str:
     """Message that names the innermost object which does not pickle and the path to it."""
-    path, culprit = _find_culprit(value, "value", 0)
+    return _explanation(*_find_culprit(value, "value", 0), error)
+
+
+def explain_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], error: BaseException) -> str:
+    """As `explain_unpicklable`; the path begins with the position or the name of the argument."""
+    named = [(f"argument {index}", value) for index, value in enumerate(args)]
+    named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+    for path, value in named:
+        if not _pickles(value):
+            return _explanation(*_find_culprit(value, path, 0), error)
+    return explain_unpicklable((args, kwargs), error)
+
+
+def _explanation(path: str, culprit: Any, error: BaseException) -> str:
     return (
         f"Could not serialize {_short(culprit)} of type {type(culprit).__module__}."
         f"{type(culprit).__qualname__} at {path}: {error}"
@@ -174,11 +187,13 @@ def _children(value: Any) -> list[tuple[str, Any]]:
         return [(f"[{index}]", item) for index, item in enumerate(value)]
     if isinstance(value, (set, frozenset)):
         return [("{}", item) for item in value]
-    closure = getattr(value, "__closure__", None)
-    if closure:
-        names = value.__code__.co_freevars
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        cells = zip(code.co_freevars, value.__closure__ or (), strict=False)
+        known = value.__globals__
         return [
-            (f".<closure {name}>", cell.cell_contents) for name, cell in zip(names, closure, strict=False)
+            *((f".<closure {name}>", cell.cell_contents) for name, cell in cells),
+            *((f".<global {name}>", known[name]) for name in code.co_names if name in known),
         ]
     state = getattr(value, "__dict__", None)
     if isinstance(state, dict) and not isinstance(value, type):

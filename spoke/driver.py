@@ -206,7 +206,8 @@ def _flush_logs(client: Client) -> None:
 
 
 def _warn_pending(what: str, key: Any, reason: str, fatal: bool) -> None:
-    print(f"spoke: a {what} waits for resources that are not there: {reason}", file=sys.stderr)
+    who = {"class": "a task", "actor": "an actor"}.get(what, f"a {what}")
+    print(f"spoke: {who} waits for resources that are not there: {reason}", file=sys.stderr)
 
 
 def _sys_path() -> list[str]:

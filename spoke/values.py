@@ -135,7 +135,10 @@ class Values:
         if slots:
             args = tuple(None if type(value) is ObjectRef else value for value in args)
             kwargs = {k: None if type(v) is ObjectRef else v for k, v in kwargs.items()}
-        body, buffers, refs = codec.dumps([args, kwargs] if kwargs else args)
+        try:
+            body, buffers, refs = codec.dumps([args, kwargs] if kwargs else args)
+        except TypeError as error:
+            raise TypeError(codec.explain_arguments(args, kwargs, error.__cause__ or error)) from error
         if buffers or len(body) > 65536:
             packed.parts, packed.blocks = self._store.write(body, buffers)
         else:

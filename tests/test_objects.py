@@ -6,7 +6,9 @@ import gc
 import hashlib
 import os
 import random
+import re
 import time
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -250,6 +252,30 @@ def test_REF_3_results_freed_while_their_worker_ends_leave_nothing(
         result = ray.get(make.remote(fill))
         assert int(result[-1]) == fill
         del result
+
+
+def test_what_does_not_pickle_is_named_with_its_path() -> None:
+    """Position or name of the argument, and the way inside of it; closures and globals of functions."""
+    import threading
+
+    import spoke as ray
+
+    class Holder:
+        def __init__(self) -> None:
+            self.inner = {"k": [1, threading.Lock()]}
+
+    lock = threading.Lock()
+    task = ray.remote(lambda *args, **kwargs: 1)
+    with pytest.raises(TypeError, match=re.escape("argument 1['x'][0].inner['k'][1]: ")):
+        task.remote(0, {"x": [Holder()]})
+    with pytest.raises(TypeError, match=r"lock at argument 'name': "):
+        task.remote(0, name=lock)
+    with pytest.raises(TypeError, match=r"lock at value\.<closure lock>: "):
+        ray.remote(lambda: lock).remote()
+    code = (lambda: LOCK).__code__  # type: ignore[name-defined] # noqa: F821
+    in_main = types.FunctionType(code, {"LOCK": lock, "__name__": "__main__"})
+    with pytest.raises(TypeError, match=r"lock at value\.<global LOCK>: "):
+        ray.remote(in_main).remote()
 
 
 # -- between nodes

@@ -49,7 +49,7 @@ def _show(where: str, nodes: list[Any], demands: list[Any], actors: list[Any]) -
         return
     waiting = Table("waits", "needs", "because")
     for demand in demands:
-        what = str(demand.get("kind") or demand.get("what") or "")
+        what = str(demand.get("kind") or demand.get("what") or "").replace("class", "task")
         count = int(demand.get("count") or 1)
         waiting.add_row(
             f"{count} x {what}" if count > 1 else what,
