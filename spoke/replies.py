@@ -53,11 +53,13 @@ class Replies:
         """REPLY: resolve, retry, or drop a late duplicate (CALL-1)."""
         _, call_id, status, micros, values, retained = message
         client = self._client
-        call = client.calls.replied(time.monotonic(), call_id, micros)
+        call = client.calls.replied(time.monotonic(), link.peer, call_id, micros)
         if call is None:
             self._refuse(link, call_id, values)
             if not retained:
                 self.unpin(link.peer, call_id + RETAINED_SUFFIX)
+            elif call_id in client.calls.calls:  # it runs again elsewhere
+                self._retain(link, client.calls.calls[call_id], retained)
             return
         if retained:
             self._retain(link, call, retained)

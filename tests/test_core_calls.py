@@ -110,8 +110,8 @@ def test_a_second_reply_is_nobodys() -> None:
     alive(calls)
     mine = call(1)
     calls.submit(mine)
-    assert calls.replied(0.0, mine.id, 5) is mine
-    assert calls.replied(0.0, mine.id, 5) is None
+    assert calls.replied(0.0, WORKER, mine.id, 5) is mine
+    assert calls.replied(0.0, WORKER, mine.id, 5) is None
     calls.fail_named(mine, "RaySystemError", "late")
     assert take(calls, "done") == []
 
@@ -122,9 +122,20 @@ def test_a_late_reply_takes_the_call_out_of_the_queue() -> None:
     (mine,) = leased(calls, 1, retries=1)
     take(calls, "send")
     calls.tasks.lease_lost(1, "its node was cut off", "node_died")
-    assert calls.replied(0.0, mine.id, 5) is mine
+    assert calls.replied(0.0, WORKER, mine.id, 5) is mine
     calls.tasks.granted(0.0, 7, 2, OTHER_HOST, {})
     assert take(calls, "send") == []
+
+
+def test_a_late_reply_of_a_call_that_runs_elsewhere_is_nobodys() -> None:
+    """Its arguments are needed there until that worker has answered."""
+    calls = table()
+    (mine,) = leased(calls, 1, retries=1)
+    calls.tasks.lease_lost(1, "its node was cut off", "node_died")
+    calls.tasks.granted(0.0, 7, 2, OTHER_HOST, {})
+    assert mine.peer == OTHER
+    assert calls.replied(0.0, WORKER, mine.id, 5) is None
+    assert calls.replied(0.0, OTHER, mine.id, 5) is mine
 
 
 def test_a_late_reply_takes_the_call_out_of_the_actors_queue() -> None:
@@ -134,7 +145,7 @@ def test_a_late_reply_takes_the_call_out_of_the_actors_queue() -> None:
     calls.submit(mine)
     take(calls, "send")
     calls.actors.on_state(ACTOR, "RESTARTING", 1, None, {}, b"")
-    assert calls.replied(0.0, mine.id, 5) is mine
+    assert calls.replied(0.0, WORKER, mine.id, 5) is mine
     alive(calls, 1, OTHER_HOST)
     assert take(calls, "send") == []
 
@@ -153,10 +164,10 @@ def test_a_retry_spends_the_budget() -> None:
     calls = table()
     (mine,) = leased(calls, 1, retries=1)
     take(calls, "send")
-    calls.replied(0.0, mine.id, 5)
+    calls.replied(0.0, WORKER, mine.id, 5)
     assert calls.retry(mine)
     assert take(calls, "send") == [mine]
-    calls.replied(0.0, mine.id, 5)
+    calls.replied(0.0, WORKER, mine.id, 5)
     assert not calls.retry(mine)
 
 

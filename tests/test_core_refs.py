@@ -289,6 +289,17 @@ def test_values_that_come_too_late_are_given_back(side: Tables) -> None:
     assert INNER not in side.refs.entries
 
 
+def test_REF_1_a_late_reply_frees_nothing_that_the_next_worker_reads(side: Tables) -> None:
+    argument = put(side.refs, OBJECT)
+    call = side.submitted(1, argument)
+    side.refs.drop(argument)
+    call.peer = OWNER  # sent again to another worker; then the first, given up, answers after all
+    side.reply(call, VALUE, [[[b"value"], None]], [OBJECT])
+    assert call.entries[0].status == PENDING and argument.local == 2
+    assert side.held(call.id + RETAINED_SUFFIX), "the first goes on using it, and says when it is done"
+    assert argument.local == 1
+
+
 def test_arguments_in_use_are_kept_until_the_callee_says_held(side: Tables) -> None:
     argument = put(side.refs, OBJECT)
     call = side.submitted(1, argument)

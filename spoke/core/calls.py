@@ -143,13 +143,16 @@ class CallTable:
         else:
             self.tasks.forget(call)
 
-    def replied(self, now: float, call_id: bytes, micros: int) -> Call | None:
-        """A reply arrived; the call if this is its first resolution (CALL-1), else None."""
+    def replied(self, now: float, peer: bytes, call_id: bytes, micros: int) -> Call | None:
+        """A reply of `peer` arrived; the call if this is its first resolution (CALL-1), else None."""
         call = self.calls.pop(call_id, None)
         if call is None:
             return None
-        if call.peer is None:
-            self._forget(call)  # queued again: whoever answers had been declared dead
+        if call.peer != peer:  # whoever answers had been declared dead
+            if call.peer is not None:
+                self.calls[call_id] = call  # it runs elsewhere by now, and needs its arguments there
+                return None
+            self._forget(call)  # queued again
         elif type(call.key) is bytes:
             self.actors.replied(call)
         else:
