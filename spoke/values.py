@@ -196,7 +196,7 @@ class Values:
 
     def body(self, parts: list[Any]) -> Any:
         """The pickle of a value; its entry must be kept in use meanwhile."""
-        return self._open(parts[:1], None)[0]
+        return self._open(parts[:1], None, None)[0]
 
     def read(self, entry: Entry) -> Any:
         """The value of a resolved entry; its views keep the entry in use."""
