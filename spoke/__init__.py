@@ -92,7 +92,16 @@ _LAZY = {
     "ObjectRefGenerator": "streams",
     "Gang": "gang",
     "Slot": "gang",
+    "ActorClient": "endpoints.pool",
+    "ActorContext": "jobcontext",
+    "ActorServer": "endpoints.server",
+    "CloudResolver": "endpoints.resolvers",
+    "ClusterResolver": "endpoints.resolvers",
+    "EndpointPool": "endpoints.pool",
+    "FixedResolver": "endpoints.resolvers",
     "WorkerPool": "workerpool",
+    "ctx": "jobcontext",
+    "lookup": "endpoints.resolvers",
     "actor_types": "registry",
     "empty": "tensors",
     "from_tensor": "tensors",
@@ -103,8 +112,9 @@ _LAZY = {
     "wait_ready": "registry",
 }
 _MODULES = frozenset({
-    "actor", "cloudpickle", "cluster_utils", "dag", "exceptions", "experimental", "internal", "job_config",
-    "job_submission", "remote_function", "runtime_context", "runtime_env", "types", "util",
+    "actor", "cloudpickle", "cluster_utils", "dag", "endpoints", "exceptions", "experimental", "internal",
+    "job_config", "job_submission", "jobs", "remote_function", "runtime_context", "runtime_env", "types",
+    "util",
 })  # fmt: skip
 _NOT_CARRIED = frozenset({
     "ClientBuilder", "Language", "air", "autoscaler", "client", "cpp_function", "data", "java_actor_class",

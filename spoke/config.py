@@ -132,6 +132,9 @@ KNOBS: dict[str, Knob] = {
     ),
     "transport": Knob("SPOKE_TRANSPORT", parse_transport, "auto", "auto, tcp, shm or rdma: paths of blocks"),
     "job_id": Knob("SPOKE_JOB_ID", parse_text, None, "submission id of the job this driver runs for"),
+    "attempt_id": Knob("SPOKE_ATTEMPT_ID", parse_count, 0, "attempt of the job, 0 for the first"),
+    "parent_job_id": Knob("SPOKE_PARENT_JOB_ID", parse_text, None, "job that submitted this one"),
+    "job_node_id": Knob("SPOKE_NODE_ID", parse_text, None, "node that the job runs on, in hexadecimal"),
     "runtime_env": Knob("SPOKE_RUNTIME_ENV", parse_text, None, "JSON runtime_env of the submitted job"),
     "node_ip": Knob("SPOKE_NODE_IP", parse_text, None, "address of this node as its peers see it"),
     "num_cpus": Knob("SPOKE_NUM_CPUS", parse_count, None, "CPUs of a new node; default: all of the machine"),
@@ -206,6 +209,18 @@ def set_default_threads(count: int) -> None:
     global _default_threads
     if os.environ.get("OMP_NUM_THREADS") == _default_threads:
         _default_threads = os.environ["OMP_NUM_THREADS"] = str(count)
+
+
+PORT_PREFIX = "SPOKE_PORT_"
+
+
+def job_ports() -> dict[str, int]:
+    """The ports that were given to this job, by name in lower case."""
+    return {
+        name[len(PORT_PREFIX) :].lower(): int(value)
+        for name, value in os.environ.items()
+        if name.startswith(PORT_PREFIX) and value.isdigit()
+    }
 
 
 def environment() -> dict[str, str]:

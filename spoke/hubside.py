@@ -46,6 +46,8 @@ class HubSide:
         self._returned: dict[bytes, dict[tuple[bytes, int], int]] = {}
         self.group_states: dict[bytes, tuple[str, dict[str, Any]]] = {}
         self.group_waiters: dict[bytes, list[Any]] = {}
+        # (namespace, name) -> callbacks that take the rows of all endpoints of the name; lock held
+        self.endpoint_watchers: dict[tuple[str, str], list[Any]] = {}
         self.on_log_lines: Any = None
         self.on_pending_reason: Any = None
         self.handlers = {
@@ -57,6 +59,7 @@ class HubSide:
             wire.GROUP_STATE: self._on_group_state,
             wire.PENDING_REASON: self._on_pending_reason,
             wire.LOG_LINES: self._on_log_lines,
+            wire.ENDPOINTS: self._on_endpoints,
         }
 
     def tell(self, *message: Any, payload: Any = None) -> None:
@@ -304,6 +307,10 @@ class HubSide:
             self._client.calls.tasks.unschedulable(key, reason)
         elif self.on_pending_reason is not None:
             self.on_pending_reason(what, key, reason, fatal)
+
+    def _on_endpoints(self, link: Link, message: list[Any], payload: Any) -> None:
+        for callback in self.endpoint_watchers.get((message[1], message[2]), ()):
+            callback(message[3])
 
     def _on_log_lines(self, link: Link, message: list[Any], payload: Any) -> None:
         if self.on_log_lines is not None:

@@ -28,6 +28,7 @@ MAX_QUEUED_CALLS: Final = 1_000_000  # unsent calls of one process
 MAX_PENDING_LEASE_CLASSES: Final = 10_000
 MAX_ACTORS: Final = 100_000
 MAX_GROUPS: Final = 100_000
+MAX_ENDPOINTS: Final = 100_000
 MAX_BUNDLES: Final = 10_000  # of one placement group
 MAX_WORKERS_PER_NODE: Final = 4096
 MAX_NAME_CHARS: Final = 255

@@ -67,6 +67,23 @@ class Observer:
         self._reactor.close_all()
 
 
+def reach(address: str, timeout_s: float = 10.0) -> Observer:
+    """An observer of the cluster at ``host:port``, with the token that this user has for it.
+
+    Raises:
+        ConnectionError: nobody answers there, there is no token for it, or it is the wrong one.
+    """
+    from spoke import records
+
+    token = records.token_for(address)
+    if token is None:
+        raise ConnectionError(f"no token for the cluster at {address}: set SPOKE_TOKEN or SPOKE_TOKEN_FILE")
+    try:
+        return Observer(link.parse_target(address), token, timeout_s)
+    except (OSError, errors.AuthenticationError, errors.ProtocolError) as error:
+        raise ConnectionError(f"cannot reach a cluster at {address}: {error}") from None
+
+
 def _named(error: list[Any]) -> Exception:
     """The exception of ``[class name, message]``."""
     import builtins

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from typing import Any, Final
 
-from spoke import codec
-from spoke.errors import RayTaskError
+from spoke import codec, errorpack
 
 RUN_S: Final = 0.01  # a run of items is doubled while it takes less than half of it, halved above twice
 RUN_MAX: Final = 4096  # items
@@ -62,24 +60,8 @@ class Runner:
                 for item in items:
                     append(function(item))
         except Exception as raised:
-            error = _packed(getattr(function, "__name__", "task"), raised)
+            error = errorpack.pack(getattr(function, "__name__", "task"), raised)
         return results, error, time.perf_counter() - started
-
-
-def _packed(name: str, error: Exception) -> bytes:
-    """A RayTaskError of `error`; one that does not travel goes as its text."""
-    frames = error.__traceback__
-    if frames is not None and frames.tb_next is not None:
-        frames = frames.tb_next  # the first is `run`
-    text = "".join(traceback.format_exception(type(error), error, frames))
-    try:
-        body, buffers, refs = codec.dumps(RayTaskError(name, text, error))
-        if not buffers and not refs:
-            codec.loads(body)
-            return body
-    except Exception:
-        pass  # it does not pickle, or does not unpickle: its text does
-    return codec.dumps(RayTaskError(name, text, RuntimeError(f"{type(error).__name__}: {error}")))[0]
 
 
 class Function:
@@ -233,7 +215,7 @@ class Run:
     def finish(self, value: Any) -> None:
         values, error, seconds = value
         self._map.learned(len(self._items), seconds)
-        self._map.store(self._start, values, codec.loads(error).as_instanceof_cause() if error else None)
+        self._map.store(self._start, values, errorpack.unpack(error) if error else None)
 
     def fail(self, error: BaseException) -> None:
         self._map.store(self._start, [], error)

@@ -114,6 +114,17 @@ OWNS = next(_NEXT)
 # -- agent -> hub: what the node has, who holds what nobody should
 DEVICES = next(_NEXT)
 DEVICES_HELD = next(_NEXT)
+# -- endpoints, added later: hub -> client; client -> server of plain objects, and back
+ENDPOINTS = next(_NEXT)
+ENDPOINT_CALL = next(_NEXT)
+ENDPOINT_REPLY = next(_NEXT)
+
+# -- jobs, added later: hub -> agent, agent -> hub
+RUN_JOB = next(_NEXT)
+STOP_JOB = next(_NEXT)
+JOB_STATE = next(_NEXT)
+READ_LOG = next(_NEXT)
+LOG_CHUNK = next(_NEXT)
 
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
@@ -243,6 +254,18 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     NODE_STATE: ("NODE_STATE", (("node_id", _B), ("alive", _BOOL), ("reason", _S), ("processes", _L))),
     # how many of your objects and calls do others wait for? answered by REQUEST "owns" with id 0
     OWNS: ("OWNS", ()),
+    # all endpoints of this name at present: rows of core/endpoints.py
+    ENDPOINTS: ("ENDPOINTS", (("namespace", _S), ("name", _S), ("rows", _L))),
+    # payload: pickled (args, kwargs), or the pickled value or error; status as in spoke/endpoints/channel.py
+    ENDPOINT_CALL: ("ENDPOINT_CALL", (("call_id", _I), ("actor", _S), ("method", _S))),
+    ENDPOINT_REPLY: ("ENDPOINT_REPLY", (("call_id", _I), ("status", _I), ("text", _S))),
+    # spec: see spoke/jobrunner.py
+    RUN_JOB: ("RUN_JOB", (("job_id", _S), ("attempt", _I), ("spec", _D))),
+    STOP_JOB: ("STOP_JOB", (("job_id", _S), ("attempt", _I), ("force", _BOOL), ("grace_s", _F))),
+    # state: BUILDING | RUNNING | EXITED; info: pid, ports, message; at the end also code, result, reason
+    JOB_STATE: ("JOB_STATE", (("job_id", _S), ("attempt", _I), ("state", _S), ("info", _D))),
+    READ_LOG: ("READ_LOG", (("request_id", _I), ("job_id", _S), ("attempt", _I), ("args", _D))),
+    LOG_CHUNK: ("LOG_CHUNK", (("request_id", _I), ("error", _NL), ("value", (object,)))),
 }
 
 

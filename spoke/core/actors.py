@@ -54,6 +54,7 @@ class Actors:
         self.ending: Callable[[Actor, str, str], Callable[[], None] | None] = _no_gang
         self.may_restart: Callable[[Actor, Exit], bool] = lambda actor, exit_: True
         self.stale: Callable[[Actor], str] = lambda actor: ""
+        self.on_ended: Callable[[bytes], None] = lambda actor_id: None  # the endpoints: an actor is dead
 
     # -- creation
 
@@ -283,6 +284,7 @@ class Actors:
             details["unschedulable"] = True
         s.dequeue(actor)
         self._move(actor, DEAD, **details)
+        self.on_ended(actor.actor_id)
         if holding is not None:
             holding.user = None
             if worker is None:

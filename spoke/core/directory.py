@@ -7,7 +7,7 @@ msgpack data; ids are bytes except where Ray's own form (hex) is asked for.  A r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from spoke.core import actors, groups, reached
@@ -17,6 +17,8 @@ from spoke.core.state import Actor, Client, Group, Node, State, Want
 from spoke.limits import MAX_KV_VALUE_BYTES
 
 ROWS_MAX = 10_000
+DEFERRED = object()  # the answer to a request follows later, by its `State.request_id`
+Handler = Callable[[Client, dict[str, Any]], Any]
 
 
 class RequestError(Exception):
@@ -34,7 +36,7 @@ class Directory:
     def __init__(self, state: State, scheduler: Scheduler) -> None:
         self.s = state
         self.scheduler = scheduler
-        self._table: dict[str, Callable[[Client, dict[str, Any]], Any]] = {
+        self._table: dict[str, Handler] = {
             "nodes": self._nodes,
             "cluster_resources": self._cluster_resources,
             "available_resources": self._available_resources,
@@ -59,6 +61,10 @@ class Directory:
             "kv_exists": self._kv_exists,
             "ping": lambda client, args: self.s.now,
         }
+
+    def add(self, requests: Mapping[str, Handler]) -> None:
+        """Further questions, answered by other tables."""
+        self._table.update(requests)
 
     def answer(self, client: Client, what: str, args: dict[str, Any]) -> Any:
         """The value of one question.

@@ -18,7 +18,8 @@ from spoke import wire
 from spoke.core import Command, Drop, Event, Joined, Lost, Received, Send
 from spoke.core.actors import Actors
 from spoke.core.audit import Snapshot, audit, take_snapshot
-from spoke.core.directory import Directory, RequestError
+from spoke.core.directory import DEFERRED, Directory, RequestError
+from spoke.core.endpoints import Endpoints
 from spoke.core.exits import Exit, node_exit, worker_exit
 from spoke.core.groups import Groups
 from spoke.core.leases import Leases
@@ -58,6 +59,9 @@ class HubCore:
         self.groups = Groups(s, self.pool, self.leases, self.actors)
         self.scheduler = Scheduler(s, self.pool, self.leases, self.actors, self.groups, self.nodes.index)
         self.directory = Directory(s, self.scheduler)
+        self.endpoints = Endpoints(s)
+        self.directory.add(self.endpoints.requests)
+        self.actors.on_ended = self.endpoints.actor_ended
         self._jobs = 0
         self._agent: dict[int, Callable[[Node, list[Any], Any], None]] = {
             wire.HEARTBEAT: lambda node, message, payload: None,
@@ -340,6 +344,7 @@ class HubCore:
         self.leases.client_lost(client)
         self.actors.client_lost(client)
         self.groups.client_lost(client)
+        self.endpoints.client_lost(client)
         client.watching = {}
         job = s.jobs.get(client.job)
         if job is not None and job.driver is client:
@@ -365,6 +370,7 @@ class HubCore:
     def _on_request(self, client: Client, message: list[Any], payload: Any) -> None:
         s = self.state
         _, request_id, what, args = message
+        s.request_id = request_id
         try:
             if what == "watch_group":
                 group = self.directory.find_group(client, args)
@@ -375,4 +381,5 @@ class HubCore:
         except RequestError as error:
             s.out.append(Send(client.peer, (wire.RESPONSE, request_id, [error.name, error.text], None)))
             return
-        s.out.append(Send(client.peer, (wire.RESPONSE, request_id, None, value)))
+        if value is not DEFERRED:
+            s.out.append(Send(client.peer, (wire.RESPONSE, request_id, None, value)))

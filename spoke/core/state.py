@@ -443,6 +443,7 @@ class State:
     def __init__(self, config: HubConfig) -> None:
         self.config = config
         self.now = 0.0
+        self.request_id = 0  # of the REQUEST that is being answered
         self.out: list[Command] = []
         self.nodes: dict[bytes, Node] = {}
         self.alive: list[Node] = []  # in order of joining
@@ -457,6 +458,7 @@ class State:
         self.removed_groups: dict[bytes, Group] = {}  # the latest, in order of removal
         self.group_names: dict[tuple[str, str], Group] = {}
         self.jobs: dict[bytes, Job] = {}
+        self.submissions: dict[str, Any] = {}  # submitted jobs (core/jobs.py) by id
         self.kv: dict[tuple[str, bytes], bytes] = {}
         self.kv_bytes = 0
         self.lines: dict[Any, Line] = {}
