@@ -11,103 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoke import wire
 from spoke.core import Command, Log, Send
+from spoke.core.hubconfig import HubConfig as HubConfig
 from spoke.core.ledger import GPU, Ledger, Share
-from spoke.core.topology import Topology
 
 if TYPE_CHECKING:
     from spoke.core.shape import Shape
 
 Key = tuple[str, "tuple[int, ...] | None"]  # what a worker was started with: env key, GPUs shown
-
-
-class HubConfig:
-    """What the hub's shell decides.  Times are in seconds.
-
-    Args:
-        seed: makes the ids of this cluster differ from others'; equal seeds give equal ids.
-        session: name of the session, told to every client.
-        prestart: idle workers kept ready per node; None: one per CPU, at most `prestart_max`.
-        head_node_id: the head's node; None: the first node that joins.
-        log_dir, worker_cwd, worker_env: handed on in every SPAWN.
-        node_dead_s: silence after which a node is declared dead.
-        start_timeout_s: how long a worker may take to connect before it is killed.
-        idle_worker_s: idle workers beyond the kept number are stopped after this.
-        reserve_after_s: a request that waits longer gets room kept free for it.
-        reclaim_every_s: pause between two requests to the same holders to give leases back.
-        unknown_s: how long a name may be used before its creation arrives on another link.
-    """
-
-    __slots__ = (
-        "head_node_id",
-        "heartbeat_s",
-        "idle_special_max",
-        "idle_worker_s",
-        "log_dir",
-        "node_dead_s",
-        "prestart",
-        "prestart_max",
-        "reclaim_every_s",
-        "reserve_after_s",
-        "seed",
-        "session",
-        "start_failures_max",
-        "start_timeout_s",
-        "unknown_s",
-        "worker_cwd",
-        "worker_env",
-    )
-
-    def __init__(
-        self,
-        *,
-        seed: bytes = b"",
-        session: str = "",
-        prestart: int | None = None,
-        prestart_max: int = 8,
-        head_node_id: bytes | None = None,
-        log_dir: str | None = None,
-        worker_cwd: str | None = None,
-        worker_env: dict[str, str] | None = None,
-        heartbeat_s: float = 1.0,
-        node_dead_s: float = 5.0,
-        start_timeout_s: float = 60.0,
-        start_failures_max: int = 3,
-        idle_worker_s: float = 30.0,
-        idle_special_max: int = 4,
-        reserve_after_s: float = 2.0,
-        reclaim_every_s: float = 0.1,
-        unknown_s: float = 5.0,
-    ) -> None:
-        self.seed = seed
-        self.session = session
-        self.prestart = prestart
-        self.prestart_max = prestart_max
-        self.head_node_id = head_node_id
-        self.log_dir = log_dir
-        self.worker_cwd = worker_cwd
-        self.worker_env = dict(worker_env or {})
-        self.heartbeat_s = heartbeat_s
-        self.node_dead_s = node_dead_s
-        self.start_timeout_s = start_timeout_s
-        self.start_failures_max = start_failures_max
-        self.idle_worker_s = idle_worker_s
-        self.idle_special_max = idle_special_max
-        self.reserve_after_s = reserve_after_s
-        self.reclaim_every_s = reclaim_every_s
-        self.unknown_s = unknown_s
-
-
-NO_TOPOLOGY: Final = Topology({})
-
-
-class Holders:
-    """Who holds a device that should be free: process ids, and since when."""
-
-    __slots__ = ("pids", "since")
-
-    def __init__(self, pids: list[int], since: float) -> None:
-        self.pids = pids
-        self.since = since
 
 
 class Node:
