@@ -78,16 +78,3 @@ class HubConfig:
         self.reserve_after_s = reserve_after_s
         self.reclaim_every_s = reclaim_every_s
         self.unknown_s = unknown_s
-
-
-NO_TOPOLOGY: Final = Topology({})
-
-
-class Holders:
-    """Who holds a device that should be free: process ids, and since when."""
-
-    __slots__ = ("pids", "since")
-
-    def __init__(self, pids: list[int], since: float) -> None:
-        self.pids = pids
-        self.since = since

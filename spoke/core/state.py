@@ -13,11 +13,25 @@ from spoke import wire
 from spoke.core import Command, Log, Send
 from spoke.core.hubconfig import HubConfig as HubConfig
 from spoke.core.ledger import GPU, Ledger, Share
+from spoke.core.topology import Topology
 
 if TYPE_CHECKING:
     from spoke.core.shape import Shape
 
 Key = tuple[str, "tuple[int, ...] | None"]  # what a worker was started with: env key, GPUs shown
+
+
+NO_TOPOLOGY: Final = Topology({})
+
+
+class Holders:
+    """Who holds a device that should be free: process ids, and since when."""
+
+    __slots__ = ("pids", "since")
+
+    def __init__(self, pids: list[int], since: float) -> None:
+        self.pids = pids
+        self.since = since
 
 
 class Node:
