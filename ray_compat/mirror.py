@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import spoke
+from spoke.util.client import client
 
 TOP = "ray"
 
@@ -110,7 +111,7 @@ class RayFinder(MetaPathFinder):
 
 def _public(fullname: str) -> ModuleSpec | None:
     """The spec of Spoke's public module of this path, or None."""
-    if fullname.split(".")[1] not in dir(spoke):
+    if fullname.split(".")[1] not in spoke.MODULES:
         return None
     try:
         return importlib.util.find_spec(_spoke_name(fullname))
@@ -140,4 +141,6 @@ def serve(module: ModuleType) -> None:
         sys.meta_path.insert(0, RayFinder())
     module.__dict__["__spoke__"] = spoke.__version__
     module.__dict__["__version__"] = spoke.RAY_VERSION
+    module.__dict__["__commit__"] = "spoke"
+    module.__dict__["client"] = client  # in `spoke`, this is the name of a module
     become(module)

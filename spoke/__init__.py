@@ -32,7 +32,6 @@ from spoke.ids import (
     FunctionID,
     JobID,
     NodeID,
-    ObjectID,
     PlacementGroupID,
     TaskID,
     UniqueID,
@@ -43,7 +42,7 @@ from spoke.version import RAY_VERSION as RAY_VERSION
 from spoke.version import __version__
 
 if TYPE_CHECKING:
-    from spoke.objectref import ObjectRef
+    from spoke.objectref import ObjectID, ObjectRef
     from spoke.streams import DynamicObjectRefGenerator, ObjectRefGenerator
 
 SCRIPT_MODE = 0  # a driver
@@ -87,7 +86,11 @@ __all__ = [
 
 # Names that are imported when first looked up, and where they are.
 _LAZY = {
+    "ClientBuilder": "util.client",
     "DynamicObjectRefGenerator": "streams",
+    "Language": "language",
+    "LoggingConfig": "job_config",
+    "ObjectID": "objectref",
     "ObjectRef": "objectref",
     "ObjectRefGenerator": "streams",
     "Gang": "gang",
@@ -111,19 +114,16 @@ _LAZY = {
     "spawn": "registry",
     "wait_ready": "registry",
 }
-_MODULES = frozenset({
+# Modules that `import spoke` lets one look up; everything else below `spoke` is internal.
+MODULES = frozenset({
     "actor", "cloudpickle", "cluster_utils", "dag", "endpoints", "exceptions", "experimental", "internal",
     "job_config", "job_submission", "jobs", "remote_function", "runtime_context", "runtime_env", "types",
     "util",
 })  # fmt: skip
-_NOT_CARRIED = frozenset({
-    "ClientBuilder", "Language", "air", "autoscaler", "client", "cpp_function", "data", "java_actor_class",
-    "java_function", "rllib", "serve", "train", "tune", "widgets", "workflow",
-})  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name, name if name in _MODULES else None)
+    module = _LAZY.get(name, name if name in MODULES else None)
     if module is not None:
         import importlib
 
@@ -136,10 +136,10 @@ def __getattr__(name: str) -> Any:
         else:
             value = globals()[name] = found if name == module else getattr(found, name)
             return value
-    if name in _NOT_CARRIED:
-        raise AttributeError(f"module 'spoke' has no attribute {name!r}: this part of Ray is not carried")
-    raise AttributeError(f"module 'spoke' has no attribute {name!r}")
+    from spoke import absent
+
+    raise absent.error(__name__, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_LAZY, *_MODULES})
+    return sorted({*globals(), *__all__, *_LAZY, *MODULES})

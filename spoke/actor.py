@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Final, NoReturn
 
+from spoke import absent
+from spoke.actormeta import ASYNC_CONCURRENCY
 from spoke.api import method as method
 from spoke.errors import AsyncioActorExit
 from spoke.handles import ActorClass as ActorClass
+from spoke.handles import ActorClassInheritanceException as ActorClassInheritanceException
 from spoke.handles import ActorHandle as ActorHandle
 from spoke.handles import ActorMethod as ActorMethod
+
+DEFAULT_MAX_CONCURRENCY_ASYNC: Final = ASYNC_CONCURRENCY  # calls at a time of an async actor
 
 
 def exit_actor() -> NoReturn:
@@ -29,4 +34,13 @@ def exit_actor() -> NoReturn:
     raise SystemExit(0)  # the worker takes code 0 for meant, and does not restart the actor
 
 
-__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor", "method"]
+__all__ = [
+    "DEFAULT_MAX_CONCURRENCY_ASYNC",
+    "ActorClass",
+    "ActorClassInheritanceException",
+    "ActorHandle",
+    "ActorMethod",
+    "exit_actor",
+    "method",
+]
+__getattr__ = absent.getter(__name__)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from spoke import token
+from spoke import absent, token
 from spoke.launch import Launched, launch
 from spoke.observer import Observer
 
+FAKE_HEAD_NODE_ID = "f" * 51 + "0" * 5
+cluster_not_supported = False  # by this operating system
 DEFAULT_STORE_BYTES = 150 * 1024 * 1024
 
 _SETTINGS = ("num_cpus", "num_gpus", "memory", "object_store_memory", "resources", "labels", "log_dir")
@@ -235,3 +237,6 @@ class Cluster:
         if self._observer is not None:
             self._observer.close()
             self._observer = None
+
+
+__getattr__ = absent.getter(__name__)

@@ -385,6 +385,10 @@ def rebuild_weak_handle(actor_id: bytes, blob: bytes) -> ActorHandle:
 # -- actor classes ----------------------------------------------------------------------------------
 
 
+class ActorClassInheritanceException(TypeError):
+    """A class inherits from an actor class."""
+
+
 class ActorClass:
     """A class whose instances are actors: ``A.remote(*args)`` makes one and gives its handle.
 
@@ -500,7 +504,7 @@ class ActorClass:
         )
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
-        raise TypeError(
+        raise ActorClassInheritanceException(
             f"Inheriting from the actor class {self.__name__} is not supported: inherit from the plain class "
             "and make both remote."
         )

@@ -110,6 +110,22 @@ class ObjectRef(Generic[T]):
 
         return JobID(self._id[:4])
 
+    def redis_shard_hash(self) -> int:
+        """A hash that is equal in every process, unlike `hash`."""
+        return int.from_bytes(self._id[-8:], "little")
+
+    def owner_address(self) -> bytes:
+        """The id of the process that owns the object."""
+        return bytes((self._entry.owner or _hooks.address or [b""])[0])
+
+    def call_site(self) -> str:
+        """Where in the program the object was made: not recorded, so an empty text."""
+        return ""
+
+    def tensor_transport(self) -> str | None:
+        """The mover that the call named, or None: chosen by the sender."""
+        return None
+
     def future(self) -> concurrent.futures.Future[T]:
         """A `concurrent.futures.Future` of the value."""
         if _hooks.future is None:
@@ -131,3 +147,6 @@ def rebuild_ref(object_id: bytes, owner: Any) -> ObjectRef[Any]:
     if _hooks.resolve is None:
         raise RuntimeError("an ObjectRef was unpickled before init(): call init() first")
     return _hooks.resolve(object_id, owner)
+
+
+ObjectID = ObjectRef  # its older name

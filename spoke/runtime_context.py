@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from spoke import absent
 from spoke.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 
 _ACCELERATORS = ("GPU",)
@@ -234,3 +235,6 @@ _context = RuntimeContext()
 def get_runtime_context() -> RuntimeContext:
     """Facts about the running process, task and actor; starts a cluster if there is none yet."""
     return _context
+
+
+__getattr__ = absent.getter(__name__)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from spoke import absent
+
 KNOWN_FIELDS = frozenset({
     "conda", "config", "container", "env_vars", "excludes", "image_uri", "java_jars", "nsight", "pip",
     "py_executable", "py_modules", "rocprof_sys", "uv", "worker_process_setup_hook", "working_dir",
@@ -254,3 +256,6 @@ def worker_variables(runtime_env: Mapping[str, Any] | None) -> dict[str, str]:
     if rest:
         variables[REST_VARIABLE] = to_json(rest)
     return variables
+
+
+__getattr__ = absent.getter(__name__)

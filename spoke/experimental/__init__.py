@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-_MODULES = frozenset({"channel", "collective", "compiled_dag_ref", "internal_kv", "tqdm_ray"})
+_LAZY = {
+    "get_local_object_locations": "locations",
+    "get_object_locations": "locations",
+    "set_resource": "dynamic_resources",
+}
+_MODULES = frozenset({
+    "channel", "collective", "compiled_dag_ref", "dynamic_resources", "internal_kv", "locations",
+    "multiprocessing", "queue", "state", "tqdm_ray", "util",
+})  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        import importlib
+    import importlib
 
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    if name in _MODULES:
         try:
             return importlib.import_module(f"{__name__}.{name}")
         except ModuleNotFoundError as error:
             if error.name != f"{__name__}.{name}":
                 raise
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from spoke import absent
+
+    return absent.resolve(__name__, name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spoke import current
+from spoke import absent, current
 from spoke.handles import engine
 
 
@@ -54,3 +54,6 @@ def _internal_kv_del(
 def _internal_kv_list(prefix: bytes | str, *, namespace: bytes | str | None = None) -> list[bytes]:
     """The keys that start with `prefix`."""
     return list(_ask("kv_keys", namespace, prefix=_bytes(prefix)))
+
+
+__getattr__ = absent.getter(__name__)

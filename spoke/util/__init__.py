@@ -14,12 +14,20 @@ from spoke.util.placement_group import (
 
 if TYPE_CHECKING:
     from spoke.util.actor_pool import ActorPool
+    from spoke.util.check_serialize import inspect_serializability
+    from spoke.util.client import connect, disconnect
+    from spoke.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
     from spoke.util.iterating import as_completed, map_unordered
+    from spoke.util.serialization import deregister_serializer, register_serializer
 
 __all__ = [
     "ActorPool",
     "as_completed",
+    "connect",
     "deregister_serializer",
+    "disable_log_once_globally",
+    "disconnect",
+    "enable_periodic_logging",
     "get_current_placement_group",
     "get_node_instance_id",
     "get_node_ip_address",
@@ -36,16 +44,22 @@ __all__ = [
 
 _LAZY = {
     "ActorPool": "actor_pool",
+    "connect": "client",
+    "deregister_serializer": "serialization",
+    "disable_log_once_globally": "debug",
+    "disconnect": "client",
+    "enable_periodic_logging": "debug",
+    "inspect_serializability": "check_serialize",
+    "log_once": "debug",
+    "register_serializer": "serialization",
     "as_completed": "iterating",
     "map_unordered": "iterating",
 }
 _MODULES = frozenset({
-    "accelerators", "actor_group", "actor_pool", "annotations", "check_serialize", "collective", "debug",
-    "helpers", "iterating", "joblib", "metrics", "multiprocessing", "queue", "scheduling_strategies",
+    "accelerators", "actor_group", "actor_pool", "annotations", "check_serialize", "client", "collective",
+    "debug", "helpers", "iterating", "joblib", "metrics", "multiprocessing", "queue", "scheduling_strategies",
     "serialization", "state", "timer", "tracing",
 })  # fmt: skip
-
-_logged: set[str] = set()
 
 
 def __getattr__(name: str) -> Any:
@@ -62,7 +76,9 @@ def __getattr__(name: str) -> Any:
         except ModuleNotFoundError as error:
             if error.name != f"spoke.util.{name}":
                 raise
-    raise AttributeError(f"module 'spoke.util' has no attribute {name!r}")
+    from spoke import absent
+
+    return absent.resolve(__name__, name)
 
 
 def get_node_ip_address(address: str | None = None) -> str:
@@ -101,48 +117,6 @@ def list_named_actors(all_namespaces: bool = False) -> list[Any]:
     if all_namespaces:
         return [{"name": row["name"], "namespace": row["namespace"]} for row in rows]
     return [row["name"] for row in rows]
-
-
-def register_serializer(cls: type, *, serializer: Any, deserializer: Any) -> None:
-    """Pickle instances of `cls` as ``deserializer(serializer(value))``, in values made by this process.
-
-    Raises:
-        TypeError: `cls` is no class, or the functions cannot be called.
-    """
-    from spoke import codec
-
-    if not isinstance(cls, type) or not callable(serializer) or not callable(deserializer):
-        raise TypeError("register_serializer(cls, serializer=function, deserializer=function)")
-    codec.register_reducer(cls, lambda value: (deserializer, (serializer(value),)))
-
-
-def deregister_serializer(cls: type) -> None:
-    """Undo `register_serializer`; unknown classes are ignored."""
-    from spoke import codec
-
-    codec.deregister_reducer(cls)
-
-
-def inspect_serializability(
-    base_obj: Any, name: str | None = None, depth: int = 3, print_file: Any = None
-) -> tuple[bool, set[Any]]:
-    """Can it be serialized?  Prints and returns the innermost thing that cannot."""
-    from spoke import codec
-
-    try:
-        codec.dumps(base_obj)
-    except TypeError as error:
-        print(f"{name or type(base_obj).__name__}: {error}", file=print_file)
-        return False, {str(error)}
-    return True, set()
-
-
-def log_once(key: str) -> bool:
-    """True the first time in this process for each key."""
-    if key in _logged:
-        return False
-    _logged.add(key)
-    return True
 
 
 def get_node_instance_id() -> str:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from spoke import api
+from spoke import absent, api
 
 if TYPE_CHECKING:
     from spoke.handles import ActorHandle
@@ -132,3 +132,6 @@ class ActorPool:
         if actor in self._idle or any(actor == busy for _, busy in self._busy.values()):
             raise ValueError("Actor already belongs to current ActorPool")
         self._return(actor)
+
+
+__getattr__ = absent.getter(__name__)

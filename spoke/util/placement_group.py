@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from spoke import current
+from spoke import absent, current
 from spoke.handles import engine
 from spoke.ids import GROUP_BYTES, JOB_BYTES, PlacementGroupID, random_bytes
 from spoke.options import check_label_selector, check_quantity
 
+NODE_ID_LABEL_KEY = "ray.io/node-id"
+PLACEMENT_GROUP_BUNDLE_RESOURCE_NAME = "bundle"
 VALID_PLACEMENT_GROUP_STRATEGIES = {"PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"}
 
 
@@ -108,33 +110,16 @@ def placement_group(
         TypeError: `name` is no text.
     """
     client = current.client or engine()
-    checked = _check_bundles(bundles)
-    strategy = "PACK" if strategy is None else strategy
-    if strategy not in VALID_PLACEMENT_GROUP_STRATEGIES:
-        raise ValueError(
-            f"Invalid placement group strategy {strategy}. "
-            f"Supported strategies are: {sorted(VALID_PLACEMENT_GROUP_STRATEGIES)}."
-        )
-    if lifetime not in (None, "detached"):
-        raise ValueError(f"Placement group `lifetime` must be None or 'detached'. Got {lifetime}.")
+    validate_placement_group(
+        bundles, strategy, lifetime, _soft_target_node_id, bundle_label_selector, topology_strategy
+    )
     if not isinstance(name, str):
         raise TypeError(f"The name of a placement group must be a string, got {type(name)}")
-    if _soft_target_node_id and strategy != "STRICT_PACK":
-        raise ValueError("_soft_target_node_id can only be used with STRICT_PACK.")
-    if topology_strategy:
-        raise ValueError("placement_group: `topology_strategy` is not supported")
-    if bundle_label_selector:
-        if len(bundle_label_selector) != len(bundles):
-            raise ValueError(
-                f"Invalid bundle label selector {bundle_label_selector}. "
-                "The length of `bundle_label_selector` should equal the length of `bundles`."
-            )
-        for selector in bundle_label_selector:
-            check_label_selector(selector, "bundle_label_selector")
+    checked = _check_bundles(bundles)
     group_id = random_bytes(GROUP_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
     spec: dict[str, Any] = {
         "bundles": checked,
-        "strategy": strategy,
+        "strategy": strategy or "PACK",
         "name": name,
         "namespace": client.namespace,
         "detached": lifetime == "detached",
@@ -149,6 +134,42 @@ def placement_group(
     else:
         client.hub.create_group(group_id, spec)
     return PlacementGroup(PlacementGroupID(group_id), checked)
+
+
+def validate_placement_group(
+    bundles: list[dict[str, float]],
+    strategy: str | None = None,
+    lifetime: str | None = None,
+    _soft_target_node_id: str | None = None,
+    bundle_label_selector: list[dict[str, str]] | None = None,
+    topology_strategy: dict[str, str] | None = None,
+) -> None:
+    """Check the arguments of `placement_group` without reserving anything.
+
+    Raises:
+        ValueError: a wrong one.
+    """
+    _check_bundles(bundles)
+    strategy = "PACK" if strategy is None else strategy
+    if strategy not in VALID_PLACEMENT_GROUP_STRATEGIES:
+        raise ValueError(
+            f"Invalid placement group strategy {strategy}. "
+            f"Supported strategies are: {sorted(VALID_PLACEMENT_GROUP_STRATEGIES)}."
+        )
+    if lifetime not in (None, "detached"):
+        raise ValueError(f"Placement group `lifetime` must be None or 'detached'. Got {lifetime}.")
+    if _soft_target_node_id and strategy != "STRICT_PACK":
+        raise ValueError("_soft_target_node_id can only be used with STRICT_PACK.")
+    if topology_strategy:
+        raise ValueError("placement_group: `topology_strategy` is not supported")
+    if bundle_label_selector:
+        if len(bundle_label_selector) != len(bundles):
+            raise ValueError(
+                f"Invalid bundle label selector {bundle_label_selector}. "
+                "The length of `bundle_label_selector` should equal the length of `bundles`."
+            )
+        for selector in bundle_label_selector:
+            check_label_selector(selector, "bundle_label_selector")
 
 
 def _check_bundles(bundles: Any) -> list[dict[str, float]]:
@@ -255,3 +276,6 @@ def check_placement_group_index(placement_group: PlacementGroup, bundle_index: i
             f"placement group bundle index {bundle_index} is invalid. "
             f"Valid placement group indexes: 0-{placement_group.bundle_count - 1}"
         )
+
+
+__getattr__ = absent.getter(__name__)

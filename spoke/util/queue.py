@@ -6,7 +6,7 @@ import queue
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from spoke import api
+from spoke import absent, api
 from spoke.handles import ActorClass
 
 if TYPE_CHECKING:
@@ -222,3 +222,6 @@ class _QueueActor:
         if count > size:
             return None, size
         return [self._queue.get_nowait() for _ in range(count)], size
+
+
+__getattr__ = absent.getter(__name__)

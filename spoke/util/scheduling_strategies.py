@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from spoke import absent
 from spoke.ids import UNIQUE_BYTES
 
 if TYPE_CHECKING:
@@ -174,3 +175,6 @@ def _conditions(given: Any, what: str) -> dict[str, _Condition]:
                 f"`Exists` or `DoesNotExist` operator but got {condition} of type {type(condition)}."
             )
     return dict(given)
+
+
+__getattr__ = absent.getter(__name__)
