@@ -24,7 +24,17 @@ from spoke.loop import Loop, Timer
 from spoke.nursery import Nursery, Order
 from spoke.segment_service import SegmentService
 from spoke.segments import SegmentTable
-from spoke.wire import AGENT_UP, DEVICES, DROP_ORPHANS, HEARTBEAT, LOG_LINES, SPAWN, STOP_WORKER, WORKER_EXIT
+from spoke.wire import (
+    AGENT_REPORT,
+    AGENT_UP,
+    DEVICES,
+    DROP_ORPHANS,
+    HEARTBEAT,
+    LOG_LINES,
+    SPAWN,
+    STOP_WORKER,
+    WORKER_EXIT,
+)
 
 Emit = Callable[[tuple[Any, ...]], None]  # sends one message to the hub
 
@@ -33,13 +43,14 @@ KEEP, ASK, KILL = range(3)  # what to do with a worker as soon as it is there
 SWEEP_SOON_S = 0.05  # from a worker's end to the search for its orphans
 SWEEP_AGAIN_S = 5.0  # while orphans of live workers are left
 
+EXITS_KEPT = 1000  # reports of exits that a restarted hub is told again
 KEPT_LOGS = 200  # files of dead workers that are kept in a directory of our own
 
 
 class NodeSettings:
     """What an agent must know about its node; see `spoke.daemon.Settings` for where it comes from."""
 
-    __slots__ = ("gpu_visible", "heartbeat_s", "host", "hub_address", "keep_gpu_variable",
+    __slots__ = ("first_segment", "gpu_visible", "heartbeat_s", "host", "hub_address", "keep_gpu_variable",
                  "keep_logs", "kill_grace_s", "labels", "log_dir", "node_id", "port", "resources", "session",
                  "store_limit", "sys_path", "token", "topology")  # fmt: skip
 
@@ -55,6 +66,7 @@ class NodeSettings:
         self.labels: dict[str, str] = {}
         self.topology: dict[str, Any] = {}  # see `spoke.devices.topology`
         self.store_limit = 0
+        self.first_segment = 1  # id; an agent before this one gave out lower ones
         self.gpu_visible: str | None = None  # CUDA_VISIBLE_DEVICES of the daemon
         self.keep_gpu_variable = False  # workers see all devices, whatever is theirs
         self.sys_path: list[str] = []
@@ -89,24 +101,43 @@ class Agent:
         self._starting: dict[bytes, int] = {}  # worker id -> KEEP, ASK or KILL once it is there
         self._nursery = nursery
         self._old_logs: deque[str] = deque()
+        self._exits: deque[tuple[Any, ...]] = deque(maxlen=EXITS_KEPT)  # for a hub that missed them
         self._sequence = 0
         self._quiet_s = logs.BUSY_S
         self._closing = False
         self._sweep_timer: Timer | None = None
         self.segments = SegmentService(
-            SegmentTable(settings.store_limit, _native.Segment.create), loop.reactor, loop.after_s
+            SegmentTable(settings.store_limit, _native.Segment.create, settings.first_segment),
+            loop.reactor,
+            loop.after_s,
         )
+
+    @property
+    def hub_id(self) -> bytes:
+        """The hub's process id."""
+        return bytes(self._settings.hub_address[0])
 
     # -- talk with the hub
 
     def start(self) -> None:
         """Report to the hub; from now on it may ask for workers."""
         mine = self._settings
+        self.introduce()
+        self._loop.after_s(mine.heartbeat_s, self._heartbeat)
+        self._loop.after_s(logs.BUSY_S, self._follow)
+
+    def introduce(self) -> None:
+        """Say what this node is."""
+        mine = self._settings
         self._emit((AGENT_UP, mine.node_id, mine.host, mine.port, mine.resources, mine.labels, os.getpid()))
         if any(mine.topology.values()):
             self._emit((DEVICES, mine.topology))
-        self._loop.after_s(mine.heartbeat_s, self._heartbeat)
-        self._loop.after_s(logs.BUSY_S, self._follow)
+
+    def report(self) -> None:
+        """Tell a hub that was restarted which workers live, and how others ended."""
+        workers = [[worker.worker_id, worker.pid] for worker in self._workers.values()]
+        starting = [[worker_id, 0] for worker_id in self._starting]
+        self._emit((AGENT_REPORT, [*workers, *starting], [list(one) for one in self._exits]))
 
     def message(self, message: list[Any] | tuple[Any, ...]) -> None:
         """A message of the hub."""
@@ -176,7 +207,7 @@ class Agent:
             self._stop_worker(worker_id, wish == KILL)
 
     def _could_not_start(self, worker_id: bytes, reason: str) -> None:
-        self._emit((WORKER_EXIT, worker_id, 0, None, 0, reason))
+        self._report_exit(worker_id, 0, None, 0, reason)
 
     def _worker_config(self, worker_id: bytes) -> dict[str, Any]:
         mine = self._settings
@@ -248,8 +279,11 @@ class Agent:
         self._forget(worker)
         self.segments.table.owner_died(worker.worker_id)
         self._sweep_soon()
-        code, number = status
-        self._emit((WORKER_EXIT, worker.worker_id, worker.pid, code, number, tail))
+        self._report_exit(worker.worker_id, worker.pid, *status, tail)
+
+    def _report_exit(self, *fields: Any) -> None:
+        self._exits.append(fields)
+        self._emit((WORKER_EXIT, *fields))
 
     def _forget(self, worker: Worker) -> None:
         """Close what this process holds open for a worker that is reaped."""

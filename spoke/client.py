@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from spoke import codec, config, objectref, wire
 from spoke._native import Reactor
@@ -39,6 +39,9 @@ from spoke.transport.tcp import Tcp
 from spoke.values import Values
 from spoke.waiting import Waiting
 from spoke.wire import decode, encode
+
+if TYPE_CHECKING:
+    from spoke.rejoin import Rejoin
 
 OWNER_DIED: Final = ("OwnerDiedError", "The process that owned the object has died.")
 OBJECT_FREED: Final = ("ObjectFreedError", "The object is no longer held by its owner.")
@@ -103,6 +106,9 @@ class Client:
         self.on_closed: Callable[[], None] | None = None
         self.on_welcome: Callable[[], None] | None = None
         self.on_hub_lost: Any = None
+        self.rejoin: Rejoin | None = None  # where the hub has a journal
+        self.hub_target: Any = None  # where it listens
+        self.worker_report: Any = None  # worker hook: what it runs, for a hub that was restarted
         self.call_prefix = os.urandom(16)
         self.call_counter = itertools.count(1)
         self._dropped: deque[Entry] = deque()
@@ -367,7 +373,9 @@ class Client:
         link = self.links.closed(conn)
         if link is None:
             return
-        if link is self.hub.link or link is self.hub.agent:
+        if link is self.hub.link and self.rejoin is not None and self.closed is None:
+            self.rejoin.lost()
+        elif link is self.hub.link or link is self.hub.agent:
             self.fail_everything("the connection to the cluster was lost")
             if self.on_hub_lost is not None:
                 self.on_hub_lost()
@@ -404,6 +412,7 @@ class Client:
 
     def _on_welcome(self, link: Link, message: list[Any], payload: Any) -> None:
         self.info.update(message[1])
+        self.hub.welcomed()
         if self.on_welcome is not None:
             self.on_welcome()
 

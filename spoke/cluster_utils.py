@@ -17,7 +17,16 @@ FAKE_HEAD_NODE_ID = "f" * 51 + "0" * 5
 cluster_not_supported = False  # by this operating system
 DEFAULT_STORE_BYTES = 150 * 1024 * 1024
 
-_SETTINGS = ("num_cpus", "num_gpus", "memory", "object_store_memory", "resources", "labels", "log_dir")
+_SETTINGS = (
+    "state_dir",
+    "num_cpus",
+    "num_gpus",
+    "memory",
+    "object_store_memory",
+    "resources",
+    "labels",
+    "log_dir",
+)
 # Arguments that Ray's clusters take and that have no meaning here; they change nothing.
 _IGNORED = (
     "_system_config", "dashboard_agent_listen_port", "dashboard_host", "dashboard_port", "env_vars",
@@ -31,8 +40,9 @@ _IGNORED = (
 class Node:
     """One node of a `Cluster`."""
 
-    def __init__(self, daemon: Launched, head: bool) -> None:
+    def __init__(self, daemon: Launched, head: bool, settings: dict[str, Any]) -> None:
         self._daemon = daemon
+        self.settings = settings
         self.head = head
 
     @property
@@ -140,7 +150,9 @@ class Cluster:
         Args:
             wait: until the hub lists the node as alive.
             **node_args: num_cpus (default 1), num_gpus (0), memory (bytes), object_store_memory (150 MiB),
-                resources, labels, log_dir.  Ray's other arguments are accepted and change nothing.
+                resources, labels, log_dir; of the head also state_dir, where its journal is, which
+                lets nodes, drivers and actors outlive it (`restart_head`).  Ray's other arguments are
+                accepted and change nothing.
 
         Raises:
             TypeError: an unknown argument.
@@ -156,15 +168,36 @@ class Cluster:
             "link": "tied", "token": self.token, "host": "127.0.0.1", "port": 0, "record": True,
         }  # fmt: skip
         if self.head_node is None:
-            node = Node(launch(settings), head=True)
+            node = Node(launch(settings), head=True, settings=settings)
             self.head_node = node
         else:
             host, _, port = self.head_node.address.rpartition(":")
-            node = Node(launch({**settings, "mode": "node", "hub": [host, int(port)]}), head=False)
+            settings.update(mode="node", hub=[host, int(port)])
+            node = Node(launch(settings), head=False, settings=settings)
             self.worker_nodes.append(node)
         if wait:
             self._wait_until(lambda alive: node.node_id in alive, 30.0)
         return node
+
+    def restart_head(self) -> Node:
+        """Start the head again after it was killed, on its port and from its journal.
+
+        The head must have been added with a ``state_dir``; nodes, drivers and workers reconnect.
+
+        Raises:
+            RuntimeError: there is no head with a journal, or it still runs.
+        """
+        head = self.head_node
+        if head is None or not head.settings.get("state_dir"):
+            raise RuntimeError("only a head that was added with state_dir=... can be restarted")
+        if head.is_alive():
+            raise RuntimeError("the head still runs: kill it first (head_node.kill(allow_graceful=False))")
+        if self._observer is not None:
+            self._observer.close()
+            self._observer = None
+        port = int(head.address.rpartition(":")[2])
+        self.head_node = Node(launch({**head.settings, "port": port}), head=True, settings=head.settings)
+        return self.head_node
 
     def remove_node(self, node: Node, allow_graceful: bool = True) -> None:
         """End a node and all its processes.

@@ -162,7 +162,16 @@ KNOBS: dict[str, Knob] = {
     "memory_kill_fraction": Knob(
         "SPOKE_MEMORY_KILL_FRACTION", float, 0.95, "share of node memory above which a worker is killed"
     ),
-    "journal": Knob("SPOKE_JOURNAL", parse_text, None, "file in which the hub keeps its state"),
+    "state_dir": Knob("SPOKE_STATE_DIR", parse_text, None, "directory in which a head keeps its journal"),
+    "journal_sync": Knob(
+        "SPOKE_JOURNAL_SYNC", parse_text, "normal", "full: every change reaches the disk before its answer"
+    ),
+    "recover_s": Knob(
+        "SPOKE_RECOVER_S", parse_seconds, 6.0, "a restarted head waits this long for all that it knew"
+    ),
+    "hub_wait_s": Knob(
+        "SPOKE_HUB_WAIT_S", parse_seconds, 60.0, "processes wait this long for a head that is restarted"
+    ),
     "trace": Knob("SPOKE_TRACE", parse_bool, False, "record a timeline of every call"),
     "noset_visible_devices": Knob(
         "SPOKE_NOSET_CUDA_VISIBLE_DEVICES",

@@ -22,12 +22,16 @@ from typing import Any, Final
 
 from spoke import _native, config, devices, limits, link, logs, machine, records, spawning, wire
 from spoke.agent import Agent, NodeSettings
-from spoke.errors import ProtocolError
+from spoke.errors import AuthenticationError, ProtocolError
+from spoke.journal import JournalFile
 from spoke.loop import ACCEPTED, CLOSED, FRAME, Loop
 from spoke.nursery import Nursery
 from spoke.segment_service import KINDS as SEGMENT_KINDS
 from spoke.settings import Settings
 
+HUB_PAUSE_S: Final = 0.1  # between the first tries to find a hub that went away
+HUB_TRY_S: Final = 0.5
+ACK_S: Final = 1.0  # how often clients are told what is on record
 HUB_RETRY_S: Final = 30.0  # an agent waits this long for a head that is not up yet
 READ_RETRY_S: Final = 0.005
 
@@ -68,6 +72,11 @@ class Daemon:
         self._log_fd = -1  # until there is a log, a failure is told over the link alone
         self.why_ended = ""
         self.hub: Any = None  # HubShell on the head
+        self._journal: JournalFile | None = None
+        self._boot = 0  # how often the hub of this journal was started before
+        self._ended_in_order = False
+        self._durable = False  # our hub may come back
+        self._away_until: float | None = None  # it is away: when to give up
         self.agent: Agent
         self._nursery = Nursery(self.loop, config.environment())
 
@@ -83,6 +92,8 @@ class Daemon:
         self._adopt_link()
         self._signals()
         log_dir = self._prepare_logs()
+        if mine.state_dir:
+            self._open_journal(mine.state_dir)
         node = self._node_settings(log_dir)
         self._nursery.start_zygote()  # it warms up while this process does what follows
         self._listen(node)
@@ -148,6 +159,22 @@ class Daemon:
         self._log_fd = fd
         return log_dir
 
+    def _open_journal(self, directory: str) -> None:
+        """Take over what an earlier life of this head has left, if it has."""
+        mine = self.settings
+        try:
+            self._journal = JournalFile(directory, config.get("journal_sync") == "full")
+            facts = self._journal.facts()
+            if facts and facts["token"] != mine.token:
+                raise Failure(f"the state directory {directory} is that of a cluster with another token")
+            if facts:
+                self._boot = facts["boot"] + 1
+                mine.node_id = facts["node_id"]
+                mine.port = mine.port or facts["port"]
+        except OSError as error:
+            raise Failure(str(error)) from None
+        self._handshakes = link.ServerHandshakes(self.loop.reactor, mine.token, mine.node_id)
+
     def _node_settings(self, log_dir: str) -> NodeSettings:
         mine = self.settings
         node = NodeSettings(mine.node_id, mine.token, log_dir)
@@ -174,6 +201,7 @@ class Daemon:
         node.topology = devices.topology(visible, gpus)
         node.labels = {**devices.labels(node.topology), **mine.labels}
         node.store_limit = int(node.resources.get("object_store_memory", 0))
+        node.first_segment = (self._boot << 32) + 1
         node.sys_path = mine.sys_path
         node.keep_logs = self._own_dir is None
         node.heartbeat_s = config.get("heartbeat_s")
@@ -207,14 +235,26 @@ class Daemon:
                 heartbeat_s=node.heartbeat_s,
                 node_dead_s=config.get("node_dead_s"),
                 idle_worker_s=config.get("worker_idle_s"),
-            )
+                durable=self._journal is not None,
+                boot=self._boot,
+                recover_s=config.get("recover_s"),
+            ),
+            self._journal.records() if self._journal is not None else None,
         )
-        self.hub = HubShell(core, self.loop.reactor, self._forget, self.log)
+        self.hub = HubShell(core, self.loop.reactor, self._forget, self.log, self._journal)
         self.loop.deadline = self.hub.next_deadline
         self.agent = Agent(self.loop, node, self.hub.from_local, self._nursery)
         self.hub.attach_local(mine.node_id, self._from_hub)
         self.agent.start()
+        if self._journal is not None:
+            self._journal.keep_facts(token=mine.token, node_id=mine.node_id, port=node.port, boot=self._boot)
+            self.agent.report()
+            self.loop.after_s(ACK_S, self._acknowledge)
         self.hub.drain()
+
+    def _acknowledge(self) -> None:
+        self.hub.acknowledge()
+        self.loop.after_s(ACK_S, self._acknowledge)
 
     def _join_hub(self, node: NodeSettings) -> None:
         mine = self.settings
@@ -373,13 +413,53 @@ class Daemon:
 
     def _hub_event(self, kind: int, meta: bytes, payload: Any) -> None:
         if kind == CLOSED:
-            self.end("the hub is gone")
+            self._hub_lost()
             return
         message = wire.decode(meta)
         if message[0] == wire.SHUTDOWN:
             self.end(f"the hub asked to: {message[1]}")
+        elif message[0] == wire.WELCOME:
+            self._durable = bool(message[1].get("durable"))
         else:
             self.agent.message(message)
+
+    # -- a hub that is restarted (HUB-2)
+
+    def _hub_lost(self) -> None:
+        """Its workers go on, and it looks for the hub's next life."""
+        self.loop.forget(self._hub_conn)
+        self._hub_conn = -1
+        if not self._durable:
+            self.end("the hub is gone")
+            return
+        wait_s = config.get("hub_wait_s")
+        self.log("warning", f"the hub is gone; waiting {wait_s:g} s for it to come back")
+        self._away_until = time.monotonic() + wait_s
+        self._look_for_hub(HUB_PAUSE_S)
+
+    def _look_for_hub(self, pause_s: float) -> None:
+        if self.why_ended or self._away_until is None:
+            return
+        mine = self.settings
+        assert mine.hub is not None
+        target, hub_id = (str(mine.hub[0]), int(mine.hub[1])), self.agent.hub_id
+        try:
+            # This thread waits no longer than a moment: it serves this node's processes, too.
+            conn, _ = link.connect(
+                self.loop.reactor, target, mine.token, mine.node_id, "agent", HUB_TRY_S, hub_id
+            )
+        except (OSError, AuthenticationError, ProtocolError) as error:
+            if time.monotonic() > self._away_until:
+                self.end(f"the hub did not come back: {error}")
+            else:
+                self.loop.after_s(pause_s, lambda: self._look_for_hub(min(1.0, pause_s * 1.5)))
+            return
+        self._away_until = None
+        self._hub_conn = conn
+        self.loop.handle(conn, self._hub_event)
+        self.agent.introduce()
+        self.agent.report()
+        self.log("info", "the hub is back")
 
     def _from_hub(self, message: tuple[Any, ...]) -> None:
         if message[0] == wire.SHUTDOWN:
@@ -389,6 +469,8 @@ class Daemon:
 
     def _to_hub(self, message: tuple[Any, ...]) -> None:
         reactor = self.loop.reactor
+        if self._hub_conn < 0:
+            return  # what matters of it is in the report to the hub's next life
         if message[0] == wire.LOG_LINES and reactor.queued(self._hub_conn) > limits.MIB:
             return  # output is never allowed to hold up the rest; the file has it
         reactor.send(self._hub_conn, wire.encode(*message))
@@ -415,6 +497,7 @@ class Daemon:
         """Serve until the end."""
         if not self.why_ended:
             self.loop.run()
+        self._ended_in_order = True
 
     def close(self) -> None:
         """Nothing is left afterwards: no process, no shared memory, no socket, no file of ours."""
@@ -424,9 +507,13 @@ class Daemon:
             agent.flush_logs()
             if self.hub is not None:
                 self.hub.drain()
+                if self._journal is not None and self._ended_in_order:
+                    self.hub.end_all(self.why_ended)
             agent.close()
         else:
             self._nursery.close()
+        if self._journal is not None:
+            self._journal.close(forget=self._ended_in_order)
         if self._record_path is not None:
             records.remove(self._record_path)
         elif self._token_file is not None and os.path.exists(self._token_file):

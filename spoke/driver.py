@@ -102,6 +102,7 @@ def join(address: str, options: dict[str, Any]) -> Client:
     hub = agent if node_id == hub_id else links.adopt(conn, hub_id)
     client = Client(reactor, links, [process_id, node_id, host, port], hub, agent)
     client.info["address"] = f"{target[0]}:{target[1]}"
+    client.hub_target = wire.unix_name(node_id) if hub is agent else target
     client.paths = [_sys_path(), os.getcwd()]
     return _enter(client, options, f"the cluster at {address} did not let this driver in")
 
@@ -169,6 +170,7 @@ def _enter(client: Client, options: dict[str, Any], failure: str) -> Client:
     last_words: list[str] = []
     client.on_welcome = welcome.finish
     client.on_hub_lost = welcome.finish
+    on_shutdown = client.handlers[wire.SHUTDOWN]
     client.handlers[wire.SHUTDOWN] = lambda link, message, payload: last_words.append(message[1])
     with client.lock:
         client.hub.tell(wire.CLIENT_UP, "driver", client.address, os.getpid(), info)
@@ -176,6 +178,7 @@ def _enter(client: Client, options: dict[str, Any], failure: str) -> Client:
 
     client.lead.wait(welcome, time.monotonic() + WELCOME_S)
     client.on_hub_lost = None
+    client.handlers[wire.SHUTDOWN] = on_shutdown
     if client.closed is not None or "job_id" not in client.info:
         client.close()
         reason = "".join(last_words) or "its daemon ended without a word; what it printed is above"

@@ -82,6 +82,8 @@ class Executor:
         self._early: list[Job] = []  # actor calls before the actor itself
         self._stop: int | None = None
         client.waiting.hook = self._waiting
+        self._blocked = False
+        client.worker_report = self.report
         client.handlers.update(
             {
                 wire.TASK: self._on_task,
@@ -180,6 +182,16 @@ class Executor:
             else:
                 running.leave()
             self.jobs.pop(message[1], None)
+
+    def report(self) -> dict[str, Any]:
+        """What this process runs, for a hub that was restarted; lock held."""
+        host = self.actor
+        return {
+            "actor": [host.actor_id, host.incarnation] if host is not None else None,
+            "busy": bool(self.jobs),
+            "blocked": self._blocked,
+            "job": self.client.facts().get("job_id") or b"",
+        }
 
     # -- arrivals (lock held)
 
@@ -310,6 +322,7 @@ class Executor:
         with client.lock:
             if waiting and self.queue:
                 self._hand_back(job.link.peer, job.message[2], 1)
+            self._blocked = waiting
             client.hub.tell(wire.BLOCKED, waiting)
         return True
 

@@ -4,6 +4,9 @@ No decision is made here.  The local agent is a peer like the others, but its me
 queue instead of a socket, and so does the end of a link that core itself asked for: commands of one
 step are all carried out before the next step.  A peer that does not read
 what it is sent is dropped when its queue passes `limits.LINK_SEND_QUEUE_BYTES` (LIM-1).
+
+With a journal, what a step changed is written before its messages are sent, and clients are told now and
+then how much of what they said is on record (ACK).
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ from typing import Any
 
 from spoke import limits
 from spoke._native import Reactor
-from spoke.core import Drop, Event, Joined, Log, Lost, Received, Send, Tick
+from spoke.core import Drop, Event, Joined, Journal, Log, Lost, Received, Send, Tick
 from spoke.core.hub import HubCore
-from spoke.wire import CLIENT_UP, DROP_ORPHANS, LOG_LINES, WORKER_EXIT, encode
+from spoke.journal import JournalFile
+from spoke.wire import ACK, CLIENT_UP, DROP_ORPHANS, LASTING, LOG_LINES, SHUTDOWN, WORKER_EXIT, encode
 
 LogLine = Callable[[str, str], None]  # level, text
 
@@ -30,12 +34,22 @@ class HubShell:
         log: writes a line to the daemon's log.
     """
 
-    def __init__(self, core: HubCore, reactor: Reactor, close: Callable[[int], None], log: LogLine) -> None:
+    def __init__(
+        self,
+        core: HubCore,
+        reactor: Reactor,
+        close: Callable[[int], None],
+        log: LogLine,
+        journal: JournalFile | None = None,
+    ) -> None:
         self.core = core
         self.drivers: dict[bytes, int] = {}  # driver's process id -> connection
         self._reactor = reactor
         self._close = close
         self._log = log
+        self._journal = journal
+        self._heard: dict[bytes, int] = {}  # messages of `LASTING`, by link
+        self._acked: dict[bytes, int] = {}
         self._conns: dict[bytes, int] = {}
         self._local_id = b""
         self._local: Callable[[tuple[Any, ...]], None] = lambda message: None
@@ -66,12 +80,16 @@ class HubShell:
         """A message of a peer that joined."""
         if message[0] == CLIENT_UP and message[1] == "driver":
             self.drivers[peer] = self._conns[peer]
+        if self._journal is not None and message[0] in LASTING:
+            self._heard[peer] = self._heard.get(peer, 0) + 1
         self._step(Received(peer, message, payload))
 
     def lost(self, peer: bytes, reason: str) -> None:
         """The link of a peer that joined has ended; core hears of it in the next `drain`."""
         if self._conns.pop(peer, None) is None:
             return
+        self._heard.pop(peer, None)
+        self._acked.pop(peer, None)
         was_driver = self.drivers.pop(peer, None) is not None
         self._inbox.append(Lost(peer, reason))
         if was_driver:
@@ -100,12 +118,38 @@ class HubShell:
             for node in state.alive:
                 self._send(node.node_id, (DROP_ORPHANS,), None)
 
+    # -- the journal
+
+    def acknowledge(self) -> None:
+        """Tell clients what need not be said again; a hub that still recovers has recorded nothing."""
+        if self.core.recovery is not None:
+            return
+        for peer, heard in self._heard.items():
+            if self._acked.get(peer, 0) != heard:
+                self._acked[peer] = heard
+                self._send(peer, (ACK, heard), None)
+
+    def end_all(self, reason: str) -> None:
+        """The cluster ends in order: nobody is to wait for a next hub."""
+        for peer in list(self._conns):
+            self._send(peer, (SHUTDOWN, reason), None)
+
+    def _write(self, commands: list[Journal]) -> None:
+        assert self._journal is not None
+        try:
+            self._journal.write(commands)
+        except OSError as error:
+            self._log("error", f"hub: {len(commands)} records are lost for a restart: {error}")
+
     # -- commands
 
     def _step(self, event: Any) -> None:
         if type(event) is Received and event.message[0] == WORKER_EXIT:
             self._drop_orphans()
-        for command in self.core.step(time.monotonic(), event):
+        commands = self.core.step(time.monotonic(), event)
+        if self._journal is not None and commands and type(commands[0]) is Journal:
+            self._write([command for command in commands if type(command) is Journal])
+        for command in commands:
             if type(command) is Send:
                 self._send(command.peer, command.message, command.payload)
             elif type(command) is Log:

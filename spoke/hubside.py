@@ -23,13 +23,15 @@ PIECE_ANSWER_S: Final = 60.0
 
 
 class _Question(Waiter):
-    __slots__ = ("answer", "error", "peer")
+    __slots__ = ("answer", "asked", "error", "of_agent", "peer")
 
     def __init__(self, peer: bytes = b"") -> None:
         super().__init__(1)
         self.peer = peer  # who answers, where it is neither the hub nor this node's agent
         self.answer: Any = None
         self.error: Any = None  # [class name, message]
+        self.asked: tuple[bytes, Any] | None = None  # the message and its payload, to ask again
+        self.of_agent = False
 
 
 class HubSide:
@@ -60,11 +62,48 @@ class HubSide:
             wire.PENDING_REASON: self._on_pending_reason,
             wire.LOG_LINES: self._on_log_lines,
             wire.ENDPOINTS: self._on_endpoints,
+            wire.SHUTDOWN: self._on_shutdown,
         }
 
     def tell(self, *message: Any, payload: Any = None) -> None:
         """One message to the hub; lock held."""
-        self._client.links.send(self.link, encode(*message), payload)
+        meta = encode(*message)
+        rejoin = self._client.rejoin
+        if rejoin is not None:
+            if message[0] in wire.LASTING:
+                self._keep(message, meta, payload)
+            if rejoin.away:
+                return
+        self._client.links.send(self.link, meta, payload)
+
+    # -- a hub that is restarted
+
+    def welcomed(self) -> None:
+        """The hub has let us in, perhaps again; lock held."""
+        client = self._client
+        if client.info.get("durable") and client.rejoin is None:
+            from spoke.rejoin import Rejoin
+
+            client.rejoin = Rejoin(client, client.hub_target, "worker" if client.is_worker else "driver")
+
+    def _on_shutdown(self, link: Link, message: list[Any], payload: Any) -> None:
+        """The cluster ends in order, or will not have this process: nobody comes back."""
+        self._client.rejoin = None
+        self._client.fail_everything(f"the cluster ended: {message[1]}")
+
+    def _keep(self, message: tuple[Any, ...], meta: bytes, payload: Any) -> None:
+        """The hub must have this on record before it may be forgotten; lock held."""
+        assert self._client.rejoin is not None
+        self._client.rejoin.keep(meta, payload)
+        if message[0] in (wire.CREATE_ACTOR, wire.CREATE_GROUP):
+            question = self._questions.get(message[2].get("request_id"))
+            if question is not None:
+                question.asked = (meta, payload)
+
+    def unanswered(self, of_agent: bool) -> list[tuple[bytes, Any]]:
+        """The questions to the hub, or to the agent, that wait for their answers; lock held."""
+        asked = list(self._questions.values())
+        return [one.asked for one in asked if one.asked is not None and one.of_agent == of_agent]
 
     # -- questions
 
@@ -101,9 +140,15 @@ class HubSide:
         client = self._client
         client.check_open()
         question = _Question()
-        self._questions[question_id] = question
+        meta = encode(*message)
+        question.asked = (meta, None)
+        question.of_agent = message[0] != wire.REQUEST
         with client.lock:
-            client.links.send(link, encode(*message))
+            self._questions[question_id] = question
+            if message[0] == wire.REQUEST:
+                self.tell(*message)
+            else:
+                client.links.send(link, meta)
         return self.collect(question_id, question, timeout)
 
     def _on_response(self, link: Link, message: list[Any], payload: Any) -> None:

@@ -90,6 +90,26 @@ def connect(
         AuthenticationError: token or version do not match.
         ProtocolError: what answers does not speak this protocol.
     """
+    plain, peer_id = open_proven(target, token, my_id, role, timeout_s, expect_id)
+    return adopt(reactor, plain), peer_id
+
+
+def adopt(reactor: Reactor, plain: _Socket) -> int:
+    """Hand a proven socket to the reactor; returns the connection id."""
+    conn = reactor.adopt(plain.detach())
+    reactor.set_limit(conn, TRUSTED_FRAME_BYTES)
+    return conn
+
+
+def open_proven(
+    target: Target,
+    token: bytes,
+    my_id: bytes,
+    role: str,
+    timeout_s: float = limits.HANDSHAKE_TIMEOUT_S,
+    expect_id: bytes | None = None,
+) -> tuple[_Socket, bytes]:
+    """As `connect`, but the socket is not with a reactor yet."""
     deadline = time.monotonic() + timeout_s
     plain = dial(target, timeout_s)
     try:
@@ -101,9 +121,7 @@ def connect(
     except BaseException:
         plain.close()
         raise
-    conn = reactor.adopt(plain.detach())
-    reactor.set_limit(conn, TRUSTED_FRAME_BYTES)
-    return conn, peer_id
+    return plain, peer_id
 
 
 def dial(target: Target, timeout_s: float) -> _Socket:

@@ -12,17 +12,19 @@ it is gone (UNMAP), so that its memory really is.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from spoke import limits
+from spoke import _native, limits
 from spoke.segments import WHOLE, SegmentTable, StoreFull
 from spoke.wire import (
     BLOCK,
     MAP_SEGMENT,
     MAPPED,
     NEW_SEGMENT,
+    OFFER_SEGMENT,
     ORPHAN_FREE,
     READ_BLOCK,
     SEGMENT,
@@ -32,7 +34,7 @@ from spoke.wire import (
     encode,
 )
 
-KINDS: Final = frozenset((NEW_SEGMENT, MAP_SEGMENT, MAPPED, READ_BLOCK, ORPHAN_FREE, TRIMMED))
+KINDS: Final = frozenset((NEW_SEGMENT, MAP_SEGMENT, MAPPED, READ_BLOCK, ORPHAN_FREE, TRIMMED, OFFER_SEGMENT))
 
 LONG_QUEUE_BYTES: Final = 16 * limits.MIB
 MAX_WAITING_READS: Final = 4096  # of one link; beyond, a reader is told to slow down
@@ -45,6 +47,8 @@ class Sender(Protocol):
     def send(self, conn: int, meta: bytes, payload: Any = None, fd: int = -1) -> int: ...
 
     def queued(self, conn: int) -> int: ...
+
+    def take_fd(self, conn: int) -> int: ...
 
 
 class SegmentService:
@@ -82,6 +86,8 @@ class SegmentService:
             self.table.orphan_free(message[1], message[2], peer_id)
             if message[2] != WHOLE and self.table.get(message[1]) is None:
                 self._sender.send(conn, encode(UNMAP, message[1]))  # it need not count any longer
+        elif kind == OFFER_SEGMENT:
+            self._adopt(conn, peer_id, message[1], message[2])
         elif kind == TRIMMED:
             self._trimmed(conn)
 
@@ -121,6 +127,15 @@ class SegmentService:
             self._refuse(conn, SEGMENT, request_id, "ValueError", str(error))
         else:
             self._sender.send(conn, encode(SEGMENT, request_id, segment_id, size, None), None, segment.fd)
+
+    def _adopt(self, conn: int, owner: bytes, segment_id: int, size: int) -> None:
+        """What was the agent's before this one."""
+        self._conns[owner] = conn
+        fd = self._sender.take_fd(conn)
+        try:
+            self.table.adopt(owner, segment_id, _native.Segment.map(fd, size, True))
+        finally:
+            os.close(fd)
 
     def _ask_others(self, owner: bytes) -> bool:
         """Ask all but `owner` for their empty segments; whether there is anybody to wait for."""

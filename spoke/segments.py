@@ -44,16 +44,17 @@ class SegmentTable:
     Args:
         limit: bytes of all segments together.
         make: creates a mapping from a name and a size (`_native.Segment.create`).
+        first_id: of its segments; an agent before this one gave out lower ones.
     """
 
-    def __init__(self, limit: int, make: Callable[[str, int], Any]) -> None:
+    def __init__(self, limit: int, make: Callable[[str, int], Any], first_id: int = 1) -> None:
         self.limit = limit
         self.used = 0
         self._make = make
         self.on_drop: Callable[[int], None] = lambda segment_id: None
         self._entries: dict[int, Entry] = {}
         self._by_owner: dict[bytes, list[int]] = {}
-        self._next_id = 1
+        self._next_id = first_id
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -84,6 +85,13 @@ class SegmentTable:
         self._by_owner.setdefault(owner, []).append(segment_id)
         self.used += size
         return segment_id, segment
+
+    def adopt(self, owner: bytes, segment_id: int, segment: Any) -> None:
+        """A segment of the agent before this one, whose `owner` lives on; ignored if its id is known."""
+        if segment_id not in self._entries:
+            self._entries[segment_id] = Entry(owner, segment, segment.size)
+            self._by_owner.setdefault(owner, []).append(segment_id)
+            self.used += segment.size
 
     def get(self, segment_id: int) -> Entry | None:
         """The segment, None if there is none (any more) of this id."""

@@ -33,6 +33,7 @@ class Settings:
     hub: list[Any] | None  # [host, port] of the head, for "node"
     sys_path: list[str]  # of the driver, for workers
     prestart: int | None  # idle workers to keep ready
+    state_dir: str | None  # of a head whose cluster outlives it: where its journal is
     record: bool  # can be found by init("auto") and `spoke stop`
 
     def __init__(self, given: dict[str, Any]) -> None:
@@ -68,5 +69,6 @@ def _defaults() -> dict[str, Any]:
         "hub": None,
         "sys_path": [],
         "prestart": None,
+        "state_dir": None,
         "record": False,
     }

@@ -400,6 +400,12 @@ class Store:
         """The agent has let go of a segment of another process; views of it keep their memory."""
         self._mapped.pop(segment_id, None)
 
+    def own_segments(self) -> list[tuple[int, int, int]]:
+        """Id, size and descriptor of every segment that this process allocates in."""
+        with self._lock:
+            own = list(self._own.values())
+        return [(one.segment_id, one.memory.size, one.memory.fd) for one in own]
+
     def empty(self, length: int) -> tuple[Block, _native.SegmentView]:
         """A writable block that lives as long as the view or any object that carries it."""
         block = self.allocate(length)

@@ -114,6 +114,7 @@ OWNS = next(_NEXT)
 # -- agent -> hub: what the node has, who holds what nobody should
 DEVICES = next(_NEXT)
 DEVICES_HELD = next(_NEXT)
+
 # -- endpoints, added later: hub -> client; client -> server of plain objects, and back
 ENDPOINTS = next(_NEXT)
 ENDPOINT_CALL = next(_NEXT)
@@ -125,6 +126,11 @@ STOP_JOB = next(_NEXT)
 JOB_STATE = next(_NEXT)
 READ_LOG = next(_NEXT)
 LOG_CHUNK = next(_NEXT)
+
+# -- a hub that was restarted: agent -> hub; hub -> client; process -> agent
+AGENT_REPORT = next(_NEXT)
+ACK = next(_NEXT)
+OFFER_SEGMENT = next(_NEXT)
 
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
@@ -250,6 +256,13 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     SHARED: ("SHARED", (("segment_id", _I), ("bytes", _I))),
     # the sender has mapped what it was passed by another process: UNMAP when it is gone
     MAPPED: ("MAPPED", (("segment_id", _I),)),
+    # what lived on while the hub was away, after AGENT_UP; workers: [worker_id, pid],
+    # exits: fields of the latest WORKER_EXITs, known or not
+    AGENT_REPORT: ("AGENT_REPORT", (("workers", _L), ("exits", _L))),
+    # so many messages of `LASTING` that came by this link are on record: they need not be said again
+    ACK: ("ACK", (("count", _I),)),
+    # a segment that the process allocates in, of an agent before this one; the descriptor comes along
+    OFFER_SEGMENT: ("OFFER_SEGMENT", (("segment_id", _I), ("bytes", _I))),
     # a node died: links to its processes (ids) are worth nothing any more
     NODE_STATE: ("NODE_STATE", (("node_id", _B), ("alive", _BOOL), ("reason", _S), ("processes", _L))),
     # how many of your objects and calls do others wait for? answered by REQUEST "owns" with id 0
@@ -267,6 +280,12 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     READ_LOG: ("READ_LOG", (("request_id", _I), ("job_id", _S), ("attempt", _I), ("args", _D))),
     LOG_CHUNK: ("LOG_CHUNK", (("request_id", _I), ("error", _NL), ("value", (object,)))),
 }
+
+# What a client says to the hub that a restarted hub must hear again if it is not on record; all else
+# is in the client's report.
+LASTING: Final = frozenset(
+    (CREATE_ACTOR, KILL_ACTOR, CREATE_GROUP, REMOVE_GROUP, REQUEST, ACTOR_READY, ACTOR_FAILED)
+)
 
 
 def _signature(kind: int) -> tuple[tuple[type, ...], ...]:

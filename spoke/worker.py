@@ -38,6 +38,8 @@ def join(config: dict[str, Any]) -> Client:
     )  # fmt: skip
     client = Client(reactor, links, address, hub, agent)
     client.info.update({"node_id": node_id, "session": config["session"], "log_dir": config["log_dir"]})
+    client.hub_target = target_of(config["hub"], node_id)
+    client.is_worker = True
     client.info["hub_address"] = f"{config['hub'][2]}:{config['hub'][3]}" if config["hub"][3] else ""
     return client
 
@@ -60,7 +62,6 @@ def main() -> None:
     except (OSError, AuthenticationError) as error:
         print(f"spoke worker: {error}", file=sys.stderr)
         sys.exit(1)
-    client.is_worker = True
     client.facts = lambda: context.of_worker(client)
     current.client = client
     forking.install()

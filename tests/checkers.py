@@ -46,6 +46,7 @@ class ResourceReferee:
         self.dead: dict[bytes, bool] = {}  # processes that are reaped, whether or not the hub knows
         self.woke: dict[bytes, bool] = {}  # nodes where a sleeper took its CPUs back
         self.granted_total = 0
+        self.granted_to: dict[int, bytes] = {}
 
     # -- what the hub hears
 
@@ -67,11 +68,26 @@ class ResourceReferee:
                     promise.blocked = message[1]
                     if not message[1]:
                         self.woke[promise.node_id] = True
+        elif kind == wire.CLIENT_UP and "report" in message[4]:
+            self._reported(peer, message[4]["report"])
         elif kind == wire.CREATE_GROUP:
             self.bundles[message[1]] = [
                 {name: round(value * UNIT) for name, value in bundle.items()}
                 for bundle in message[2]["bundles"]
             ]
+
+    def _reported(self, peer: bytes, report: dict[str, Any]) -> None:
+        """What was given back, or woke up, while the hub was away."""
+        for class_id, spec, _ in report["wants"]:
+            self.specs[peer, class_id] = spec
+        held = [lease[0] for lease in report["leases"]]
+        for key in [key for key in self.promises if key[0] == "lease" and key[1] not in held]:
+            if self.granted_to.get(key[1]) == peer:
+                del self.promises[key]
+        for promise in self.promises.values():
+            if promise.worker_id == peer and promise.blocked != report.get("blocked", False):
+                promise.blocked = report.get("blocked", False)
+                self.woke[promise.node_id] = True
 
     # -- what really happens
 
@@ -99,6 +115,7 @@ class ResourceReferee:
                     info["node_id"], message[3][0], info["resources"], info["gpu_ids"], _group_of(spec)
                 )
                 self.granted_total += 1
+                self.granted_to[message[2]] = command.peer
                 if promise.worker_id not in self.dead:
                     self.promises["lease", message[2]] = promise
                     fresh.append(promise)
@@ -196,9 +213,9 @@ class StateReferee:
     }
     _GROUP = {
         None: ("CREATED", "REMOVED", "RESCHEDULING"),
-        "CREATED": ("RESCHEDULING", "REMOVED"),
+        "CREATED": ("CREATED", "RESCHEDULING", "REMOVED"),
         "RESCHEDULING": ("RESCHEDULING", "CREATED", "REMOVED"),
-        "REMOVED": (),
+        "REMOVED": ("REMOVED",),
     }
 
     def __init__(self) -> None:

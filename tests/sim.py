@@ -11,8 +11,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
+
 from spoke import wire
-from spoke.core import Drop, Event, Log, Lost, Send, Tick
+from spoke.core import Drop, Event, Journal, Log, Lost, Send, Tick
 from spoke.core.hub import HubConfig, HubCore
 from tests.checkers import ResourceReferee
 from tests.sim_processes import Agent, Driver, Link, Process, SimWorker, Task
@@ -22,7 +24,13 @@ class World:
     """Virtual time, the network, and everything in it."""
 
     def __init__(
-        self, seed: int, *, nodes: int | None = None, faults: bool = True, audit_every: int = 32
+        self,
+        seed: int,
+        *,
+        nodes: int | None = None,
+        faults: bool = True,
+        audit_every: int = 32,
+        durable: bool = False,
     ) -> None:
         self.rng = rng = random.Random(seed)
         self.seed = seed
@@ -41,9 +49,12 @@ class World:
         self.rate = rng.choice([1.0, 3.0, 8.0])
         rates = {"start_fails": 0.02, "task_crashes": 0.01, "retires": 0.1}
         self.rates = rates if faults else {"retires": 0.1}
-        self.hub = HubCore(
-            HubConfig(seed=b"sim-%d" % seed, idle_worker_s=5.0, prestart=rng.choice([None, 0, 2]))
-        )
+        self.durable = durable
+        self.journal: dict[tuple[str, bytes], Any] = {}
+        self.crashes = 0
+        self.hub_up = True
+        self.prestart = rng.choice([None, 0, 2])
+        self.hub = HubCore(self._hub_config())
         self.referee = ResourceReferee()
         self.agents: list[Agent] = []
         for _ in range(nodes or rng.choice([1, 2, 3, 5])):
@@ -83,18 +94,53 @@ class World:
         for command in commands:
             if type(command) is Send:
                 self._send(command)
+            elif type(command) is Journal:
+                if command.record is None:
+                    self.journal.pop((command.table, command.key), None)
+                else:
+                    self.journal[command.table, command.key] = msgpack.packb(command.record)
             elif type(command) is Drop:
                 link = self.links.get(command.peer)
                 if link is not None:
                     link.close_by_hub(command.reason)
             else:
                 assert type(command) is Log and command.level != "error"
-        if self.steps % self.audit_every == 0:
+        if self.steps % self.audit_every == 0 and self.hub.recovery is None:
             self.hub.validate()
         deadline = self.hub.next_deadline()
         if deadline is not None and (self.tick_at is None or deadline < self.tick_at):
             self.tick_at = deadline
             self.schedule(max(deadline, self.now), lambda: self._tick(deadline))
+
+    def _hub_config(self) -> HubConfig:
+        return HubConfig(
+            seed=b"sim-%d" % self.seed,
+            idle_worker_s=5.0,
+            prestart=self.prestart,
+            durable=self.durable,
+            boot=self.crashes,
+        )
+
+    def crash_hub(self) -> None:
+        """Its tables and all that is under way are lost; what is journaled is not."""
+        if not self.hub_up:
+            return
+        self.hub_up = False
+        self.crashes += 1
+        links, self.links = list(self.links.values()), {}
+        for link in links:
+            link.hub_crashed()
+        self.after(self.rng.uniform(0.01, 2.0), self._start_hub)
+
+    def _start_hub(self) -> None:
+        records = [
+            (table, key, msgpack.unpackb(record, strict_map_key=False))
+            for (table, key), record in self.journal.items()
+        ]
+        self.hub = HubCore(self._hub_config(), records)
+        self.hub_up = True
+        self.tick_at = None
+        self.hub_step(Tick())
 
     def _send(self, command: Send) -> None:
         link = self.links.get(command.peer)
@@ -103,7 +149,7 @@ class World:
             link.to_process(lambda: link.process.receive(message, command.payload))
 
     def _tick(self, due: float) -> None:
-        if self.tick_at == due:
+        if self.tick_at == due and self.hub_up:
             self.tick_at = None
             self.hub_step(Tick())
 
@@ -140,6 +186,8 @@ class World:
         agents = [agent for agent in self.agents if agent.alive]
         workers = [one for one in self.processes.values() if isinstance(one, SimWorker)]
         fault = rng.random()
+        if self.durable and rng.random() < 0.15:
+            self.crash_hub()
         if fault < 0.45 and workers:
             rng.choice(workers).crash()
         elif fault < 0.55 and workers:

@@ -41,11 +41,25 @@ class Link:
             if type(event) is Lost:
                 self.open = False
                 del self.world.links[self.process.id]
+            elif type(event) is Received:
+                self.process.heard(event)
             self.world.hub_step(event)
 
     def to_process(self, deliver: Callable[[], None]) -> None:
         self._down = self._when(self._down)
-        self.world.schedule(self._down, lambda: self.process.alive and deliver())
+
+        def arrive() -> None:
+            if self.process.alive and self.process.link is self:
+                deliver()
+
+        self.world.schedule(self._down, arrive)
+
+    def hub_crashed(self) -> None:
+        """All that is under way is lost; the process notices the end of the link and connects again."""
+        self.open = False
+        process = self.process
+        pause = self.world.rng.uniform(0.05, 1.5)
+        self.world.after(pause, lambda: process.alive and process.link is self and process.rejoin())
 
     def close_by_hub(self, reason: str) -> None:
         self.open = False
@@ -61,13 +75,38 @@ class Process:
         self.id = process_id
         self.alive = True
         self.link = Link(world, self)
+        self.unsaid: list[Received] = []  # not known to be on the hub's record
         world.processes[process_id] = self
         world.links[process_id] = self.link
         self.link.to_hub(Joined(process_id))
 
     def send(self, *message: Any, payload: bytes = b"") -> None:
         if self.alive:
-            self.link.to_hub(Received(self.id, wire.decode(wire.encode(*message)), payload))
+            event = Received(self.id, wire.decode(wire.encode(*message)), payload)
+            if message[0] in wire.LASTING:
+                self.unsaid.append(event)
+            self.link.to_hub(event)
+
+    def heard(self, event: Received) -> None:
+        """The hub takes a message of ours; its ACK may be late, and then it is said again."""
+        known = [one is event for one in self.unsaid]
+        if True in known and self.world.hub.recovery is None and self.world.rng.random() < 0.8:
+            del self.unsaid[: known.index(True) + 1]
+
+    def rejoin(self) -> None:
+        """The hub is back, or another try is due."""
+        if not self.world.hub_up:
+            self.world.after(self.world.rng.uniform(0.05, 0.5), lambda: self.alive and self.rejoin())
+            return
+        self.link = self.world.links[self.id] = Link(self.world, self)
+        self.link.to_hub(Joined(self.id))
+        self.introduce()
+        for event in self.unsaid:
+            self.link.to_hub(event)
+
+    def introduce(self) -> None:
+        """Say again who we are and what we hold."""
+        raise NotImplementedError
 
     def receive(self, message: list[Any], payload: Any) -> None:
         raise NotImplementedError
@@ -92,8 +131,18 @@ class Agent(Process):
         self.resources = resources
         self.labels = labels
         self.workers: dict[bytes, SimWorker | None] = {}  # None: starting
-        self.send(wire.AGENT_UP, self.id, f"host-{self.id.hex()[:4]}", 0, resources, labels, 1)
+        self.exits: list[list[Any]] = []
+        self._up()
         self._beat(0)
+
+    def _up(self) -> None:
+        host = f"host-{self.id.hex()[:4]}"
+        self.send(wire.AGENT_UP, self.id, host, 0, self.resources, self.labels, 1)
+
+    def introduce(self) -> None:
+        """The processes that live, and how others ended."""
+        self._up()
+        self.send(wire.AGENT_REPORT, [[one, 9] for one in self.workers], self.exits[-50:])
 
     def _beat(self, sequence: int) -> None:
         if self.alive:
@@ -127,7 +176,13 @@ class Agent(Process):
             if worker is not None:
                 worker.die()
             self.world.died(worker_id)
-            self.world.after(0.001, lambda: self.send(wire.WORKER_EXIT, worker_id, 9, code, signal, tail))
+            exit_ = [worker_id, 9, code, signal, tail]
+
+            def report() -> None:
+                self.exits.append(exit_)
+                self.send(wire.WORKER_EXIT, *exit_)
+
+            self.world.after(0.001, report)
 
     def die(self, silently: bool = False) -> None:
         """PROC-1: no process outlives its agent."""
@@ -177,8 +232,28 @@ class Caller(Process):
         self.node_id = node_id
         self.classes: dict[str, TaskClass] = {}
         self.by_lease: dict[int, tuple[TaskClass, bytes]] = {}
+        self.infos: dict[int, dict[str, Any]] = {}  # of the leases
+        self.role = role
         self.referee = StateReferee()
         self.send(wire.CLIENT_UP, role, [process_id, node_id, "host", 0], 7, {})
+
+    def introduce(self) -> None:
+        """What is wanted, held and watched."""
+        address = [self.id, self.node_id, "host", 0]
+        self.send(wire.CLIENT_UP, self.role, address, 7, {"report": self.report()})
+
+    def report(self) -> dict[str, Any]:
+        """See `spoke.core.recovery`."""
+        leases = [
+            [lease_id, group.class_id, worker_id, *map(self.infos[lease_id].get, ("gpu_ids", "slot"))]
+            for lease_id, (group, worker_id) in self.by_lease.items()
+        ]
+        return {
+            "wants": [[one.class_id, one.spec, one.wanted] for one in self.classes.values() if one.wanted],
+            "leases": leases,
+            "watching": [one for one, (state, _) in self.referee.actors.items() if state != "DEAD"],
+            "groups": [one for one, state in self.referee.groups.items() if state != "REMOVED"],
+        }
 
     def submit(self, task: Task) -> None:
         key = repr(task.spec)
@@ -235,10 +310,13 @@ class Caller(Process):
 
     def receive(self, message: list[Any], payload: Any) -> None:
         kind = message[0]
-        if kind == wire.GRANT:
+        if kind == wire.SHUTDOWN:
+            self.hub_lost(message[1])
+        elif kind == wire.GRANT:
             group = next(one for one in self.classes.values() if one.class_id == message[1])
             lease_id = message[2]
             self.by_lease[lease_id] = (group, message[3][0])
+            self.infos[lease_id] = message[4]
             group.running[lease_id] = None
             if group.queue:
                 self._run(group, lease_id)
@@ -280,11 +358,26 @@ class SimWorker(Caller):
         super().__init__(world, worker_id, agent.id, "worker")
         self.agent = agent
         self.gpu_ids = gpu_ids
-        self.busy: Task | None = None
+        self.running = 0
+        self.actor: list[Any] | None = None
+        self.blocked = False
 
-    def run(self, task: Task, reply: Callable[[], None]) -> None:
+    def report(self) -> dict[str, Any]:
+        """What it runs, too."""
+        job = next(iter(self.world.hub.state.jobs), b"")  # of whom it is does not matter here
+        own = {"actor": self.actor, "busy": self.running > 0, "blocked": self.blocked, "owns": 0, "job": job}
+        return {**super().report(), **own}
+
+    def run(self, task: Task, answer: Callable[[], None]) -> None:
+        """A task; `answer` is called at its end."""
         if not self.alive:
             return
+        self.running += 1
+
+        def reply() -> None:
+            self.running -= 1
+            answer()
+
         if self.world.chance("task_crashes"):
             self.crash()
             return
@@ -297,11 +390,13 @@ class SimWorker(Caller):
 
         def one_done() -> None:
             if all(child.outcome for child in waiting) and self.alive:
+                self.blocked = False
                 self.send(wire.BLOCKED, False)
                 reply()
 
         for child in waiting:
             child.done = one_done
+        self.blocked = True
         self.send(wire.BLOCKED, True)
         for child in waiting:
             self.submit(child)
@@ -312,6 +407,8 @@ class SimWorker(Caller):
             return
         _, actor_id, incarnation, spec = message
         assert (self.gpu_ids or []) == spec["gpu_ids"], "an actor on a worker that sees other GPUs"
+        assert self.actor is None, "a worker was told to start two actors"
+        self.actor = [actor_id, incarnation]
         fate = self.world.rng.random()
         delay = self.world.rng.uniform(0.001, 0.1)
         if fate < 0.08:

@@ -91,6 +91,22 @@ def test_random_cluster(first: int) -> None:
             raise
 
 
+@pytest.mark.parametrize("first", list(range(FIRST, FIRST + (SEEDS + 3) // 4, BATCH)))
+def test_hub_restarts_from_its_journal(first: int) -> None:
+    """HUB-2: the hub dies at random moments; nothing is lost, promised twice, or left behind."""
+    crashes = 0
+    for seed in range(first, min(first + BATCH, FIRST + SEEDS)):
+        try:
+            world = World(seed, durable=True)
+            live(world)
+            leave(world)
+            crashes += world.crashes
+        except BaseException:
+            print(f"failed with seed {seed}: SPOKE_SIM_FIRST={seed} SPOKE_SIM_SEEDS=1 reproduces it")
+            raise
+    assert crashes or SEEDS < BATCH
+
+
 def test_without_faults_every_task_is_done() -> None:
     for seed in range(5):
         world = World(1000 + seed, faults=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from spoke import config, records, token
+from spoke import config, journal, records, token
 from spoke.cli.common import Bytes, Failed, HostPort, parse_labels, parse_resources
 from spoke.launch import Launched, LaunchError, launch
 
@@ -47,6 +47,11 @@ DEFAULT_PORT = 6380
     help="A label of the node; can be repeated.",
 )
 @click.option("--log-dir", type=click.Path(file_okay=False), help="Where workers' logs are kept.")
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False),
+    help="Where the head keeps what its next life must know.  [default: one per port, for the user]",
+)
 @click.option("--block", is_flag=True, help="Stay in the foreground until the daemon ends.")
 def start(head: bool, address: str | None, port: int | None, host: str, block: bool, **node: Any) -> None:
     """Start a node: --head for a new cluster, --address HOST:PORT to join one."""
@@ -54,11 +59,15 @@ def start(head: bool, address: str | None, port: int | None, host: str, block: b
         raise click.UsageError("give either --head or --address HOST:PORT")
     if address is not None and port is not None:
         raise click.UsageError("--port is the head's; a node that joins takes a free one")
+    if address is not None and node["state_dir"]:
+        raise click.UsageError("--state-dir is the head's; a node keeps nothing")
     settings = {**node, "link": "tied" if block else "starter", "host": host, "record": True}
     if head:
         settings.update(mode="head", port=DEFAULT_PORT if port is None else port)
+        settings["state_dir"] = _state_dir(settings["state_dir"], settings["port"])
     else:
         settings.update(mode="node", port=0)
+        settings["state_dir"] = None
     daemon = _launch(settings, address)
     try:
         click.echo(_ready_line(daemon, head))
@@ -78,12 +87,22 @@ def _launch(settings: dict[str, Any], address: str | None) -> Launched:
             given = given or records.token_for(":".join(map(str, settings["hub"])))
             if given is None:
                 raise Failed(f"no token for {address}: set SPOKE_TOKEN or SPOKE_TOKEN_FILE to the head's")
+        if settings["state_dir"]:
+            given = given or journal.facts_of(settings["state_dir"]).get("token")
         settings["token"] = given or token.generate()
         if settings["log_dir"]:
             settings["log_dir"] = os.path.abspath(settings["log_dir"])
         return launch(settings)
     except (OSError, ValueError, LaunchError) as error:
         raise Failed(str(error)) from None
+
+
+def _state_dir(chosen: str | None, port: int) -> str | None:
+    """The directory of the head's journal; a head on any free port has none unless it is given one."""
+    chosen = chosen or config.get("state_dir")
+    if chosen:
+        return os.path.abspath(chosen)
+    return journal.default_directory(port) if port else None
 
 
 def _hub_target(address: str) -> list[Any]:

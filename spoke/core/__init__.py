@@ -96,6 +96,20 @@ class Drop(_Record):
         self.reason = reason
 
 
+class Journal(_Record):
+    """Keep one record for the hub's next life, or (`record` None) forget it.
+
+    It comes before the messages of its step: what anybody was told is on record (HUB-2).
+    """
+
+    __slots__ = ("key", "record", "table")
+
+    def __init__(self, table: str, key: bytes, record: Any) -> None:
+        self.table = table
+        self.key = key
+        self.record = record
+
+
 class Log(_Record):
     """A line for the log of the shell."""
 
@@ -107,4 +121,4 @@ class Log(_Record):
         self.fields: dict[str, Any] = {} if fields is None else fields
 
 
-Command = Send | Drop | Log
+Command = Send | Drop | Journal | Log

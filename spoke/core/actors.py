@@ -61,8 +61,13 @@ class Actors:
     def create(self, client: Client, actor_id: bytes, spec: dict[str, Any], blob: Any) -> None:
         """A client asks for an actor; duplicates and defects are answered by name."""
         s = self.s
-        if actor_id in s.actors or actor_id in s.dead_actors:
-            s.log("warning", "actor created twice", actor_id=actor_id.hex())
+        known = s.actors.get(actor_id) or s.dead_actors.get(actor_id)
+        if known is not None:  # said again, as the answer was lost with an earlier life of the hub
+            self._respond(client, spec, None, {"existing": False, "actor": describe(known)})
+            self.watch(client, actor_id)
+            return
+        if actor_id in s.refused:
+            self._answer_refused(client, actor_id, spec)
             return
         try:
             shape = Shape(spec)
@@ -72,8 +77,8 @@ class Actors:
             if type(restarts) is not int:
                 raise ValueError(f"max_restarts is {restarts!r}, not a number")
         except ValueError as error:
-            self._respond(client, spec, ["ValueError", str(error)], None)
-            self._refuse(client, actor_id, str(error))
+            s.refuse(actor_id, ["ValueError", str(error)])
+            self._answer_refused(client, actor_id, spec)
             return
         actor = Actor(actor_id, spec, blob, shape)
         job = s.jobs.get(client.job)
@@ -82,6 +87,8 @@ class Actors:
             return
         actor.job = client.job
         s.actors[actor_id] = actor
+        s.note("actor", actor_id, actor)
+        s.note("blob", actor_id, actor)
         if spec.get("detached"):
             if job is not None:
                 job.keepers += 1
@@ -108,14 +115,25 @@ class Actors:
         if holder is None:
             self.s.actor_names[key] = actor
             return True
-        if actor.spec.get("get_if_exists"):
-            self._respond(client, actor.spec, None, {"existing": True, "actor": describe(holder)})
-            self.watch(client, holder.actor_id)
-            return False
         text = f"The name {actor.name} (namespace={actor.namespace}) is already taken by a live actor."
-        self._respond(client, actor.spec, ["ActorAlreadyExistsError", text], None)
-        self._refuse(client, actor.actor_id, text)
+        shared = actor.spec.get("get_if_exists")
+        error = None if shared else ["ActorAlreadyExistsError", text]
+        self.s.refuse(actor.actor_id, error, holder.actor_id)
+        self._answer_refused(client, actor.actor_id, actor.spec)
         return False
+
+    def _answer_refused(self, client: Client, actor_id: bytes, spec: dict[str, Any]) -> None:
+        """The same answer each time it is asked for."""
+        s = self.s
+        error, existing = s.refused[actor_id]
+        holder = s.actors.get(existing) or s.dead_actors.get(existing)
+        if error is None and holder is not None:
+            self._respond(client, spec, None, {"existing": True, "actor": describe(holder)})
+            self.watch(client, existing)
+            return
+        error = error or ["ActorDiedError", "the actor that had this name is gone"]
+        self._respond(client, spec, error, None)
+        self._refuse(client, actor_id, error[1])
 
     def _respond(self, client: Client, spec: dict[str, Any], error: list[str] | None, value: Any) -> None:
         request_id = spec.get("request_id")
@@ -132,6 +150,7 @@ class Actors:
         assert state in _TRANSITIONS[actor.state], f"actor {actor.actor_id.hex()}: {actor.state} -> {state}"
         actor.state = state
         actor.info = info
+        self.s.note("actor", actor.actor_id, actor)
         for watcher in actor.watchers.values():
             self._tell(watcher, actor)
 
@@ -194,6 +213,12 @@ class Actors:
 
     def bind(self, actor: Actor, worker: Worker) -> None:
         """The worker is there: send it the constructor, and its address to the callers."""
+        self.start(actor, worker)
+        actor.workers = [*actor.workers[-7:], (worker.node.node_id, worker.worker_id)]
+        self._move(actor, STARTING)
+
+    def start(self, actor: Actor, worker: Worker) -> None:
+        """Send the constructor."""
         holding = actor.holding
         assert holding is not None
         spec = {
@@ -206,8 +231,6 @@ class Actors:
         }
         message = (wire.START_ACTOR, actor.actor_id, actor.incarnation, spec)
         self.s.out.append(Send(worker.worker_id, message, actor.blob))
-        actor.workers = [*actor.workers[-7:], (worker.node.node_id, worker.worker_id)]
-        self._move(actor, STARTING)
 
     def _of(self, worker: Worker | None, actor_id: bytes, incarnation: int) -> Actor | None:
         """The actor that this worker runs in this incarnation."""
@@ -313,7 +336,8 @@ class Actors:
             job.keepers -= 1
             if not job.live:
                 self.pool.job_ended(job.job_id)
-        s.remember(s.dead_actors, actor.actor_id, actor, MAX_DEAD_RECORDS)
+        s.note("blob", actor.actor_id, None)
+        s.remember(s.dead_actors, actor.actor_id, actor, MAX_DEAD_RECORDS, "actor")
 
     def client_lost(self, client: Client) -> None:
         """Its actors die with it; it watches no more."""

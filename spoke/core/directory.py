@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spoke.core import actors, groups, reached
+from spoke.core.journal import kv_key
 from spoke.core.ledger import to_floats
 from spoke.core.scheduler import Scheduler
 from spoke.core.state import Actor, Client, Group, Node, State, Want
@@ -302,6 +303,7 @@ class Directory:
             raise RequestError("ValueError", text)
         s.kv_bytes = grown
         s.kv[key] = value
+        s.note("kv", kv_key(*key), (key, value))
         return old is None
 
     def _kv_get(self, client: Client, args: dict[str, Any]) -> bytes | None:
@@ -324,6 +326,7 @@ class Directory:
         for one in doomed:
             value = self.s.kv.pop((str(args.get("namespace") or ""), one), None)
             if value is not None:
+                self.s.note("kv", kv_key(str(args.get("namespace") or ""), one), None)
                 self.s.kv_bytes -= len(value) + len(one)
                 deleted += 1
         return deleted

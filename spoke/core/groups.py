@@ -46,23 +46,27 @@ class Groups:
     def create(self, client: Client, group_id: bytes, spec: dict[str, Any]) -> None:
         """A client asks for a group."""
         s = self.s
-        if group_id in s.groups or group_id in s.removed_groups:
-            s.log("warning", "group created twice", group_id=group_id.hex())
+        known = s.groups.get(group_id) or s.removed_groups.get(group_id)
+        if known is not None:  # said again, as the answer was lost with an earlier life of the hub
+            self._respond(client, spec, None)
+            self.tell(client, known)
+            return
+        if group_id in s.refused:
+            self._answer_refused(client, group_id, spec)
             return
         group = Group(group_id, spec)
         job = s.jobs.get(client.job)
         group.namespace = group.namespace or (job.info.get("namespace", "") if job else "")
         try:
-            group.request = _parse(spec)
+            group.request = parse_request(spec)
             group.gang = GangPolicy(spec["gang"]) if spec.get("gang") is not None else None
             if len(s.groups) >= MAX_GROUPS:
                 raise ValueError(f"the cluster has {MAX_GROUPS} placement groups, its limit")
             if group.name and (group.namespace, group.name) in s.group_names:
                 raise ValueError(f"a placement group named {group.name!r} exists in {group.namespace!r}")
         except (ValueError, TypeError, AttributeError) as error:
-            self._respond(client, spec, ["ValueError", str(error)])
-            info = {"nodes": [], "gpu_ids": [], "reason": str(error)}
-            s.send(client.peer, wire.GROUP_STATE, group_id, REMOVED, info)
+            s.refuse(group_id, ["ValueError", str(error)])
+            self._answer_refused(client, group_id, spec)
             return
         group.bundles = [Bundle(group, index) for index in range(len(group.request.bundles))]
         group.job = client.job
@@ -77,11 +81,18 @@ class Groups:
             job.keepers += 1
         group.watchers[client.peer] = client
         client.watching[group_id] = group
+        s.note("group", group_id, group)
         self._respond(client, spec, None)
         if group.gang is not None:
             self.gangs.expire(group, group.gang.pending_timeout_s)
         s.grew()  # leases and actors may have named it before it arrived
         s.enqueue(group, group.request.key)
+
+    def _answer_refused(self, client: Client, group_id: bytes, spec: dict[str, Any]) -> None:
+        error = self.s.refused[group_id][0]
+        self._respond(client, spec, error)
+        info = {"nodes": [], "gpu_ids": [], "reason": error[1]}
+        self.s.send(client.peer, wire.GROUP_STATE, group_id, REMOVED, info)
 
     def _respond(self, client: Client, spec: dict[str, Any], error: list[str] | None) -> None:
         request_id = spec.get("request_id")
@@ -130,6 +141,7 @@ class Groups:
 
     def announce(self, group: Group) -> None:
         """Push the present state to all watchers."""
+        self.s.note("group", group.group_id, group)
         message = self.message(group)
         for watcher in group.watchers.values():
             self.s.send(watcher.peer, *message)
@@ -149,6 +161,12 @@ class Groups:
             info["reached"] = reached.closeness(group)
             info["shown"] = reached.shown(group)
         return (wire.GROUP_STATE, group.group_id, group.state, info)
+
+    def tell(self, client: Client, group: Group) -> None:
+        """The present state now, unless there is nothing to say, and later ones as they come."""
+        self.watch(client, group)
+        if group.state != PENDING:
+            self.s.send(client.peer, *self.message(group))
 
     def watch(self, client: Client, group: Group) -> None:
         """Later states are pushed to this client, too."""
@@ -170,7 +188,7 @@ class Groups:
         del s.groups[group.group_id]
         if s.group_names.get((group.namespace, group.name)) is group:
             del s.group_names[group.namespace, group.name]
-        s.remember(s.removed_groups, group.group_id, group, MAX_DEAD_RECORDS)
+        s.remember(s.removed_groups, group.group_id, group, MAX_DEAD_RECORDS, "group")
         for watcher in group.watchers.values():
             watcher.watching.pop(group.group_id, None)
         group.watchers = {}
@@ -205,21 +223,25 @@ class Groups:
         s = self.s
         for group in list(s.groups.values()):
             lost = [bundle for bundle in group.bundles if bundle.node is node]
-            if not lost:
-                continue
-            for bundle in lost:
-                bundle.node = bundle.share = bundle.ledger = None
-            s.dequeue(group)
-            group.reason = f"node {node.node_id.hex()} died"
-            group.request.refix(
-                [bundle.node.node_id if bundle.node is not None else None for bundle in group.bundles]
-            )
-            self._move(group, RESCHEDULING)
-            s.enqueue(group, ("group", group.group_id))
+            if lost:
+                self.displaced(group, lost, f"node {node.node_id.hex()} died")
         for group in list(s.removed_groups.values()):
             for bundle in group.bundles:
                 if bundle.node is node:
                     bundle.node = bundle.share = bundle.ledger = None
+
+    def displaced(self, group: Group, lost: list[Bundle], reason: str) -> None:
+        """These slots have no node any more: find them another."""
+        s = self.s
+        for bundle in lost:
+            bundle.node = bundle.share = bundle.ledger = None
+        s.dequeue(group)
+        group.reason = reason
+        group.request.refix(
+            [bundle.node.node_id if bundle.node is not None else None for bundle in group.bundles]
+        )
+        self._move(group, RESCHEDULING)
+        s.enqueue(group, ("group", group.group_id))
 
     def check(self) -> None:
         """What is due by now."""
@@ -239,7 +261,7 @@ def asked_to_stop(worker: Worker) -> bool:
     return worker.state == STOPPING and not worker.forced and worker.stop_at is None
 
 
-def _parse(spec: dict[str, Any]) -> placement.Request:
+def parse_request(spec: dict[str, Any]) -> placement.Request:
     """Check a spec that came from a peer.
 
     Raises:

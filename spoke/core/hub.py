@@ -22,9 +22,13 @@ from spoke.core.directory import DEFERRED, Directory, RequestError
 from spoke.core.endpoints import Endpoints
 from spoke.core.exits import Exit, node_exit, worker_exit
 from spoke.core.groups import Groups
+from spoke.core.hubconfig import HubConfig
+from spoke.core.journal import Records, flush
 from spoke.core.leases import Leases
 from spoke.core.nodes import Nodes
 from spoke.core.pool import Pool
+from spoke.core.rebuild import rebuild
+from spoke.core.recovery import LATE, Recovery
 from spoke.core.scheduler import Scheduler
 from spoke.core.state import (
     STARTING,
@@ -32,7 +36,6 @@ from spoke.core.state import (
     Actor,
     Client,
     Holding,
-    HubConfig,
     Job,
     Lease,
     Node,
@@ -50,7 +53,7 @@ LINK_LOST_S: Final = 1.0  # a worker whose link ended is usually dead: time for 
 class HubCore:
     """The cluster's registry and scheduler as a pure state machine."""
 
-    def __init__(self, config: HubConfig | None = None) -> None:
+    def __init__(self, config: HubConfig | None = None, records: Records | None = None) -> None:
         self.state = s = State(config or HubConfig())
         self.pool = Pool(s)
         self.nodes = Nodes(s)
@@ -63,9 +66,12 @@ class HubCore:
         self.directory.add(self.endpoints.requests)
         self.actors.on_ended = self.endpoints.actor_ended
         self._jobs = 0
+        # The records of an earlier life: until all that lived on is heard, nothing else is done.
+        self.recovery = Recovery(s, records) if records else None
         self._agent: dict[int, Callable[[Node, list[Any], Any], None]] = {
             wire.HEARTBEAT: lambda node, message, payload: None,
             wire.WORKER_EXIT: self._on_worker_exit,
+            wire.AGENT_REPORT: self._on_agent_report,
             wire.LOG_LINES: self._on_log_lines,
             wire.DEVICES: lambda node, message, payload: self.nodes.devices(node, message[1]),
             wire.DEVICES_HELD: lambda node, message, payload: self.nodes.held(node, message[1]),
@@ -95,21 +101,35 @@ class HubCore:
         s.now = now
         out: list[Command] = []
         s.out = out
+        if self.recovery is None:
+            self._take(event)
+        elif self.recovery.feed(event):
+            found, self.recovery = self.recovery, None
+            rebuild(self, found)
+            for late in found.backlog:
+                self._take(late)
+        if self.recovery is None:
+            if s.next_check is not None and s.next_check <= now:
+                self._check()
+            if s.dirty or s.touched:
+                self.scheduler.run()
+        if s.changed:
+            out[:0] = flush(s)
+        s.out = []
+        return out
+
+    def _take(self, event: Event) -> None:
         if type(event) is Received:
             self._received(event)
         elif type(event) is Lost:
             self._lost(event.peer, event.reason)
         elif type(event) is Joined:
             pass  # its first message says what it is
-        if s.next_check is not None and s.next_check <= now:
-            self._check()
-        if s.dirty or s.touched:
-            self.scheduler.run()
-        s.out = []
-        return out
 
     def next_deadline(self) -> float | None:
         """When the next Tick is due; None: never, as nothing waits."""
+        if self.recovery is not None:
+            return self.recovery.deadline
         return self.state.next_check
 
     def validate(self) -> None:
@@ -166,7 +186,7 @@ class HubCore:
         if worker is not None:
             # What it held comes back when its agent reports the exit, with the cause.
             self.pool.leaves(worker, LINK_LOST_S)
-        self._client_lost(client)
+        self.client_lost(client)
 
     def _check(self) -> None:
         """Periodic work: silence, starts and exits that take too long, idle workers, old requests."""
@@ -201,6 +221,12 @@ class HubCore:
             return
         self._worker_gone(worker, worker_exit(pid, node.host, code, signal, tail, worker.why))
 
+    def _on_agent_report(self, node: Node, message: list[Any], payload: Any) -> None:
+        """It was of a hub whose records are lost: nobody can use its workers any more."""
+        for worker_id, _ in message[1]:
+            if worker_id not in self.state.workers:
+                self.state.send(node.node_id, wire.STOP_WORKER, worker_id, True)
+
     def _worker_gone(self, worker: Worker, exit_: Exit) -> None:
         """A worker is reaped: its resources come back, its users and its own calls hear of it."""
         s = self.state
@@ -218,7 +244,7 @@ class HubCore:
         s.remember(s.fenced, worker.worker_id, True, 4 * MAX_DEAD_RECORDS)
         client = s.clients.get(worker.worker_id)
         if client is not None:
-            self._client_lost(client)
+            self.client_lost(client)
             s.out.append(Drop(worker.worker_id, "its process ended"))
 
     def _start_failed(self, holding: Holding, exit_: Exit) -> None:
@@ -254,7 +280,7 @@ class HubCore:
                 self.actors.worker_died(user, exit_)
         for client in list(s.clients.values()):  # a driver there is dead, too, or has lost its agent
             if client.worker is None and client.node_id == node.node_id:
-                self._client_lost(client)
+                self.client_lost(client)
                 s.out.append(Drop(client.peer, "its node died"))
         self.groups.node_died(node)
         for client in s.clients.values():
@@ -289,6 +315,10 @@ class HubCore:
         if peer in s.fenced or len(address) != 4:
             s.out.append(Drop(peer, "this process was declared dead"))
             return
+        if "report" in info:  # of an earlier life of the hub, of which this one knows nothing
+            s.send(peer, wire.SHUTDOWN, LATE)
+            s.out.append(Drop(peer, LATE))
+            return
         node = s.nodes.get(address[1])
         if node is not None and not node.alive:  # its word was long under way
             s.out.append(Drop(peer, "its node was declared dead"))
@@ -297,33 +327,42 @@ class HubCore:
         client.worker = worker
         if worker is not None:
             holding = self.pool.worker_up(worker, address, pid)
-            s.send(peer, wire.WELCOME, self._welcome(client))
+            s.send(peer, wire.WELCOME, self.welcome(client))
             if holding is not None:
                 self.scheduler.bind(holding, worker)
             return
         if role == "driver":
             self._start_job(client)
-        s.send(peer, wire.WELCOME, self._welcome(client))
+        s.send(peer, wire.WELCOME, self.welcome(client))
 
     def _start_job(self, client: Client) -> None:
         s = self.state
         job_id = client.info.get("job_id")
         if type(job_id) is not bytes or len(job_id) != JOB_ID_BYTES or job_id in s.jobs:
-            self._jobs += 1
-            job_id = self._jobs.to_bytes(JOB_ID_BYTES, "little")
+            job_id = self._next_job()
         client.job = job_id
         if not client.info.get("namespace"):
             digest = blake2b(s.config.seed + job_id, digest_size=16, salt=b"namespace")
             client.info["namespace"] = digest.hexdigest()
         client.info["pid"] = client.pid
-        s.jobs[job_id] = Job(job_id, client, s.now)
+        s.jobs[job_id] = Job(job_id, client, client.info, s.now)
+        s.note("job", job_id, s.jobs[job_id])
         if len(s.jobs) > MAX_DEAD_RECORDS:
             for old in list(s.jobs.values()):
                 if not old.live:
                     del s.jobs[old.job_id]
+                    s.note("job", old.job_id, None)
                     break
 
-    def _welcome(self, client: Client) -> dict[str, Any]:
+    def _next_job(self) -> bytes:
+        while True:
+            self._jobs += 1
+            job_id = self._jobs.to_bytes(JOB_ID_BYTES, "little")
+            if job_id not in self.state.jobs:
+                return job_id
+
+    def welcome(self, client: Client) -> dict[str, Any]:
+        """What a client is told of the cluster and of itself."""
         s = self.state
         head = next((node for node in s.alive if node.is_head), None)
         job = s.jobs.get(client.job)
@@ -334,10 +373,11 @@ class HubCore:
             "node_id": client.node_id,
             "head_node_id": head.node_id if head is not None else b"",
             "nodes": len(s.alive),
+            "durable": s.config.durable,
             "address": f"{head.host}:{head.port}" if head is not None and head.port else "",
         }
 
-    def _client_lost(self, client: Client) -> None:
+    def client_lost(self, client: Client) -> None:
         """A caller is gone: everything it owned or waited for ends."""
         s = self.state
         del s.clients[client.peer]
@@ -350,6 +390,7 @@ class HubCore:
         if job is not None and job.driver is client:
             job.driver = None
             job.ended_at = s.now
+            s.note("job", job.job_id, job)
             if not job.live:
                 self.pool.job_ended(job.job_id)
 

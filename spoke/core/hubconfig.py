@@ -18,9 +18,14 @@ class HubConfig:
         reserve_after_s: a request that waits longer gets room kept free for it.
         reclaim_every_s: pause between two requests to the same holders to give leases back.
         unknown_s: how long a name may be used before its creation arrives on another link.
+        durable: every change is journaled (`spoke.core.journal`), and processes outlive the hub.
+        boot: how often a hub of this journal was started before.
+        recover_s: how long a restarted hub waits for those it knew.
     """
 
     __slots__ = (
+        "boot",
+        "durable",
         "head_node_id",
         "heartbeat_s",
         "idle_special_max",
@@ -30,6 +35,7 @@ class HubConfig:
         "prestart",
         "prestart_max",
         "reclaim_every_s",
+        "recover_s",
         "reserve_after_s",
         "seed",
         "session",
@@ -60,6 +66,9 @@ class HubConfig:
         reserve_after_s: float = 2.0,
         reclaim_every_s: float = 0.1,
         unknown_s: float = 5.0,
+        durable: bool = False,
+        boot: int = 0,
+        recover_s: float = 6.0,
     ) -> None:
         self.seed = seed
         self.session = session
@@ -78,3 +87,6 @@ class HubConfig:
         self.reserve_after_s = reserve_after_s
         self.reclaim_every_s = reclaim_every_s
         self.unknown_s = unknown_s
+        self.durable = durable
+        self.boot = boot
+        self.recover_s = recover_s

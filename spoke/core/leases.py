@@ -54,6 +54,17 @@ class Leases:
         self._take_back(want)
         self.settle(want)
 
+    def restore(self, client: Client, class_id: int, spec: dict[str, Any], count: int) -> Want | None:
+        """A want of the hub's earlier life; its leases and its place in line follow."""
+        try:
+            want = Want(client, class_id, spec, Shape(spec))
+        except ValueError as error:
+            self._refuse(client, class_id, str(error))
+            return None
+        want.count = max(0, min(count, COUNT_MAX))
+        client.wants[class_id] = want
+        return want
+
     def _refuse(self, client: Client, class_id: int, reason: str) -> None:
         self.s.send(client.peer, wire.PENDING_REASON, "class", class_id, reason, True)
 
@@ -106,6 +117,7 @@ class Leases:
             "gpu_ids": holding.node.topology.shown(holding.share.gpu_ids),
             "resources": to_floats(holding.share.amounts),
             "pid": worker.pid,
+            "slot": holding.bundle.index if holding.bundle is not None else -1,
         }
         address = worker.address or []
         self.s.send(want.client.peer, wire.GRANT, want.class_id, lease.lease_id, address, info)

@@ -62,9 +62,11 @@ class Nodes:
         s.alive.append(node)
         self.index.join(node)
         s.topology += 1
+        s.note("node", peer, node)
         s.touched[peer] = node
         s.grew()
         s.wake_at(s.now + config.heartbeat_s)
+        s.send(peer, wire.WELCOME, {"session": config.session, "durable": config.durable})
 
     def devices(self, node: Node, report: dict[str, Any]) -> None:
         """An agent says what devices its node has and how they are connected."""
@@ -121,6 +123,7 @@ class Nodes:
         s.alive.remove(node)
         self.index.leave(node)
         s.topology += 1
+        s.note("node", node.node_id, None)
         dead = [other for other in s.nodes.values() if not other.alive]
         if len(dead) > MAX_DEAD_RECORDS:
             del s.nodes[dead[0].node_id]

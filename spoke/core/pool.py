@@ -203,11 +203,16 @@ class Pool:
                     self.cancel(holding)
                     self._use(worker, holding)
                     return holding
+        self.adopt(worker)
+        return None
+
+    def adopt(self, worker: Worker) -> None:
+        """Let it idle."""
+        node = worker.node
         worker.state = IDLE
         worker.idle_since = self.s.now
         node.idle.setdefault((worker.key, worker.job), []).append(worker)
         node.idle_count += 1
-        return None
 
     def _clear_but(self, worker: Worker, holding: Holding) -> bool:
         state, worker.state = worker.state, STARTING  # itself it need not clear away

@@ -14,12 +14,12 @@ from spoke.core import Command, Log, Send
 from spoke.core.hubconfig import HubConfig as HubConfig
 from spoke.core.ledger import GPU, Ledger, Share
 from spoke.core.topology import Topology
+from spoke.limits import MAX_DEAD_RECORDS
 
 if TYPE_CHECKING:
     from spoke.core.shape import Shape
 
 Key = tuple[str, "tuple[int, ...] | None"]  # what a worker was started with: env key, GPUs shown
-
 
 NO_TOPOLOGY: Final = Topology({})
 
@@ -348,10 +348,10 @@ class Job:
 
     __slots__ = ("driver", "ended_at", "info", "job_id", "keepers", "started_at")
 
-    def __init__(self, job_id: bytes, driver: Client, now: float) -> None:
+    def __init__(self, job_id: bytes, driver: Client | None, info: dict[str, Any], now: float) -> None:
         self.job_id = job_id
-        self.driver: Client | None = driver
-        self.info = driver.info
+        self.driver = driver
+        self.info = info
         self.started_at = now
         self.ended_at: float | None = None
         self.keepers = 0  # live detached actors
@@ -379,6 +379,7 @@ class State:
         self.dead_actors: dict[bytes, Actor] = {}  # the latest, in order of death
         self.actor_names: dict[tuple[str, str], Actor] = {}
         self.groups: dict[bytes, Group] = {}
+        self.refused: dict[bytes, list[Any]] = {}  # ids not created: [error or None, id of the one that is]
         self.removed_groups: dict[bytes, Group] = {}  # the latest, in order of removal
         self.group_names: dict[tuple[str, str], Group] = {}
         self.jobs: dict[bytes, Job] = {}
@@ -392,8 +393,9 @@ class State:
         self.topology = 0  # grows when nodes come or go
         self.touched: dict[bytes, Node] = {}  # pools to look after
         self.next_check: float | None = None
+        self.changed: dict[tuple[str, bytes], Any] = {}  # to be journaled at the end of the step
         self._seq = 0
-        self._serial = 0
+        self._serial = config.boot << 40  # numbers of an earlier life may still be in use
 
     # -- small services
 
@@ -406,6 +408,11 @@ class State:
 
     def log(self, level: str, text: str, **fields: Any) -> None:
         self.out.append(Log(level, text, fields))
+
+    def note(self, table: str, key: bytes, what: Any) -> None:
+        """`what` changed, or (None) is to be forgotten: journal it with this step."""
+        if self.config.durable:
+            self.changed[table, key] = what
 
     def wake_at(self, when: float) -> None:
         if self.next_check is None or when < self.next_check:
@@ -519,8 +526,16 @@ class State:
             item.earmark = None
             self.grew()
 
-    def remember(self, table: dict[Any, Any], key: Any, value: Any, limit: int) -> None:
+    def refuse(self, name: bytes, error: list[str] | None, existing: bytes = b"") -> None:
+        """What was asked for under this id is not created, now or when it is asked for again."""
+        self.note("refused", name, [error, existing])
+        self.remember(self.refused, name, [error, existing], MAX_DEAD_RECORDS, "refused")
+
+    def remember(self, table: dict[Any, Any], key: Any, value: Any, limit: int, journaled: str = "") -> None:
         """Keep the latest `limit` entries."""
         table[key] = value
         while len(table) > limit:
-            del table[next(iter(table))]
+            oldest = next(iter(table))
+            del table[oldest]
+            if journaled:
+                self.note(journaled, oldest, None)
