@@ -110,7 +110,11 @@ _LAZY = {
     "from_tensor": "tensors",
     "gang_allocate": "reserving",
     "object_store_stats": "tensors",
+    "Registration": "tensors",
     "register": "registry",
+    "register_memory": "tensors",
+    "deregister_serializer": "serializers",
+    "register_serializer": "serializers",
     "spawn": "registry",
     "wait_ready": "registry",
 }

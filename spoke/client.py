@@ -81,7 +81,7 @@ class Client:
             self.hub.new_segment, self.hub.map_segment, self.hub.give_back,
         )  # fmt: skip
         mode = config.get("transport")
-        self.router = Router(self.node_id, mode, SharedMemory(self.store), Tcp(self.hub))
+        self.router = Router(self.node_id, mode, SharedMemory(self.store), Tcp(self.hub), self.process_id)
         self.values = Values(self, self.store, self.router)
         self.submitter = Submitter(self)
         self.calls.place = self.submitter.place

@@ -56,6 +56,7 @@ class HubSide:
             wire.RESPONSE: self._on_response,
             wire.SEGMENT: self._on_segment,
             wire.BLOCK: self._on_block,
+            wire.READ_BLOCK: self._on_read_block,
             wire.TRIM: self._on_trim,
             wire.UNMAP: self._on_unmap,
             wire.GROUP_STATE: self._on_group_state,
@@ -234,13 +235,15 @@ class HubSide:
     # -- blocks over sockets (`transport.tcp.Source`)
 
     def block_link(self, part: list[Any]) -> Link:
-        """The link to the agent of the node where a block lies.
+        """The link to who reads a block to others: its node's agent, or the process that registered it.
 
         Raises:
             OSError, KeyError, GetTimeoutError: it cannot be reached, or is gone.
         """
         client, node_id = self._client, part[0]
         client.check_open()
+        if part[2] < 0:
+            return self._process_link(part[1])
         if node_id == client.node_id:
             return self.agent
         with client.lock:
@@ -250,6 +253,31 @@ class HubSide:
             with client.lock:
                 link = client.links.open(node_id, address)
         return link
+
+    def _process_link(self, process_id: bytes) -> Link:
+        client = self._client
+        with client.lock:
+            link = client.links.by_peer.get(process_id)
+        if link is None:
+            address = client.refs.addresses.get(process_id) or self.request("address", 10.0, id=process_id)
+            if address is None:
+                raise KeyError(f"process {process_id.hex()[:12]} is gone, and its registered memory with it")
+            with client.lock:
+                link = client.links.open(process_id, address)
+        return link
+
+    def _on_read_block(self, link: Link, message: list[Any], payload: Any) -> None:
+        """A peer reads registered memory of this process; its own window bounds what it asks ahead."""
+        _, question_id, segment_id, offset, length = message
+        try:
+            if segment_id > 0:
+                raise ValueError(f"segment {segment_id} is read from its node's agent")
+            data = self._client.store.view([b"", b"", segment_id, offset, length])
+        except (ObjectLostError, ValueError) as error:
+            text = [type(error).__name__, str(error)]
+            self._client.links.send(link, encode(wire.BLOCK, question_id, text))
+        else:
+            self._client.links.send(link, encode(wire.BLOCK, question_id, None), data)
 
     def ask_piece(self, link: Link, segment_id: int, offset: int, length: int) -> tuple[int, _Question]:
         """Ask for bytes of a segment; RaySystemError where the link is gone."""

@@ -30,6 +30,7 @@ from typing import Any, Final
 from spoke import _native
 from spoke.errors import ObjectLostError, ObjectStoreFullError
 from spoke.lent import HEADER_BYTES, LentCount
+from spoke.regions import Region, Regions
 
 INLINE_BYTES_MAX: Final = 100 * 1024  # a value up to here travels inside the message
 BLOCK_ALIGN: Final = 64
@@ -45,8 +46,8 @@ class Block:
 
     __slots__ = ("length", "offset", "segment", "uses")
 
-    def __init__(self, segment: OwnSegment, offset: int, length: int) -> None:
-        self.segment = segment
+    def __init__(self, segment: Any, offset: int, length: int) -> None:
+        self.segment = segment  # an OwnSegment, or a `regions.Region`
         self.offset = offset
         self.length = length
         self.uses = 1
@@ -112,6 +113,7 @@ class Store:
         self._lock = threading.Lock()
         self._released: deque[Block] = deque()  # by finalizers
         self._open_blocks = 0
+        self.regions = Regions()
         self.copied_bytes = 0  # written into blocks by this process: the counter behind "zero copy"
         self.mapped_bytes = 0
 
@@ -215,6 +217,10 @@ class Store:
         if block.uses:
             return
         segment = block.segment
+        if isinstance(segment, Region):
+            self._open_blocks -= 1
+            self.regions.drop(segment)
+            return
         del segment.blocks[block.offset]
         if segment.open.pop(block.offset, None) is not None:
             segment.open_starts.remove(block.offset)
@@ -289,6 +295,12 @@ class Store:
         address = _native.buffer_address(view)
         found = None
         with self._lock:
+            region = self.regions.find(address, view.nbytes) if self.regions else None
+            if region is not None:
+                region.block.uses += 1
+                offset = address - region.memory.address
+                part = [self.node_id, self.process_id, region.segment_id, offset, view.nbytes]
+                return region.block, part
             for segment in self._own.values():
                 offset = address - segment.memory.address
                 if 0 <= offset < segment.memory.size:
@@ -331,7 +343,7 @@ class Store:
         self._drain()
 
     def _block_at(self, segment_id: int, offset: int) -> Block | None:
-        segment = self._own.get(segment_id)
+        segment = self._own.get(segment_id) if segment_id > 0 else self.regions.get(segment_id)
         return None if segment is None else segment.block_at(offset)
 
     def release_described(self, descriptors: list[list[Any]]) -> None:
@@ -358,18 +370,27 @@ class Store:
 
     # -- reading
 
-    def view(self, descriptor: list[Any]) -> _native.SegmentView:
+    def view(self, descriptor: list[Any]) -> Any:
         """A read-only view of a block of this node; the mapping is made once per segment.
 
         Raises:
             ObjectLostError: the segment is gone.
         """
         _, _, segment_id, offset, length = descriptor
+        if segment_id < 0:
+            return self._region_view(segment_id, offset, length)
         memory = self.memory_of(segment_id)
         if memory is None:
             memory = self._map(segment_id)
         self.mapped_bytes += length
         return memory.view(offset, length)
+
+    def _region_view(self, segment_id: int, offset: int, length: int) -> Any:
+        region = self.regions.get(segment_id)
+        if region is None:
+            raise ObjectLostError.from_message("the registered memory of the object is gone")
+        self.mapped_bytes += length
+        return region.memory.view(offset, length)
 
     def _map(self, segment_id: int) -> _native.Segment:
         try:
@@ -388,6 +409,20 @@ class Store:
         """The mapping of a segment, None where this process has none."""
         own = self._own.get(segment_id)
         return self._mapped.get(segment_id) if own is None else own.memory
+
+    def register(self, buffer: memoryview, keep: Any) -> Block:
+        """Let peers read `buffer` where it lies, as long as the block has uses; it comes with one.
+
+        Memory that lies in a block of `empty`, or in a region, is that block's with one use more.
+        """
+        found = self._find(buffer)
+        if found is not None:
+            return found[0]
+        with self._lock:
+            self._open_blocks += 1
+            block: Block = self.regions.add(buffer, keep, Block).block
+        self._drain()
+        return block
 
     def adopt(self, segment_id: int, size: int, descriptor: int) -> bool:
         """Map a segment ahead of its first use; whether that was needed.  Raises OSError."""
@@ -427,6 +462,7 @@ class Store:
             return {
                 "segments": len(own),
                 "segment_bytes": sum(segment.memory.size for segment in own),
+                "regions": len(self.regions),
                 "blocks": sum(len(segment.blocks) for segment in own),
                 "used_bytes": sum(segment.arena.used - HEADER_BYTES for segment in own),
                 "copied_bytes": self.copied_bytes,

@@ -90,10 +90,58 @@ def from_tensor(tensor: Any) -> Any:
     return copy
 
 
+class Registration:
+    """Memory that peers may read where it lies, until `unregister` or the end of a ``with`` block.
+
+    Objects that carry the memory keep it registered as long as they live.
+    """
+
+    def __init__(self, buffer: memoryview, keep: Any) -> None:
+        self._store = engine().store
+        self._block: Any = self._store.register(buffer, keep)
+        self.nbytes = buffer.nbytes
+
+    def unregister(self) -> None:
+        """New objects copy the memory again; may be repeated."""
+        block, self._block = self._block, None
+        if block is not None:
+            self._store.release(block)
+
+    def __enter__(self) -> Registration:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unregister()
+
+    def __repr__(self) -> str:
+        state = "unregistered" if self._block is None else "registered"
+        return f"<Registration of {self.nbytes} bytes, {state}>"
+
+
+def register_memory(tensor_or_buffer: Any) -> Registration:
+    """Let peers read memory of yours in place: no copy is made when it is put, passed or returned.
+
+    Readers on other nodes fetch it by RDMA straight from where it lies; where there is no RDMA, and on the
+    same node, it is sent over a socket from where it lies (`spoke.empty` gives memory that the same node can
+    map, which is faster there).  A reader gets the bytes as they are when it reads them: do not write while
+    somebody may be reading.  It stays registered until `Registration.unregister`.
+
+    Args:
+        tensor_or_buffer: a contiguous CPU tensor, numpy array or writable buffer.
+
+    Raises:
+        TypeError: not memory.
+        ValueError: read-only, not contiguous, freed or empty memory, or a tensor on another device.
+    """
+    from spoke.registering import memory_of
+
+    return Registration(memory_of(tensor_or_buffer), tensor_or_buffer)
+
+
 def object_store_stats() -> dict[str, int]:
     """Counters of this process's shared memory.
 
-    segments, segment_bytes, blocks, used_bytes: what it holds; copied_bytes: what it has copied into
+    segments, segment_bytes, regions, blocks, used_bytes: what it holds; copied_bytes: what it has copied into
     blocks so far (does not grow when `empty` tensors are passed); mapped_bytes: what it has read in
     place.  shm_, tcp_ and rdma_blocks, _bytes, _copies: what came here by each path otherwise, and how
     often the bytes of a block were copied here after they had arrived.

@@ -181,7 +181,7 @@ class Values:
         for part in parts:
             if type(part) is bytes:
                 opened.append(part)
-            elif part[0] == mapped_node:
+            elif part[0] == mapped_node and part[2] > 0:
                 view = self._store.view(part)
                 if lease is not None:
                     lease.attach(view)

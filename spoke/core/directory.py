@@ -55,6 +55,7 @@ class Directory:
             "jobs": self._jobs,
             "pids": self._pids,
             "owns": self._owns,
+            "address": self._address,
             "kv_put": self._kv_put,
             "kv_get": self._kv_get,
             "kv_del": self._kv_del,
@@ -207,6 +208,11 @@ class Directory:
         if client.worker is not None:
             client.worker.owns = int(args["count"])
             client.worker.owns_at = self.s.now
+
+    def _address(self, client: Client, args: dict[str, Any]) -> list[Any] | None:
+        """Where a process listens, None for one that is gone."""
+        other = self.s.clients.get(args["id"])
+        return None if other is None else other.address
 
     def _jobs(self, client: Client, args: dict[str, Any]) -> list[dict[str, Any]]:
         return [

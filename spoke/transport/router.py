@@ -3,6 +3,7 @@
 ``SPOKE_TRANSPORT`` says what may be used:
 
 - ``auto``: blocks of this node are mapped; others come by RDMA where both ends can, else over TCP.
+  Registered memory of another process cannot be mapped: on one node it comes over a socket.
 - ``shm``: blocks of this node are mapped; those of other nodes are refused.
 - ``rdma``: blocks of this node are mapped; others come by RDMA or not at all.
 - ``tcp``: all blocks come over sockets, those of this node as well.
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from spoke.errors import RayDirectTransportError
 from spoke.transport.base import Part, Transport, TransportFailed
 
+SEGMENT, REGION, OWN_REGION = range(3)  # what a block lies in: regions are `spoke.regions`
 NO_DEVICE = "no RDMA device on this node"
 
 
@@ -29,13 +31,16 @@ class Router:
     """Chooses among the paths of one process.
 
     Args:
-        node_id: of this process.
+        node_id, process_id: of this process.
         mode: the value of ``SPOKE_TRANSPORT``.
         rdma: None where this process has no device.
     """
 
-    def __init__(self, node_id: bytes, mode: str, shm: Transport, tcp: Transport) -> None:
+    def __init__(
+        self, node_id: bytes, mode: str, shm: Transport, tcp: Transport, process_id: bytes = b""
+    ) -> None:
         self.node_id = node_id
+        self.process_id = process_id
         self.mode = mode
         self.maps = mode != "tcp"  # whether blocks of this node are mapped
         self.shm = shm
@@ -75,9 +80,9 @@ class Router:
             RayDirectTransportError: ``SPOKE_TRANSPORT`` allows no path that works.
         """
         buffers: list[Any] = [None] * len(parts)
-        for node_id, indices in _by_node(parts).items():
+        for (node_id, kind), indices in self._by_source(parts).items():
             batch = [parts[index] for index in indices]
-            for index, found in zip(indices, self._run(node_id, "fetch", batch), strict=True):
+            for index, found in zip(indices, self._run(node_id, kind, "fetch", batch), strict=True):
                 buffers[index] = found
         return buffers
 
@@ -86,11 +91,15 @@ class Router:
 
         What was there before is lost even where it raises.
         """
-        for node_id, indices in _by_node(parts).items():
-            self._run(node_id, "read", [parts[i] for i in indices], [into[i] for i in indices])
+        for (node_id, kind), indices in self._by_source(parts).items():
+            self._run(node_id, kind, "read", [parts[i] for i in indices], [into[i] for i in indices])
 
-    def _run(self, node_id: bytes, what: str, *batch: Any) -> Any:
+    def _run(self, node_id: bytes, kind: int, what: str, *batch: Any) -> Any:
+        if kind == OWN_REGION:
+            return getattr(self.shm, what)(*batch)
         name = self.path(node_id).name
+        if name == "shm" and kind == REGION:
+            name = "tcp"
         if name == "rdma":
             assert self.rdma is not None
             try:
@@ -116,9 +125,10 @@ class Router:
                 }
         return found
 
-
-def _by_node(parts: list[Part]) -> dict[bytes, list[int]]:
-    found: dict[bytes, list[int]] = {}
-    for index, part in enumerate(parts):
-        found.setdefault(part[0], []).append(index)
-    return found
+    def _by_source(self, parts: list[Part]) -> dict[tuple[bytes, int], list[int]]:
+        """Indices of the parts by node and kind of memory."""
+        found: dict[tuple[bytes, int], list[int]] = {}
+        for index, part in enumerate(parts):
+            kind = SEGMENT if part[2] > 0 else OWN_REGION if part[1] == self.process_id else REGION
+            found.setdefault((part[0], kind), []).append(index)
+        return found
