@@ -36,6 +36,8 @@ class Copies:
         Raises:
             what `Router.fetch` raises, MemoryError where there is no memory for a long block.
         """
+        if any(part[2] < 0 for part in parts):
+            entry = None  # registered memory is read anew each time: it may have changed
         if entry is not None:
             kept = self._kept.get(entry)
             if kept is not None and len(kept) == len(parts):
