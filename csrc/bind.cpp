@@ -1,4 +1,4 @@
-// The Python module spoke._native: the only file that knows Python.
+// The Python module spoke._native: with bind_verbs.cpp the only file that knows Python.
 //
 // Rules: everything that can wait or copies much runs without the GIL; no lock of ours is held
 // while the GIL is taken; no native object keeps a reference to a Python object.
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "arena.h"
+#include "bind_verbs.h"
 #include "reactor.h"
 #include "segment.h"
 #include "spawn.h"
@@ -341,4 +342,5 @@ NB_MODULE(_native, module) {
     bind_reactor(module);
     bind_memory(module);
     bind_processes(module);
+    bind_verbs(module);
 }

@@ -200,3 +200,112 @@ def check_refs(refs: list[Any], type: type, slot: Any) -> int:
 
 def memcpy_rate(bytes: int) -> float:
     """Best of five copies of ``bytes`` between resident buffers, in bytes per second."""
+
+class RdmaRegion:
+    """Registered memory; deregistered when the last operation and object that use it are gone.
+
+    It does not keep the memory itself, unless it is a segment: whoever registers does.
+    """
+
+    @property
+    def address(self) -> int: ...
+    @property
+    def rkey(self) -> int: ...
+    def __len__(self) -> int: ...
+
+class RdmaEngine:
+    """A verbs device, opened, with its one thread.
+
+    ``library`` is "system" (libibverbs) or "fake" (the software device).  With an empty ``device`` the
+    first usable one; ``port`` 0 is its first active port, ``gid_index`` -1 the best one.
+
+    Raises:
+        OSError: no library, no device, no usable port; the text says which and why.
+    """
+
+    def __init__(self, library: str, device: str = "", port: int = 0, gid_index: int = -1) -> None: ...
+    @property
+    def fd(self) -> int:
+        """Readable while there are notices."""
+
+    @property
+    def alive(self) -> bool:
+        """False once the device or its completion queue is lost."""
+
+    @property
+    def completions(self) -> int: ...
+    def info(self) -> dict[str, Any]:
+        """The port as it is now: device, port, active, link_layer, mtu_bytes, gid, problem, ..."""
+
+    def take_notices(self) -> list[tuple[int, int, str]]:
+        """(kind, number, text): 1 port down, 2 port up, 3 address changed, 4 device lost, 5 connection broken."""
+
+    def register(self, address: int, length: int, remote_read: bool) -> RdmaRegion:
+        """Register memory for reads into it, and with ``remote_read`` by peers.
+
+        Raises:
+            OSError: ENOMEM where too little memory may be locked, EINVAL for 0 or more than 3.5 GiB.
+        """
+
+    def register_segment(self, segment: Segment) -> RdmaRegion:
+        """Register a whole segment of this process.  OSError EACCES for one mapped read-only."""
+
+class RdmaOperation:
+    """A list of reads under way; it owns its destination until it is finished."""
+
+    def wait(self, timeout_s: float) -> bool: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def error(self) -> str:
+        """Why it failed; empty where it did not, once finished."""
+
+class RdmaReader:
+    """The reading end of a connection to one peer."""
+
+    def __init__(self, engine: RdmaEngine) -> None: ...
+    @property
+    def address(self) -> bytes: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def usable(self) -> bool: ...
+    @property
+    def bytes_read(self) -> int: ...
+    def connect(self, peer: bytes) -> None:
+        """OSError EPROTO for an address that no responder gave."""
+
+    def read(self, slices: list[tuple[RdmaRegion, int, int, int, int]]) -> RdmaOperation:
+        """Read (region, local address, remote address, rkey, length) each, in one chain.
+
+        Raises:
+            OSError: EINVAL for a destination outside its region, ENOTCONN where the connection failed;
+                nothing was posted then.
+        """
+
+    def close(self, why: str) -> None:
+        """End the connection; every operation on it is finished afterwards, with this reason."""
+
+class RdmaResponder:
+    """The end of a connection whose memory is read: nothing is, after `close`."""
+
+    def __init__(self, engine: RdmaEngine) -> None: ...
+    @property
+    def address(self) -> bytes: ...
+    @property
+    def usable(self) -> bool: ...
+    def connect(self, peer: bytes) -> None: ...
+    def close(self) -> None: ...
+
+def rdma_ports(library: str) -> list[dict[str, Any]]:
+    """All ports of all devices, each with the ``problem`` that keeps it from being used, or "".
+
+    Raises:
+        OSError: ENODEV where libibverbs cannot be loaded.
+    """
+
+def fake_rdma(command: str, value: int = 0) -> None:
+    """Let the software devices of this process fail: see csrc/fake_verbs.h.  OSError EINVAL if unknown."""
+
+def fake_rdma_requests() -> int:
+    """Work requests that the software devices of this process carried out."""
