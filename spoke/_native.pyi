@@ -238,7 +238,7 @@ class RdmaEngine:
         """The port as it is now: device, port, active, link_layer, mtu_bytes, gid, problem, ..."""
 
     def take_notices(self) -> list[tuple[int, int, str]]:
-        """(kind, number, text): 1 port down, 2 port up, 3 address changed, 4 device lost, 5 connection broken."""
+        """(kind, number, text): 1 port down, 2 up, 3 address changed, 4 device lost, 5 connection broken."""
 
     def register(self, address: int, length: int, remote_read: bool) -> RdmaRegion:
         """Register memory for reads into it, and with ``remote_read`` by peers.
