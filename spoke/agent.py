@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from spoke import _native, limits, logs, orphans
+from spoke.device_watch import DeviceWatch
 from spoke.devices import visible_devices
 from spoke.loop import Loop, Timer
 from spoke.nursery import Nursery, Order
@@ -106,6 +107,7 @@ class Agent:
         self._quiet_s = logs.BUSY_S
         self._closing = False
         self._sweep_timer: Timer | None = None
+        self._gpus = DeviceWatch(loop, visible_devices(settings.gpu_visible), emit)
         self.segments = SegmentService(
             SegmentTable(settings.store_limit, _native.Segment.create, settings.first_segment),
             loop.reactor,
@@ -132,6 +134,7 @@ class Agent:
         self._emit((AGENT_UP, mine.node_id, mine.host, mine.port, mine.resources, mine.labels, os.getpid()))
         if any(mine.topology.values()):
             self._emit((DEVICES, mine.topology))
+        self._gpus.tell()
 
     def report(self) -> None:
         """Tell a hub that was restarted which workers live, and how others ended."""
@@ -184,6 +187,7 @@ class Agent:
             self._could_not_start(worker_id, f"no log file: {error}")
             return
         self._starting[worker_id] = KEEP
+        self._gpus.starts(worker_id, gpu_ids)
         changes = self._changes(worker_id, env, gpu_ids)
 
         def done(pid: int, pidfd: int, error: str) -> None:
@@ -282,6 +286,7 @@ class Agent:
         self._report_exit(worker.worker_id, worker.pid, *status, tail)
 
     def _report_exit(self, *fields: Any) -> None:
+        self._gpus.ended(fields[0])  # first: the hub must not give away what is still held
         self._exits.append(fields)
         self._emit((WORKER_EXIT, *fields))
 

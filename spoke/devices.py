@@ -137,19 +137,20 @@ def describe_gpus(visible: list[str] | None) -> list[dict[str, Any]]:
     return rows
 
 
-def gpu_processes(visible: list[str] | None, index: int) -> dict[int, int]:
-    """The processes that compute on a GPU, by id, with the bytes of its memory that each holds.
-
-    Empty where NVML cannot tell.
-    """
+def gpu_processes(visible: list[str] | None, indices: list[int]) -> dict[int, list[int]]:
+    """The processes that compute on these GPUs, by index; a GPU of which NVML can tell nothing has none."""
     module = nvml()
-    if module is None:
+    if module is None or not indices:
         return {}
     handles = _handles(visible)
-    if index >= len(handles):
-        return {}
-    found = _ask(module.nvmlDeviceGetComputeRunningProcesses, handles[index]) or []
-    return {int(one.pid): int(getattr(one, "usedGpuMemory", None) or 0) for one in found}
+    found: dict[int, list[int]] = {}
+    for index in indices:
+        handle = handles[index] if index < len(handles) else None
+        listed = (
+            (_ask(module.nvmlDeviceGetComputeRunningProcesses, handle) or []) if handle is not None else []
+        )
+        found[index] = [int(process.pid) for process in listed]
+    return found
 
 
 def describe_nics() -> list[dict[str, Any]]:

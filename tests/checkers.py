@@ -44,6 +44,7 @@ class ResourceReferee:
         self.specs: dict[tuple[bytes, int], dict[str, Any]] = {}
         self.worker_node: dict[bytes, bytes] = {}
         self.dead: dict[bytes, bool] = {}  # processes that are reaped, whether or not the hub knows
+        self.held: dict[bytes, list[int]] = {}  # devices that the hub knows are not free, by node
         self.woke: dict[bytes, bool] = {}  # nodes where a sleeper took its CPUs back
         self.granted_total = 0
         self.granted_to: dict[int, bytes] = {}
@@ -58,6 +59,8 @@ class ResourceReferee:
         if kind == wire.AGENT_UP:
             amounts = {name: round(value * UNIT) for name, value in message[4].items()}
             self.totals[peer] = amounts
+        elif kind == wire.DEVICES_HELD:
+            self.held[peer] = [index for index, _ in message[1]]
         elif kind == wire.WANT:
             self.specs[peer, message[1]] = message[2]
         elif kind == wire.GIVE_BACK and not message[2]:
@@ -147,6 +150,9 @@ class ResourceReferee:
         for index in promise.gpu_ids:
             used = sum(min(UNIT, one.amounts.get("GPU", 0)) for one in others if index in one.gpu_ids)
             assert used <= UNIT, f"GANG-1: device {index} was promised to several live processes"
+            whole = promise.amounts.get("GPU", 0) >= UNIT  # a share may have been on its way before
+            stuck = whole and index in self.held.get(promise.node_id, ())
+            assert not stuck, f"GANG-3: device {index} was promised while a process holds it"
         self._check_node(promise.node_id, cpu="CPU" in promise.amounts)
 
     def _check_node(self, node_id: bytes, cpu: bool) -> None:

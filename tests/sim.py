@@ -47,7 +47,7 @@ class World:
         self.transcript: list[str] | None = None
         self.tick_at: float | None = None
         self.rate = rng.choice([1.0, 3.0, 8.0])
-        rates = {"start_fails": 0.02, "task_crashes": 0.01, "retires": 0.1}
+        rates = {"start_fails": 0.02, "task_crashes": 0.01, "retires": 0.1, "lingers": 0.3}
         self.rates = rates if faults else {"retires": 0.1}
         self.durable = durable
         self.journal: dict[tuple[str, bytes], Any] = {}

@@ -132,6 +132,8 @@ class Agent(Process):
         self.labels = labels
         self.workers: dict[bytes, SimWorker | None] = {}  # None: starting
         self.exits: list[list[Any]] = []
+        self.gpus: dict[bytes, list[int]] = {}  # of the workers
+        self.held: dict[int, bool] = {}  # devices that something still is on
         self._up()
         self._beat(0)
 
@@ -142,6 +144,7 @@ class Agent(Process):
     def introduce(self) -> None:
         """The processes that live, and how others ended."""
         self._up()
+        self._tell_held()
         self.send(wire.AGENT_REPORT, [[one, 9] for one in self.workers], self.exits[-50:])
 
     def _beat(self, sequence: int) -> None:
@@ -154,6 +157,7 @@ class Agent(Process):
         if kind == wire.SPAWN:
             worker_id = message[1]
             self.workers[worker_id] = None
+            self.gpus[worker_id] = message[4] or []
             self.world.live[worker_id] = self.id
             self.world.after(self.world.rng.uniform(0.01, 0.1), lambda: self._start(worker_id, message[4]))
         elif kind == wire.STOP_WORKER:
@@ -176,6 +180,7 @@ class Agent(Process):
             if worker is not None:
                 worker.die()
             self.world.died(worker_id)
+            self._linger(self.gpus.pop(worker_id))
             exit_ = [worker_id, 9, code, signal, tail]
 
             def report() -> None:
@@ -183,6 +188,23 @@ class Agent(Process):
                 self.send(wire.WORKER_EXIT, *exit_)
 
             self.world.after(0.001, report)
+
+    def _linger(self, gpu_ids: list[int]) -> None:
+        """Something that the worker started may still hold its devices for a while."""
+        others = [index for other in self.gpus.values() for index in other]
+        stuck = [index for index in gpu_ids if index not in others and self.world.chance("lingers")]
+        if stuck:
+            self.held.update(dict.fromkeys(stuck, True))
+            self._tell_held()
+            self.world.after(self.world.rng.uniform(0.05, 3.0), lambda: self._let_go(stuck))
+
+    def _let_go(self, gpu_ids: list[int]) -> None:
+        for index in gpu_ids:
+            self.held.pop(index, None)
+        self._tell_held()
+
+    def _tell_held(self) -> None:
+        self.send(wire.DEVICES_HELD, [[index, [4711]] for index in self.held])
 
     def die(self, silently: bool = False) -> None:
         """PROC-1: no process outlives its agent."""

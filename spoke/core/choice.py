@@ -165,12 +165,3 @@ def _why(node: Node, shape: Shape) -> str:
         if node.ledger.total.get(name, 0) < units
     }
     return f"has only {show(short)}"
-
-
-def busy_text(s: State, shape: Shape) -> str:
-    """Why a request that could fit waits now."""
-    free = []
-    for node in s.alive[:_REASON_NODES_MAX]:
-        amounts = {name: max(0, node.ledger.free.get(name, 0)) for name in shape.place}
-        free.append(f"{node.node_id.hex()[:8]}: {show(amounts)}")
-    return f"waits for {show(shape.place)}; free now: " + "; ".join(free)

@@ -13,8 +13,8 @@ from typing import Any
 from spoke.core import actors, groups, reached
 from spoke.core.journal import kv_key
 from spoke.core.ledger import to_floats
-from spoke.core.scheduler import Scheduler
 from spoke.core.state import Actor, Client, Group, Node, State, Want
+from spoke.core.why import explain, headline
 from spoke.limits import MAX_KV_VALUE_BYTES
 
 ROWS_MAX = 10_000
@@ -34,9 +34,8 @@ class RequestError(Exception):
 class Directory:
     """One method per question; see `answer`."""
 
-    def __init__(self, state: State, scheduler: Scheduler) -> None:
+    def __init__(self, state: State) -> None:
         self.s = state
-        self.scheduler = scheduler
         self._table: dict[str, Handler] = {
             "nodes": self._nodes,
             "cluster_resources": self._cluster_resources,
@@ -104,6 +103,7 @@ class Directory:
             "Labels": dict(node.labels),
             "IsHead": node.is_head,
             "Topology": node.topology.plain(),
+            "Draining": {index: list(holders.pids) for index, holders in node.held.items()},
             "pid": node.pid,
             "workers": len(node.workers),
             "silent_s": self.s.now - node.last_heard,
@@ -260,12 +260,12 @@ class Directory:
         name = args["id"]
         if type(name) is int:
             want = client.wants.get(name)
-            return self.scheduler.why(want) if want is not None else "nothing is wanted for this class"
+            return explain(self.s, want) if want is not None else "nothing is wanted for this class"
         item = self.s.actors.get(name) or self.s.groups.get(name)
         if item is not None:
             if isinstance(item, Actor) and item.line is None:
                 return f"the actor is {item.state}" + ("" if item.holding is None else _startup(item))
-            return self.scheduler.why(item)
+            return explain(self.s, item)
         buried = self.s.dead_actors.get(name)
         if buried is not None:
             return f"the actor is DEAD: {buried.info.get('cause', '')}"
@@ -280,7 +280,7 @@ class Directory:
             for item in line.all():
                 if len(rows) >= ROWS_MAX:
                     return rows
-                row: dict[str, Any] = {"reason": self.scheduler.why(item)}
+                row: dict[str, Any] = {"reason": headline(self.s, item)}
                 row["infeasible"] = bool(line.infeasible)
                 if isinstance(item, Want):
                     row.update(what="class", id=item.class_id, client=item.client.peer)

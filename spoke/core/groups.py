@@ -121,6 +121,7 @@ class Groups:
                 s.touched[home] = node
                 done.append(bundle)
         group.reason = ""
+        group.placed_at = s.now
         self.gangs.placed(group)
         self._move(group, CREATED)
         s.grew()  # what waits for this group's slots

@@ -61,7 +61,7 @@ class HubCore:
         self.actors = Actors(s, self.pool)
         self.groups = Groups(s, self.pool, self.leases, self.actors)
         self.scheduler = Scheduler(s, self.pool, self.leases, self.actors, self.groups, self.nodes.index)
-        self.directory = Directory(s, self.scheduler)
+        self.directory = Directory(s)
         self.endpoints = Endpoints(s)
         self.directory.add(self.endpoints.requests)
         self.actors.on_ended = self.endpoints.actor_ended

@@ -107,6 +107,7 @@ class Nodes:
         for index, pids in found.items():
             since = before[index].since if index in before else s.now
             node.held[index] = Holders(pids, since)
+        s.touched[node.node_id] = node
         s.grew()
 
     def fence(self, peer: bytes, reason: str) -> None:

@@ -70,12 +70,14 @@ class Pool:
             client.job = holding.job
 
     def _clear_devices(self, holding: Holding) -> bool:
-        """Stop idle workers that still have memory on these GPUs; True when none is left.
+        """Stop idle workers that still have memory on these GPUs; True when nobody is left there.
 
         A share of a GPU tolerates others like itself; a whole GPU tolerates one idle worker only:
         the one that will be used.
         """
         key, job = holding.key, holding.job
+        if holding.node.held and any(index in holding.node.held for index in key[1] or ()):
+            return False  # a process that is no worker's
         whole = holding.shape.gpu >= UNIT
         clear = True
         kept = False

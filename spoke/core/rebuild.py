@@ -70,6 +70,9 @@ class Rebuild:
         ]
         for client in list(self.s.clients.values()):
             self._leases(client)
+        for node_id, held in self.found.held.items():
+            if node_id in self.s.nodes:  # after what lives took its devices, before anything is placed
+                self.hub.nodes.held(self.s.nodes[node_id], held)
         self._keepers()
         self._idle_workers()
         self._nodes_gone()

@@ -51,6 +51,7 @@ class Recovery:
             self.tables.setdefault(table, {})[key] = record
         self.agents: dict[bytes, list[Any]] = {}  # AGENT_UP of those that also reported
         self.devices: dict[bytes, dict[str, Any]] = {}  # of the agents' nodes
+        self.held: dict[bytes, list[Any]] = {}  # devices there that left-over processes hold
         self.clients: dict[bytes, list[Any]] = {}  # CLIENT_UP
         self.workers: dict[bytes, Found] = {}
         self.exits: dict[bytes, Exit] = {}  # of workers
@@ -88,6 +89,8 @@ class Recovery:
             self._up[peer] = message
         elif kind == wire.DEVICES and peer in self._up:
             self.devices[peer] = message[1]
+        elif kind == wire.DEVICES_HELD and (peer in self._up or peer in self.agents):
+            self.held[peer] = message[1]
         elif kind == wire.AGENT_REPORT and peer in self._up:
             self._report(peer, message)
         elif kind == wire.WORKER_EXIT and peer in self.agents:
@@ -117,6 +120,7 @@ class Recovery:
     def _lost(self, peer: bytes) -> None:
         """It is as if it had not come back yet; it may come again."""
         self._up.pop(peer, None)
+        self.held.pop(peer, None)
         self.clients.pop(peer, None)
         self.backlog = [one for one in self.backlog if one.peer != peer]
         if self.agents.pop(peer, None) is not None:

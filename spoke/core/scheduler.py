@@ -15,9 +15,9 @@ from typing import Final
 from spoke import wire
 from spoke.core import placement
 from spoke.core.actors import Actors
-from spoke.core.choice import Unplaceable, busy_text, choose_bundle, choose_node, infeasible, visible
+from spoke.core.choice import Unplaceable, choose_bundle, choose_node, infeasible, visible
 from spoke.core.fit import FitIndex
-from spoke.core.groups import REMOVED, Groups
+from spoke.core.groups import Groups
 from spoke.core.leases import Leases
 from spoke.core.ledger import Amounts, Ledger
 from spoke.core.pool import Pool
@@ -328,26 +328,3 @@ class Scheduler:
             if holding.blocked:
                 ledger.overdraw(holding.shape.cpu)
         return views
-
-    def why(self, item: Item) -> str:
-        """Why an item waits, in words."""
-        line = item.line
-        if line is None and isinstance(item, Group):
-            latest = f"; latest: {item.reason}" if item.reason else ""
-            return f"the placement group is {item.state}{latest}"
-        if line is None:
-            return "it does not wait for resources"
-        if line.infeasible:
-            return line.infeasible
-        if isinstance(item, Group):
-            return f"waits until all {len(item.bundles)} bundles fit at once"
-        if isinstance(item, (Want, Actor)):
-            if item.shape.group_id is None:
-                return busy_text(self.s, item.shape)
-            group = self.s.groups.get(item.shape.group_id)
-            if group is None or group.state == REMOVED:
-                return "its placement group is unknown"
-            if group.line is not None:
-                return f"waits for its placement group, which {self.why(group)}"
-            return "waits for room in its placement group"
-        return ""

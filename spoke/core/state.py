@@ -120,7 +120,19 @@ class Worker:
 class Holding:
     """Resources taken for one lease or one life of an actor; outlives both until the worker is gone."""
 
-    __slots__ = ("blocked", "bundle", "job", "key", "node", "serial", "shape", "share", "user", "worker")
+    __slots__ = (
+        "blocked",
+        "bundle",
+        "job",
+        "key",
+        "node",
+        "serial",
+        "shape",
+        "share",
+        "since",
+        "user",
+        "worker",
+    )
 
     def __init__(
         self, serial: int, node: Node, share: Share, bundle: Bundle | None, shape: Shape, job: bytes
@@ -134,6 +146,7 @@ class Holding:
         self.user: Lease | Actor | None = None  # None: ended, the process is not reaped yet
         self.worker: Worker | None = None
         self.blocked = False
+        self.since = 0.0
         gpus: tuple[int, ...] | None = share.gpu_ids or None
         if gpus is None and bundle is not None and node.has_gpu:
             gpus = ()  # a member of a group sees its own devices only
@@ -143,11 +156,21 @@ class Holding:
 class Item:
     """Something that waits for placement."""
 
-    __slots__ = ("blocked_since", "earmark", "line", "reclaim_at", "reported", "seq", "unknown_since")
+    __slots__ = (
+        "blocked_since",
+        "earmark",
+        "line",
+        "reclaim_at",
+        "reported",
+        "seq",
+        "unknown_since",
+        "waits_since",
+    )
 
     def __init__(self) -> None:
         self.seq = 0
         self.line: Line | None = None  # the line it stands in
+        self.waits_since = 0.0  # when it came to its line
         self.blocked_since: float | None = None
         self.reclaim_at = 0.0
         self.reported = False  # the owner knows that it is infeasible
@@ -313,6 +336,7 @@ class Group(Item):
         "name",
         "namespace",
         "owner",
+        "placed_at",
         "reason",
         "request",
         "restarts",
@@ -328,6 +352,7 @@ class Group(Item):
         self.request: Any = None  # placement.Request
         self.bundles: list[Bundle] = []
         self.state = "PENDING"
+        self.placed_at = 0.0
         self.reason = ""
         self.name: str = spec.get("name") or ""
         self.namespace: str = spec.get("namespace") or ""
@@ -427,6 +452,7 @@ class State:
 
     def hold(self, node: Node, share: Share, bundle: Bundle | None, shape: Shape, job: bytes) -> Holding:
         holding = Holding(self.serial(), node, share, bundle, shape, job)
+        holding.since = self.now
         node.load += 1
         if bundle is not None:
             bundle.group.holdings[holding.serial] = holding
@@ -484,6 +510,7 @@ class State:
         """Stand at the end of the line for `key`."""
         self._seq += 1
         item.seq = self._seq
+        item.waits_since = self.now
         line = self.lines.get(key)
         if line is None:
             line = self.lines[key] = Line(key)
