@@ -116,6 +116,7 @@ _LAZY = {
     "deregister_serializer": "serializers",
     "register_serializer": "serializers",
     "spawn": "registry",
+    "transport_of": "paths",
     "wait_ready": "registry",
 }
 # Modules that `import spoke` lets one look up; everything else below `spoke` is internal.

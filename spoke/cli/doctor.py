@@ -9,17 +9,23 @@ from collections.abc import Callable
 import click
 
 from spoke import config, devices, machine, records
+from spoke.cli.doctor_rdma import RDMA_CHECKS, reach
 
 
 @click.command()
-def doctor() -> None:
+@click.option("--peer", metavar="HOST:PORT", help="Also check the way to this daemon of another node.")
+def doctor(peer: str | None) -> None:
     """Check this machine; exit code 1 if something that is needed is missing."""
     failed = 0
-    for name, check, needed in _CHECKS:
+    checks = [*_CHECKS, *RDMA_CHECKS]
+    if peer is not None:
+        checks.append(("peer", lambda: reach(peer), True))
+    for name, check, needed in checks:
         try:
             text, good = check(), True
         except Exception as error:  # whatever is wrong is what this command is asked for
-            text, good = f"{type(error).__name__}: {error}", False
+            plain = isinstance(error, LookupError)
+            text, good = str(error.args[0]) if plain else f"{type(error).__name__}: {error}", False
         failed += needed and not good
         word = "ok" if good else ("FAILED" if needed else "missing")
         click.echo(f"{word:8}{name:16}{text}")
@@ -67,13 +73,6 @@ def _gpus() -> str:
     return f"{count} x {devices.gpu_model(0) or 'GPU'}"
 
 
-def _rdma() -> str:
-    devices = sorted(os.listdir("/sys/class/infiniband")) if os.path.isdir("/sys/class/infiniband") else []
-    if not devices:
-        raise LookupError("no RDMA device; transfers between machines go over TCP")
-    return ", ".join(devices)
-
-
 def _daemons() -> str:
     found = [f"{record['role']} of {record['address']} (pid {record['pid']})" for record in records.live()]
     return "; ".join(found) or "none of this user runs"
@@ -87,5 +86,4 @@ _CHECKS: list[tuple[str, Callable[[], str], bool]] = [
     ("directories", _directories, True),
     ("daemons", _daemons, True),
     ("GPUs", _gpus, False),
-    ("RDMA", _rdma, False),
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from spoke.cli.common import Failed, HostPort, observe
+from spoke.rdmafacts import nic_text
 
 
 @click.command()
@@ -38,11 +39,13 @@ def _show(where: str, nodes: list[Any], demands: list[Any], actors: list[Any]) -
     console = Console(highlight=False)
     alive = [node for node in nodes if node["Alive"]]
     console.print(f"cluster {where}: {len(alive)} of {len(nodes)} nodes alive, {len(actors)} actors known")
-    table = Table("node", "address", "state", "workers", "in use / total")
+    table = Table("node", "address", "state", "workers", "RDMA", "in use / total")
     for node in nodes:
         state = "alive" if node["Alive"] else f"dead: {node['DeathReasonMessage']}"
         name = node["NodeID"][:12] + (" (head)" if node["IsHead"] else "")
-        table.add_row(name, node["NodeManagerAddress"], state, str(node["workers"]), _usage(node))
+        table.add_row(
+            name, node["NodeManagerAddress"], state, str(node["workers"]), _rdma(node), _usage(node)
+        )
     console.print(table)
     if not demands:
         console.print("nothing waits")
@@ -57,6 +60,11 @@ def _show(where: str, nodes: list[Any], demands: list[Any], actors: list[Any]) -
             str(demand.get("reason") or "other requests come first"),
         )
     console.print(waiting)
+
+
+def _rdma(node: dict[str, Any]) -> str:
+    """How the node's blocks reach other nodes: its RDMA devices, or why there are none."""
+    return nic_text(list((node.get("Topology") or {}).get("nics") or []))
 
 
 def _usage(node: dict[str, Any]) -> str:

@@ -72,6 +72,17 @@ class Router:
             )
         return Path("tcp", self._failed.get(node_id, why))
 
+    def path_of(self, part: Part) -> Path:
+        """The path of one block, `path` with registered memory in mind."""
+        kind = self._kind(part)
+        if kind == OWN_REGION:
+            return Path(self.shm.name, "")
+        path = self.path(part[0])
+        return Path(self.tcp.name, "") if kind == REGION and path.name == self.shm.name else path
+
+    def _kind(self, part: Part) -> int:
+        return SEGMENT if part[2] > 0 else OWN_REGION if part[1] == self.process_id else REGION
+
     def fetch(self, parts: list[Part]) -> list[Any]:
         """Blocks as read-only buffers, in order.
 
@@ -129,6 +140,5 @@ class Router:
         """Indices of the parts by node and kind of memory."""
         found: dict[tuple[bytes, int], list[int]] = {}
         for index, part in enumerate(parts):
-            kind = SEGMENT if part[2] > 0 else OWN_REGION if part[1] == self.process_id else REGION
-            found.setdefault((part[0], kind), []).append(index)
+            found.setdefault((part[0], self._kind(part)), []).append(index)
         return found
