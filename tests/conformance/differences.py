@@ -45,6 +45,10 @@ DIFFERENCES: dict[str, Difference] = {
         "an unknown strategy is refused at the definition; Ray refuses at the submission",
         [_OK, _OK, _VALUE_ERROR, _TYPE_ERROR],
     ),
+    "pools/imap_error_and_on": Difference(
+        "an iterator raises what the function raised, as multiprocessing does; Ray yields an object",
+        [{"value": 1.0}, {"error": "ZeroDivisionError", "is": ["ZeroDivisionError"]}, {"value": 0.5}],
+    ),
     "serialization/shared_identity_in_one_value": Difference(
         "one object twice in one value stays one object, as in plain pickle", True
     ),
