@@ -125,7 +125,13 @@ def test_workloads_file_is_self_contained() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["1:1 actor calls async", "single client tasks sync", "idle cluster processes"]
+    "name",
+    [
+        "1:1 actor calls async",
+        "single client tasks sync",
+        "idle cluster processes",
+        "tensor hand-over between actors, 1 MiB",
+    ],
 )
 def test_workload_runs_on_spoke_and_leaves_nothing(name: str) -> None:
     figure = run_once(SPOKE, WORKLOADS[name], quick=True, timeout_s=60)

@@ -20,6 +20,7 @@ from statistics import median
 
 from spoke import config
 
+from . import handover as handover  # its workloads register themselves
 from .budget import TARGETS
 from .floors import FLOORS
 from .workloads import MARK, WORKLOADS, Workload, cluster_processes
@@ -96,7 +97,8 @@ def run_once(engine: Engine, workload: Workload, quick: bool, timeout_s: float =
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if engine.module == "spoke":  # run by path, the file does not find the package beside it by itself
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH", "")]))
-    command = [engine.python, str(Path(__file__).with_name("workloads.py")), engine.module, workload.name]
+    file = sys.modules[workload.body.__module__].__file__
+    command = [engine.python, str(file), engine.module, workload.name]
     process = subprocess.Popen(
         command + ["--quick"] * quick,
         env=environ,
