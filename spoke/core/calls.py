@@ -154,7 +154,9 @@ class CallTable:
                 return None
             self._forget(call)  # queued again
         elif type(call.key) is bytes:
-            self.actors.replied(call)
+            channel = self.actors.channels.get(call.key)
+            if channel is not None:
+                channel.inflight.pop(call_id, None)
         else:
             self.tasks.replied(now, call, micros)
         return call
@@ -188,9 +190,10 @@ class CallTable:
 
     def next_deadline(self) -> float | None:
         """When `tick` wants to be called, in monotonic seconds."""
+        tasks = self.tasks
         if not self.actors.verdicts:
-            return self.tasks.next_deadline()
-        first, second = self.tasks.next_deadline(), self.actors.next_deadline()
+            return tasks.next_deadline() if tasks.idle or tasks.backlogged or tasks.lost or tasks.turns else None
+        first, second = tasks.next_deadline(), self.actors.next_deadline()
         if first is None or second is None:
             return first if second is None else second
         return min(first, second)

@@ -111,11 +111,6 @@ class ActorChannels:
         call.peer = channel.peer
         self.table.out.append(("send", channel.peer, channel.address, call))
 
-    def replied(self, call: Call) -> None:
-        channel = self.channels.get(call.key)
-        if channel is not None:
-            channel.inflight.pop(call.id, None)
-
     def forget(self, call: Call) -> None:
         channel = self.channels.get(call.key)
         if channel is not None:
