@@ -321,6 +321,8 @@ nb::object reap(int pidfd) {
 void bind_processes(nb::module_& module) {
     module.def("spawn", &spawn, "argv"_a, "env"_a, "cwd"_a.none(), "fds"_a, "death_signal"_a, "new_process_group"_a);
     module.def("reap", &reap, "pidfd"_a);
+    module.def("become_subreaper", &spoke::become_subreaper);
+    module.def("set_death_signal", &spoke::set_death_signal, "signal"_a);
     module.def("set_title", [](nb::handle title) { spoke::set_title(os_string(title)); }, "title"_a);
 }
 

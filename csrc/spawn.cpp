@@ -306,6 +306,12 @@ std::optional<ExitStatus> reap(int pidfd) {
     return ExitStatus{0, info.si_status};
 }
 
+bool become_subreaper() { return ::prctl(PR_SET_CHILD_SUBREAPER, 1UL, 0UL, 0UL, 0UL) == 0; }
+
+bool set_death_signal(int signal) {
+    return ::prctl(PR_SET_PDEATHSIG, static_cast<unsigned long>(signal), 0UL, 0UL, 0UL) == 0;
+}
+
 void set_title(const std::string& title) {
     ::prctl(PR_SET_NAME, title.substr(0, 15).c_str());
     // ps shows the memory between arg_start and arg_end; fields 48 and 49 of stat tell where it is.

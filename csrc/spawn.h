@@ -42,6 +42,12 @@ struct ExitStatus {
 // Exit status of a child and its end as a zombie, or nothing while it runs.
 std::optional<ExitStatus> reap(int pidfd);
 
+// Orphans below this process become its children.
+bool become_subreaper();
+
+// This process gets `signal` when the thread that is its parent ends; 0: none.
+bool set_death_signal(int signal);
+
 // Name shown by ps and top, cut to the room that the command line had.
 void set_title(const std::string& title);
 

@@ -189,6 +189,12 @@ def spawn(
 def reap(pidfd: int) -> tuple[int | None, int] | None:
     """``(exit code, 0)`` or ``(None, signal)`` of a child that ended, None while it runs."""
 
+def become_subreaper() -> bool:
+    """Orphans below this process become its children.  False where the system does not offer that."""
+
+def set_death_signal(signal: int) -> bool:
+    """This process gets `signal` when the thread that is its parent ends; 0: none.  False: not offered."""
+
 def set_title(title: str) -> None:
     """Name shown by ps and top; cut to 15 bytes (thread name) and to the room of the command line."""
 

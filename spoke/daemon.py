@@ -57,7 +57,7 @@ class Peer:
 class Daemon:
     """One node's daemon; `run` serves until the end."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, zygote: tuple[int, int] | None) -> None:
         self.settings = settings
         self.loop = Loop(self._failed)
         self._peers: dict[int, Peer] = {}
@@ -79,6 +79,8 @@ class Daemon:
         self._away_until: float | None = None  # it is away: when to give up
         self.agent: Agent
         self._nursery = Nursery(self.loop, config.environment())
+        if zygote is not None:
+            self._nursery.adopt_zygote(*zygote)
 
     # -- start
 
@@ -95,7 +97,6 @@ class Daemon:
         if mine.state_dir:
             self._open_journal(mine.state_dir)
         node = self._node_settings(log_dir)
-        self._nursery.start_zygote()  # it warms up while this process does what follows
         self._listen(node)
         if mine.mode == "head":
             self._start_hub(node)
@@ -554,8 +555,8 @@ def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def main() -> None:
-    """Entry point of the process."""
+def main(zygote: tuple[int, int] | None = None) -> None:
+    """Entry point of the process, from `spoke.boot`; `zygote` is its pid and the link to it."""
     # A Ctrl-C at the terminal is for the driver alone: this process was started as the leader of a
     # process group, which is all that takes.
     _native.set_title("spoke-daemon")
@@ -564,7 +565,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.stderr.write(f"spoke: this is not for people to start: {error}\n")
         os._exit(2)
-    daemon = Daemon(settings)
+    daemon = Daemon(settings, zygote)
     code = 0
     try:
         daemon.start()

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import os
 from _signal import SIGKILL  # type: ignore[import-not-found]  # a plain number: signal imports enum
-from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 from _socket import socket as _Socket
 from collections.abc import Callable
 from typing import Any
 
-from spoke import _native, prctl, spawning
+from spoke import _native, spawning
 from spoke.loop import Loop
 from spoke.zygote import NUMBER_BYTES, pack_fds
 
@@ -66,21 +65,17 @@ class Nursery:
         """Process id of the zygote, 0 when there is none."""
         return self._zygote[0]
 
-    def start_zygote(self) -> None:
-        """Start the zygote; without it every worker is started by exec."""
-        if not prctl.become_subreaper():
+    def adopt_zygote(self, pid: int, control_fd: int) -> None:
+        """Use the zygote that `boot` started; without one every worker is started by exec."""
+        ours = _Socket(fileno=control_fd)
+        if not _native.become_subreaper():
+            ours.close()  # which ends it
             return
-        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
         try:
-            self._zygote = _native.spawn(
-                spawning.zygote_argv(), self._environment, None,
-                [(2, 2), (theirs.fileno(), spawning.LINK_FD)], SIGKILL, True,
-            )  # fmt: skip
-        except OSError:
+            self._zygote = (pid, os.pidfd_open(pid))
+        except OSError:  # a kernel or sandbox without pidfd_open
             ours.close()
             return
-        finally:
-            theirs.close()
         ours.setblocking(False)
         self._control = ours
         self._source = self._loop.reactor.watch(ours.fileno())

@@ -19,10 +19,8 @@ import msgpack
 CONFIG_FD: Final = 3
 LINK_FD: Final = 4
 
-_DAEMON_BOOT = "import sys; sys.path += sys.argv[1:]; from spoke.daemon import main; main()"
 # In front: the directory that the driver runs in may hold another copy of this package, unbuilt.
 _WORKER_BOOT = "import sys; sys.path[:0] = sys.argv[1:]; from spoke.worker import main; main()"
-_ZYGOTE_BOOT = "import sys; sys.path[:0] = sys.argv[1:]; from spoke.zygote import main; main()"
 
 # Of no use to a child, and not for the eyes of the code it runs.
 PRIVATE_VARIABLES: Final = ("SPOKE_TOKEN", "SPOKE_TOKEN_FILE")
@@ -37,17 +35,13 @@ def own_paths() -> list[str]:
 
 def daemon_argv() -> list[str]:
     """Command line of a daemon."""
-    return [sys.executable, "-I", "-S", "-c", _DAEMON_BOOT, *own_paths()]
+    boot = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
+    return [sys.executable, "-I", "-S", boot, *own_paths()]
 
 
 def worker_argv(executable: str | None = None) -> list[str]:
     """Command line of a worker, run by `executable` (default: this interpreter)."""
     return [executable or sys.executable, "-c", _WORKER_BOOT, *own_paths()]
-
-
-def zygote_argv() -> list[str]:
-    """Command line of a zygote: a worker's, as it becomes workers."""
-    return [sys.executable, "-c", _ZYGOTE_BOOT, *own_paths()]
 
 
 def config_file(config: dict[str, Any]) -> int:

@@ -22,7 +22,7 @@ from _signal import SIGKILL  # type: ignore[import-not-found]  # a plain number:
 from _socket import CMSG_SPACE, SCM_RIGHTS, SOL_SOCKET
 from _socket import socket as _Socket
 
-from spoke import _native, prctl, spawning
+from spoke import _native, spawning
 
 NUMBER_BYTES = 8
 _FDS = 3
@@ -37,6 +37,9 @@ def pack_fds(fds: tuple[int, ...]) -> list[tuple[int, int, bytes]]:
 def main() -> None:
     """Entry of the zygote; in each worker it returns only when the worker has ended."""
     agent = os.getppid()
+    _native.set_death_signal(SIGKILL)
+    if os.getppid() != agent:
+        return  # which has died before that
     control = _Socket(fileno=spawning.LINK_FD)
     import gc
 
@@ -44,7 +47,6 @@ def main() -> None:
 
     import spoke.worker
 
-    prctl.set_death_signal(SIGKILL)  # again, to load now what every worker needs
     _native.set_title("spoke-zygote")
     gc.collect()
     gc.freeze()  # what is there now is never looked at again, so its pages stay shared
@@ -95,7 +97,7 @@ def _become_worker(control: _Socket, fds: list[int], agent: int) -> None:
         if os.getppid() == 1:
             os._exit(1)  # the agent is gone
         time.sleep(0.0002)  # the middle process has not ended yet
-    prctl.set_death_signal(SIGKILL)
+    _native.set_death_signal(SIGKILL)
     if os.getppid() != agent:
         os._exit(1)
     config, out, err = fds

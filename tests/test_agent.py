@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from spoke import lent, limits, logs, orphans, segments, spawning, wire
+from spoke import _native, boot, lent, limits, logs, orphans, segments, spawning, wire
 from spoke._native import Reactor, Segment
 from spoke.agent import Agent, NodeSettings
 from spoke.link import ServerHandshakes, connect
 from spoke.loop import Loop
 from spoke.nursery import Nursery
-from spoke.prctl import become_subreaper
 
 # The native spawner thread and reactors that wait for the collector live on in this process.
 pytestmark = pytest.mark.leaks("fds", "threads")
@@ -155,7 +154,7 @@ def test_GANG_3_children_of_a_worker_are_dead_when_its_exit_is_reported(bench: B
 
 
 def test_a_grandchild_in_its_own_session_is_found(bench: Bench) -> None:
-    assert become_subreaper()
+    assert _native.become_subreaper()
     code = (
         "import os, time\n"
         "if os.fork() == 0:\n os.setsid(); print(os.getpid(), flush=True); time.sleep(60)\n"
@@ -198,12 +197,14 @@ _STUB = (
 
 
 @pytest.fixture
-def warm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def warm(bench: Bench) -> Bench:
     """The bench with a zygote whose workers run what the variable CODE says."""
-    monkeypatch.setattr(
-        spawning, "zygote_argv", lambda: [sys.executable, "-c", _STUB.replace("%r", repr(sys.path))]
-    )
-    bench.nursery.start_zygote()
+    for name in os.listdir("/proc/self/fd"):  # of the test runner; a daemon inherits no others
+        if int(name) > spawning.LINK_FD and os.path.exists(f"/proc/self/fd/{name}"):
+            os.set_inheritable(int(name), False)
+    zygote = boot.start_zygote([sys.executable, "-c", _STUB.replace("%r", repr(sys.path))], {**os.environ})
+    assert zygote is not None
+    bench.nursery.adopt_zygote(*zygote)
     assert bench.nursery.zygote_pid
     return bench
 

@@ -192,7 +192,9 @@ class CallTable:
         """When `tick` wants to be called, in monotonic seconds."""
         tasks = self.tasks
         if not self.actors.verdicts:
-            return tasks.next_deadline() if tasks.idle or tasks.backlogged or tasks.lost or tasks.turns else None
+            return (
+                tasks.next_deadline() if tasks.idle or tasks.backlogged or tasks.lost or tasks.turns else None
+            )
         first, second = tasks.next_deadline(), self.actors.next_deadline()
         if first is None or second is None:
             return first if second is None else second
