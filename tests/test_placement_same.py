@@ -85,7 +85,15 @@ def fits_node(node: Node, bundles: Sequence[dict[str, int]], same: str) -> bool:
     if not node.ledger.domains:
         return False
     groups = node.ledger.domains[KINDS.index(same)]
-    return any(fits_devices(node.ledger.within(group), bundles) for group in groups)
+    return any(fits_devices(within(node.ledger, group), bundles) for group in groups)
+
+
+def within(ledger: Ledger, group: Sequence[int]) -> Ledger:
+    """As if the node had no other devices."""
+    twin = ledger.copy()
+    twin.device_free = {index: ledger.device_free[index] for index in group}
+    twin.free[GPU] = sum(twin.device_free.values())
+    return twin
 
 
 def lawful(by_id: dict[bytes, Node], request: Request, homes: Sequence[bytes]) -> bool:

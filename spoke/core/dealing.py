@@ -2,13 +2,13 @@
 
 Rules of this module: nothing is changed but the entries of one decision, and equal arguments give equal
 answers.  For STRICT_PACK, STRICT_SPREAD, what one domain must hold, and for bundles that are all alike the
-answer is exact; for others `may_exist` says whether a search is worth its time.
+answer is exact; for others `may_exist` says whether a search is worth its time.  What a decision does not
+need of a class is not computed: there may be hundreds of classes and of kinds of bundles.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Final
 
@@ -17,13 +17,13 @@ from spoke.core.placement import holds
 from spoke.core.request import Request
 from spoke.core.selectors import matches_all
 
-_SLACK: Final = 1000  # what is left is compared in thousandths of what is asked for
+ALL: Final = 1 << 16  # the room of a node that has just the amounts that the whole request needs
 
 
 class Entry:
     """One class, or one node, as a decision sees it."""
 
-    __slots__ = ("avoid", "first", "labels", "ledger", "level", "members", "room", "rooms", "size")
+    __slots__ = ("_rooms", "avoid", "first", "labels", "ledger", "level", "members", "room", "size")
 
     def __init__(
         self, members: Collection[bytes], ledger: Ledger, labels: dict[str, str], avoid: bool, level: int
@@ -35,19 +35,32 @@ class Entry:
         self.avoid = avoid  # it has GPUs, and none are asked for
         self.level = level  # of use
         self.first = False  # the node that the request would like best
-        self.rooms: list[int] = []  # for each kind of bundle, how many a member takes if it takes no others
-        self.room = 0  # the sum
+        self.room = 0  # how many bundles a member takes if all are alike; else the share of all, of `ALL`
+        self._rooms: list[int] = []
 
     def measure(self, request: Request) -> int:
-        """Fill in the rooms; returns their sum."""
-        self.rooms = [
-            capacity(self.ledger, kind.bundle)
-            if not kind.selector or matches_all(kind.selector, self.labels)
-            else 0
-            for kind in request.kinds
-        ]
-        self.room = sum(self.rooms)
-        return self.room
+        """Fill in the room; returns it."""
+        kinds = request.kinds
+        if len(kinds) == 1:
+            selector = kinds[0].selector
+            if not selector or matches_all(selector, self.labels):
+                self.room = capacity(self.ledger, kinds[0].bundle)
+            return self.room
+        self._rooms = [-1] * len(kinds)
+        free = self.ledger.free
+        self.room = min(max(0, free.get(name, 0)) * ALL // units for name, units in request.total.items())
+        return 1  # by kind it may have room for some even so
+
+    def takes(self, number: int, request: Request) -> int:
+        """How many bundles of one kind a member takes if it takes no others."""
+        if not self._rooms:
+            return self.room
+        found = self._rooms[number]
+        if found < 0:
+            kind = request.kinds[number]
+            admitted = not kind.selector or matches_all(kind.selector, self.labels)
+            found = self._rooms[number] = capacity(self.ledger, kind.bundle) if admitted else 0
+        return found
 
     def holds_fixed(self, request: Request) -> bool:
         """Whether it is a node on which bundles of the request stand already."""
@@ -90,8 +103,7 @@ def deal(entries: list[Entry], request: Request, kinds: tuple[str, ...]) -> list
             if together is not None:
                 return together
         return _few(entries, request) if len(request.kinds) == 1 else _few_mixed(entries, request)
-    runs = [[index] for index in range(len(request.bundles))]
-    apart = _apart(entries, request, (), runs)
+    apart = _apart(entries, request, (), [[index] for index in range(len(request.bundles))])
     if apart is None and len(request.kinds) == 1:
         return _in_rounds(entries, request)
     return apart
@@ -101,13 +113,12 @@ def may_exist(entries: list[Entry], request: Request, kinds: tuple[str, ...]) ->
     """Whether a placement may exist that `deal` did not find."""
     if kinds or request.strategy.startswith("STRICT") or len(request.kinds) == 1:
         return False
-    for number, kind in enumerate(request.kinds):
-        if sum(entry.rooms[number] * entry.size for entry in entries) < len(kind.indices):
+    for name, units in request.total.items():
+        if sum(max(0, entry.ledger.free.get(name, 0)) * entry.size for entry in entries) < units:
             return False
-    need = request.need(request.open())
     return all(
-        sum(max(0, entry.ledger.free.get(name, 0)) * entry.size for entry in entries) >= units
-        for name, units in need.items()
+        sum(entry.takes(number, request) * entry.size for entry in entries) >= len(kind.indices)
+        for number, kind in enumerate(request.kinds)
     )
 
 
@@ -118,17 +129,17 @@ def _together(entries: list[Entry], request: Request, kinds: tuple[str, ...]) ->
     """All on one node: the target, else the tightest fit."""
     indices = request.open()
     alike = len(request.kinds) == 1
-    fitting = [entry for entry in entries if not alike or entry.rooms[0] >= len(indices)]
+    enough = len(indices) if alike else ALL
+    fitting = [entry for entry in entries if entry.room >= enough]
     fitting.sort(key=lambda entry: (not entry.first, entry.avoid, entry.room, -entry.level))
     certain = alike and not kinds and request.devices is None
     for entry in fitting:
-        if certain or (_admits(entry, request) and holds(entry.ledger, request, indices, kinds)):
+        if certain or (
+            all(entry.takes(number, request) for number in range(len(request.kinds)))
+            and holds(entry.ledger, request, indices, kinds)
+        ):
             return [next(iter(entry.members))] * len(indices)
     return None
-
-
-def _admits(entry: Entry, request: Request) -> bool:
-    return all(entry.rooms)  # a kind that no selector lets in, or that does not fit alone, has none
 
 
 # -- on different nodes
@@ -145,11 +156,8 @@ def _apart(
     shapes: dict[tuple[int, ...], list[list[int]]] = {}
     for run in runs:
         shapes.setdefault(tuple(kind_of[index] for index in run), []).append(run)
-    fitting = [_eligible(classes, request, kinds, numbers, alike[0]) for numbers, alike in shapes.items()]
-    flow = _Flow([entry.size for entry in classes], fitting)
-    counts = [len(alike) for alike in shapes.values()]
-    order = sorted(range(len(counts)), key=lambda one: sum(classes[place].size for place in fitting[one]))
-    if not all(flow.send(shape, counts[shape]) for shape in order):
+    flow = _Flow(classes, request, kinds, list(shapes), [alike[0] for alike in shapes.values()])
+    if not all(flow.send(shape, len(alike)) for shape, alike in enumerate(shapes.values())):
         return None
     homes: list[bytes] = [b""] * len(request.bundles)
     waiting = [iter(alike) for alike in shapes.values()]
@@ -163,41 +171,60 @@ def _apart(
     return homes
 
 
-def _eligible(
-    classes: list[Entry], request: Request, kinds: tuple[str, ...], numbers: tuple[int, ...], run: list[int]
-) -> list[int]:
-    """The places of the classes whose nodes take this run."""
-    alike = numbers.count(numbers[0]) == len(numbers)
-    places = [
-        place
-        for place, entry in enumerate(classes)
-        if (entry.rooms[numbers[0]] >= len(run) if alike else all(entry.rooms[number] for number in numbers))
-    ]
-    if alike and not kinds and request.devices is None:
-        return places
-    return [place for place in places if holds(classes[place].ledger, request, run, kinds)]
-
-
 class _Flow:
-    """Counts of shapes on classes of so many nodes, one on each node; moves some where that makes room."""
+    """Counts of shapes on classes, one on each node; moves some to other classes where that makes room.
 
-    __slots__ = ("fitting", "held", "left")
+    A shape is a run of bundles, given by their kinds and one example.
+    """
 
-    def __init__(self, sizes: list[int], fitting: list[list[int]]) -> None:
-        self.left = sizes
-        self.fitting = fitting  # by shape, the classes in order of preference
-        self.held: list[dict[int, int]] = [{} for _ in sizes]  # by class, how many of each shape
+    __slots__ = ("_known", "classes", "examples", "held", "kinds", "left", "request", "shapes")
+
+    def __init__(
+        self,
+        classes: list[Entry],
+        request: Request,
+        kinds: tuple[str, ...],
+        shapes: list[tuple[int, ...]],
+        examples: list[list[int]],
+    ) -> None:
+        self.classes = classes  # in order of preference
+        self.request = request
+        self.kinds = kinds
+        self.shapes = shapes
+        self.examples = examples
+        self.left = [entry.size for entry in classes]
+        self.held: list[dict[int, int]] = [{} for _ in classes]  # by class, how many of each shape
+        self._known: list[dict[int, bool]] = [{} for _ in shapes]
+
+    def fits(self, shape: int, place: int) -> bool:
+        """Whether the nodes of a class take this shape."""
+        known = self._known[shape]
+        found = known.get(place)
+        if found is None:
+            found = known[place] = self._look(shape, self.classes[place])
+        return found
+
+    def _look(self, shape: int, entry: Entry) -> bool:
+        numbers, request = self.shapes[shape], self.request
+        if numbers.count(numbers[0]) == len(numbers):
+            if entry.takes(numbers[0], request) < len(numbers):
+                return False
+            if not self.kinds and request.devices is None:
+                return True
+        elif not all(entry.takes(number, request) for number in numbers):
+            return False
+        return holds(entry.ledger, request, self.examples[shape], self.kinds)
 
     def send(self, shape: int, count: int) -> bool:
         """Place so many of a shape; False if there is no way."""
-        for place in self.fitting[shape]:
-            if not count:
-                return True
-            taken = min(count, self.left[place])
-            if taken:
+        for place, left in enumerate(self.left):
+            if left and self.fits(shape, place):
+                taken = min(count, left)
                 self._add(place, shape, taken)
                 self.left[place] -= taken
                 count -= taken
+                if not count:
+                    return True
         return all(self._augment(shape) for _ in range(count))
 
     def _add(self, place: int, shape: int, count: int) -> None:
@@ -212,24 +239,27 @@ class _Flow:
         previous: dict[int, int] = {start: -1}  # by shape, the class that it would leave
         queue = [start]
         for shape in queue:
-            for place in self.fitting[shape]:
-                if place in came_from:
+            for place, left in enumerate(self.left):
+                if place in came_from or not (left or self.held[place]) or not self.fits(shape, place):
                     continue
                 came_from[place] = shape
-                if self.left[place]:
+                if left:
                     self.left[place] -= 1
-                    while place >= 0:
-                        mover = came_from[place]
-                        self._add(place, mover, 1)
-                        place = previous[mover]
-                        if place >= 0:
-                            self._add(place, mover, -1)
+                    self._move(place, came_from, previous)
                     return True
                 for other in self.held[place]:
                     if other not in previous:
                         previous[other] = place
                         queue.append(other)
         return False
+
+    def _move(self, place: int, came_from: dict[int, int], previous: dict[int, int]) -> None:
+        while place >= 0:
+            mover = came_from[place]
+            self._add(place, mover, 1)
+            place = previous[mover]
+            if place >= 0:
+                self._add(place, mover, -1)
 
 
 def _in_rounds(entries: list[Entry], request: Request) -> list[bytes] | None:
@@ -255,14 +285,13 @@ def _few(entries: list[Entry], request: Request) -> list[bytes] | None:
     count = len(request.bundles)
     homes: list[bytes] = []
     fresh = sorted(entries, key=lambda one: (not one.first, one.avoid, -one.room, -one.level))
-    while fresh:
-        entry = fresh.pop(0)
+    for number, entry in enumerate(fresh, 1):
         for node_id in entry.members:
             left = count - len(homes)
             if left <= 0:
                 return homes
             if left < entry.room:
-                tighter = [one for one in fresh if left <= one.room < entry.room]
+                tighter = [one for one in fresh[number:] if left <= one.room < entry.room]
                 if tighter:
                     best = min(tighter, key=lambda one: (one.avoid, one.room, -one.level))
                     return homes + [next(iter(best.members))] * left
@@ -271,82 +300,62 @@ def _few(entries: list[Entry], request: Request) -> list[bytes] | None:
 
 
 def _few_mixed(entries: list[Entry], request: Request) -> list[bytes] | None:
-    """Node by node the one that takes most of what is left, the tightest that takes all of it."""
+    """The roomiest nodes first, each filled with the largest bundles; the rest goes to the tightest fit."""
     left = [len(kind.indices) for kind in request.kinds]
     total = sum(left)
-    heap = [
-        (not entry.first, entry.avoid, -_fitting(entry, request, left), order)
-        for order, entry in enumerate(entries)
-    ]
-    heapq.heapify(heap)
-    used = [0] * len(entries)
-    given: list[Iterator[int]] = [iter(kind.indices) for kind in request.kinds]
+    given = [iter(kind.indices) for kind in request.kinds]
     homes: list[bytes] = [b""] * len(request.bundles)
-    while total and heap:
-        near, avoid, count, order = heapq.heappop(heap)
-        now = -_fitting(entries[order], request, left)
-        if now > count and heap and (near, avoid, now, order) > heap[0]:
-            heapq.heappush(heap, (near, avoid, now, order))  # an older figure: others hold more by now
-            continue
-        if now == 0:
-            continue
-        if -now == total:
-            order = _tightest(entries, request, left, used, order)
-        node_id = next(islice(entries[order].members, used[order], None))
-        taken = _taken(entries[order], request, left)
-        if not any(taken):
-            continue
-        used[order] += 1
+
+    def put(node_id: bytes, taken: list[int]) -> None:
+        nonlocal total
         for number, amount in enumerate(taken):
             left[number] -= amount
             total -= amount
             for index in islice(given[number], amount):
                 homes[index] = node_id
-        if used[order] < entries[order].size:
-            heapq.heappush(heap, (near, avoid, now, order))
-    return homes if not total else None
+
+    fresh = sorted(entries, key=lambda one: (not one.first, one.avoid, -one.room, -one.level))
+    for number, entry in enumerate(fresh, 1):
+        for node_id in entry.members:
+            taken = _taken(entry, request, left)
+            if sum(taken) == total:
+                tight = None if entry.first else _tightest(fresh[number:], request, left)
+                put(node_id if tight is None else tight, taken)
+                return homes
+            if not any(taken):
+                break
+            put(node_id, taken)
+    return None
 
 
-def _tightest(entries: list[Entry], request: Request, left: list[int], used: list[int], known: int) -> int:
-    """Of the classes whose nodes take all that is left, the one with the least room; else `known`."""
-    if entries[known].first:
-        return known
-    total = sum(left)
-    best = known
-    for order, entry in enumerate(entries):
-        if entry.avoid > entries[best].avoid or entry.room >= entries[best].room or used[order] >= entry.size:
-            continue
-        if _fitting(entry, request, left) == total and sum(_taken(entry, request, left)) == total:
-            best = order
-    return best
-
-
-def _fitting(entry: Entry, request: Request, left: list[int]) -> int:
-    """About how many of the bundles that are left a node takes, by division."""
-    free: Amounts | None = None
-    count = 0
-    for number, kind in enumerate(request.kinds):
-        fitting = min(left[number], entry.rooms[number])
-        if not fitting:
-            continue
-        if free is None:
-            free = dict(entry.ledger.free)
-        for name, units in kind.bundle.items():
-            fitting = min(fitting, max(0, free[name]) // units)
-        if fitting:
+def _tightest(fresh: list[Entry], request: Request, left: list[int]) -> bytes | None:
+    """A node of the class with the least room, of those that take all that is left."""
+    need: Amounts = {}
+    for kind, count in zip(request.kinds, left, strict=True):
+        if count:
             for name, units in kind.bundle.items():
-                free[name] -= units * fitting
-            count += fitting
-    return count
+                need[name] = need.get(name, 0) + count * units
+    for entry in sorted(fresh, key=lambda one: (one.avoid, one.room)):
+        free = entry.ledger.free
+        for name, units in need.items():
+            if free.get(name, 0) < units:
+                break
+        else:
+            if sum(_taken(entry, request, left)) == sum(left):
+                return next(iter(entry.members))
+    return None
 
 
-def _taken(entry: Entry, request: Request, left: Sequence[int]) -> list[int]:
-    """How many of each kind a node really takes, the largest first."""
-    ledger = entry.ledger.copy()
-    taken = []
-    for number, kind in enumerate(request.kinds):
-        count = 0
-        while count < min(left[number], entry.rooms[number]) and ledger.take(kind.bundle) is not None:
-            count += 1
-        taken.append(count)
+def _taken(entry: Entry, request: Request, left: list[int]) -> list[int]:
+    """How many of each kind that is left a node takes, the largest first."""
+    ledger: Ledger | None = None
+    taken = [0] * len(left)
+    for number, wanted in enumerate(left):
+        room = min(wanted, entry.takes(number, request)) if wanted else 0
+        if room:
+            if ledger is None:
+                ledger = entry.ledger.copy()
+            bundle = request.kinds[number].bundle
+            while taken[number] < room and ledger.take(bundle) is not None:
+                taken[number] += 1
     return taken

@@ -18,6 +18,8 @@ from spoke.core import dealing, placement
 from spoke.core.dealing import Entry
 from spoke.core.ledger import GPU, Ledger
 from spoke.core.request import Request
+from spoke.core.selectors import matches_all
+from spoke.core.topology import largest
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -37,17 +39,28 @@ _LEVELS: Final = 16  # of utilisation that are told apart
 _ANY, _DOMAINS, _INDICES = range(3)
 
 _Signature = tuple[tuple[str, ...], tuple[str, ...], int]  # resources, labels, devices
-_Key = tuple[tuple[int, ...], object, bool, int, tuple[str | None, ...]]
+_Values = tuple["str | None", ...]  # of the labels
+_Key = tuple[tuple[int, ...], object, bool, int, _Values]
+
+
+class _Zone:
+    """The classes of the nodes with certain labels, and what those nodes have free in all."""
+
+    __slots__ = ("classes", "free")
+
+    def __init__(self, names: int) -> None:
+        self.classes: dict[_Key, dict[bytes, Node]] = {}
+        self.free = [0] * names
 
 
 class _Table:
     """The classes for one signature."""
 
-    __slots__ = ("classes", "detail", "key_of", "labels", "names")
+    __slots__ = ("detail", "key_of", "labels", "names", "zones")
 
     def __init__(self, signature: _Signature) -> None:
         self.names, self.labels, self.detail = signature
-        self.classes: dict[_Key, dict[bytes, Node]] = {}
+        self.zones: dict[_Values, _Zone] = {}
         self.key_of: dict[bytes, _Key] = {}
 
     def key(self, node: Node) -> _Key:
@@ -88,14 +101,38 @@ class _Table:
         if old is not None:
             self.drop(node.node_id)
         self.key_of[node.node_id] = key
-        self.classes.setdefault(key, {})[node.node_id] = node
+        zone = self.zones.get(key[4])
+        if zone is None:
+            zone = self.zones[key[4]] = _Zone(len(self.names))
+        zone.classes.setdefault(key, {})[node.node_id] = node
+        for number, units in enumerate(key[0]):
+            zone.free[number] += max(0, units)
 
     def drop(self, node_id: bytes) -> None:
         key = self.key_of.pop(node_id)
-        members = self.classes[key]
+        zone = self.zones[key[4]]
+        members = zone.classes[key]
         del members[node_id]
         if not members:
-            del self.classes[key]
+            del zone.classes[key]
+            if not zone.classes:
+                del self.zones[key[4]]
+        for number, units in enumerate(key[0]):
+            zone.free[number] -= max(0, units)
+
+    def validate(self) -> None:
+        """Assert that the zones hold what the keys say; for tests."""
+        listed = {
+            node_id: key
+            for zone in self.zones.values()
+            for key, members in zone.classes.items()
+            for node_id in members
+        }
+        assert listed == self.key_of
+        for values, zone in self.zones.items():
+            keys = [key for key in self.key_of.values() if key[4] == values]
+            sums = [sum(max(0, key[0][number]) for key in keys) for number in range(len(self.names))]
+            assert zone.free == sums and keys
 
 
 class _Vacant:
@@ -117,7 +154,7 @@ class FitIndex:
         self.nodes: dict[bytes, Node] = {}
         self.stale: dict[bytes, bool] = {}
         self.tables: dict[_Signature, _Table] = {}
-        self.domains = False  # some node has reported domains
+        self.largest: dict[str, int] = {}  # domain of each kind, in GPUs, of all nodes that ever were
 
     def join(self, node: Node) -> None:
         """A node is there."""
@@ -128,7 +165,8 @@ class FitIndex:
     def changed(self, node: Node) -> None:
         """The node has other labels or domains than before (ledgers note their changes themselves)."""
         self.stale[node.node_id] = True
-        self.domains = self.domains or bool(node.ledger.domains)
+        for kind, size in largest([node.ledger.domains]).items():
+            self.largest[kind] = max(size, self.largest.get(kind, 0))
         if self.vacant is not None:
             self.vacant.join(_Vacant(node))
 
@@ -156,7 +194,7 @@ class FitIndex:
         detail = _ANY
         if request.devices is not None:
             detail = _INDICES
-        elif any(kinds for _, kinds in request.attempts(self.domains)):
+        elif any(kinds for _, kinds in request.attempts(self.largest)):
             detail = _DOMAINS
         signature = (request.names, request.label_keys, detail)
         found = self.tables.pop(signature, None)
@@ -176,8 +214,7 @@ class FitIndex:
             for node in alive:
                 if node.node_id not in self.stale:
                     assert table.key(node) == table.key_of[node.node_id], "a change of a ledger was not noted"
-            listed = {node_id: key for key, members in table.classes.items() for node_id in members}
-            assert listed == table.key_of
+            table.validate()
 
     def choose(self, request: Request, seen: Mapping[bytes, Ledger] | None = None) -> list[bytes] | None:
         """A node id per bundle, or None when they do not fit now.
@@ -186,48 +223,81 @@ class FitIndex:
             seen: nodes that this request sees with another ledger than their own.
         """
         table = self._table(request)
-        entries = self._entries(table, request, seen or {})
+        apart = self._apart(request, seen or {})
         if any(request.fixed):
-            return self._search(entries, request)
-        for labels, kinds in request.attempts(self.domains):
+            return self._search(self._entries(table, list(table.zones), request, apart), request)
+        known: dict[tuple[_Values, ...], list[Entry]] = {}
+        for labels, kinds in request.attempts(self.largest):
             doubtful = False
-            for part in _by_labels(entries, labels):
-                homes = dealing.deal(part, request, kinds)
+            for zones in self._by_labels(table, request, labels, not seen):
+                key = tuple(zones)
+                entries = known.get(key)
+                if entries is None:
+                    entries = known[key] = self._entries(table, zones, request, apart)
+                homes = dealing.deal(entries, request, kinds)
                 if homes is not None:
                     return placement.ranked(dict(enumerate(homes)), request) if request.ranked else homes
-                doubtful = doubtful or dealing.may_exist(part, request, kinds)
+                doubtful = doubtful or dealing.may_exist(entries, request, kinds)
             if doubtful and (labels, kinds) == request.required:
-                return self._search(entries, request)
+                return self._search(self._entries(table, list(table.zones), request, apart), request)
         return None
 
-    def _entries(self, table: _Table, request: Request, seen: Mapping[bytes, Ledger]) -> list[Entry]:
-        """The classes that could take a bundle; nodes that are looked at one by one are their own class."""
+    def _apart(self, request: Request, seen: Mapping[bytes, Ledger]) -> dict[bytes, Ledger]:
+        """The nodes that are looked at one by one."""
+        found = {node_id: ledger for node_id, ledger in seen.items() if node_id in self.nodes}
+        for node_id in (request.target, *request.fixed):
+            node = self.nodes.get(node_id) if node_id is not None else None
+            if node is not None:
+                found.setdefault(node.node_id, node.ledger)
+        return found
+
+    def _by_labels(
+        self, table: _Table, request: Request, keys: tuple[str, ...], exact: bool
+    ) -> list[list[_Values]]:
+        """The zones that share a value of each of these labels, the target's first.
+
+        Those that cannot hold the request by what they have free in all (if that is `exact`) are left out.
+        """
+        zones = _admitted(table, request)
+        if not keys:
+            return [zones]
+        places = [table.labels.index(key) for key in keys]
+        parts: dict[tuple[str, ...], list[_Values]] = {}
+        for values in zones:
+            mine = [values[place] for place in places]
+            if None not in mine:
+                parts.setdefault(tuple(str(value) for value in mine), []).append(values)
+        at = table.key_of.get(request.target or b"")
+        names = sorted(parts, key=lambda name: (at is None or at[4] not in parts[name], name))
+        needs = [request.total.get(name, 0) for name in table.names]
+        found = [parts[name] for name in names]
+        if not exact:
+            return found
+        return [part for part in found if _enough([table.zones[one] for one in part], needs)]
+
+    def _entries(
+        self, table: _Table, zones: list[_Values], request: Request, apart: Mapping[bytes, Ledger]
+    ) -> list[Entry]:
+        """The classes that could take a bundle; a node that is looked at by itself is a class, too."""
         wants_gpu = request.gpus > 0
-        ledgers = {node_id: ledger for node_id, ledger in seen.items() if node_id in self.nodes}
-        target = self.nodes.get(request.target) if request.target is not None else None
-        if target is not None:
-            ledgers.setdefault(target.node_id, target.ledger)
-        for home in request.fixed:
-            if home is not None and home in self.nodes:
-                ledgers.setdefault(home, self.nodes[home].ledger)
         entries: list[Entry] = []
-        for node_id, ledger in ledgers.items():
-            node = self.nodes[node_id]
+        missing: dict[_Key, int] = {}
+        for node_id, ledger in apart.items():
             key = table.key_of[node_id]
-            entry = Entry([node_id], ledger, node.labels, key[2] and not wants_gpu, key[3])
-            entry.first = node is target
-            entries.append(entry)
-        apart: dict[_Key, int] = {}
-        for node_id in ledgers:
-            apart[table.key_of[node_id]] = apart.get(table.key_of[node_id], 0) + 1
-        for key, members in table.classes.items():
-            one = next(iter(members.values()))
-            if key not in apart:
+            missing[key] = missing.get(key, 0) + 1
+            if key[4] in zones:
+                entry = Entry([node_id], ledger, self.nodes[node_id].labels, key[2] and not wants_gpu, key[3])
+                entry.first = node_id == request.target
+                entries.append(entry)
+        for values in zones:
+            for key, everyone in table.zones[values].classes.items():
+                members: Mapping[bytes, Node] = everyone
+                if key in missing:
+                    members = {name: node for name, node in everyone.items() if name not in apart}
+                    if not members:
+                        continue
+                one = next(iter(members.values()))
                 entries.append(Entry(members, one.ledger, one.labels, key[2] and not wants_gpu, key[3]))
-            elif len(members) > apart[key]:
-                rest = [node_id for node_id in members if node_id not in ledgers]
-                one = members[rest[0]]
-                entries.append(Entry(rest, one.ledger, one.labels, key[2] and not wants_gpu, key[3]))
         return [entry for entry in entries if entry.measure(request) or entry.holds_fixed(request)]
 
     def _search(self, entries: list[Entry], request: Request) -> list[bytes] | None:
@@ -250,13 +320,18 @@ class _Single:
         self.ledger = entry.ledger
 
 
-def _by_labels(entries: list[Entry], keys: tuple[str, ...]) -> list[list[Entry]]:
-    """The classes by the values of these labels, the target's first; those that lack one are left out."""
-    if not keys:
-        return [entries]
-    parts: dict[tuple[str, ...], list[Entry]] = {}
-    for entry in entries:
-        if all(key in entry.labels for key in keys):
-            parts.setdefault(tuple(entry.labels[key] for key in keys), []).append(entry)
-    names = sorted(parts, key=lambda name: (not any(entry.first for entry in parts[name]), name))
-    return [parts[name] for name in names]
+def _admitted(table: _Table, request: Request) -> list[_Values]:
+    """The zones that the selectors let some bundle into."""
+    selectors = [kind.selector for kind in request.kinds]
+    if not all(selectors):
+        return list(table.zones)
+    found = []
+    for values in table.zones:
+        labels = {key: value for key, value in zip(table.labels, values, strict=True) if value is not None}
+        if any(matches_all(selector, labels) for selector in selectors):
+            found.append(values)
+    return found
+
+
+def _enough(zones: list[_Zone], needs: list[int]) -> bool:
+    return all(sum(zone.free[number] for zone in zones) >= units for number, units in enumerate(needs))

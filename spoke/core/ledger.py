@@ -9,7 +9,7 @@ one (GANG-3).  Nothing here knows about nodes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from spoke.core.topology import NO_DOMAINS, Domains, pick
@@ -107,14 +107,6 @@ class Ledger:
     def empty_copy(self) -> Ledger:
         """The same node with nothing taken."""
         return Ledger(self.total, self.device_total, self.domains)
-
-    def within(self, devices: Sequence[int]) -> Ledger:
-        """A copy that has no other GPUs than these."""
-        twin = self.copy()
-        twin.device_free = {index: self.device_free[index] for index in devices if index in self.device_free}
-        if GPU in twin.free:
-            twin.free[GPU] = sum(twin.device_free.values())
-        return twin
 
     def _devices(self, units: int) -> tuple[tuple[int, int], ...] | None:
         if units < UNIT:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from spoke.core.ledger import GPU, UNIT, Ledger, Share, show
 from spoke.core.request import NODE, STRATEGIES, Request
-from spoke.core.topology import KINDS, groups_of, pick
+from spoke.core.topology import KINDS, Domains, groups_of, largest, pick
 
 __all__ = ["STRATEGIES", "Request", "choose", "explain", "ranked", "reserve"]
 
@@ -41,8 +41,7 @@ def choose(nodes: Sequence[Candidate], request: Request) -> list[bytes] | None:
     """A node id per bundle, or None when the bundles do not fit now."""
     indices = request.open()
     ordered = _preference(nodes, request)
-    known = any(node.ledger.domains for node in nodes)
-    for labels, kinds in request.attempts(known):
+    for labels, kinds in request.attempts(largest(node.ledger.domains for node in nodes)):
         for chosen in _sharing(ordered, request, labels):
             placed = _attempt(chosen, request, indices, kinds)
             if placed is None:
@@ -178,21 +177,34 @@ def holds(ledger: Ledger, request: Request, indices: Sequence[int], kinds: tuple
     for name, units in need.items():
         if free.get(name, 0) < units:
             return False
-    if GPU not in need:
+    gpus = need.get(GPU, 0)
+    if not gpus:
         return all(kind == NODE for kind in kinds)
-    gpus = [request.bundles[index].get(GPU, 0) for index in indices]
+    wanted = [request.bundles[index].get(GPU, 0) for index in indices]
     named = [request.devices[index] for index in indices] if request.devices else None
-    return any(_assign_devices(view, gpus, named) is not None for view in views(ledger, kinds))
+    for devices in within(ledger, kinds):
+        if sum(devices.values()) < gpus:
+            continue
+        if named is None and min(wanted) >= UNIT:  # whole devices only: counting them will do
+            if sum(room >= UNIT for room in devices.values()) >= gpus // UNIT:
+                return True
+        elif _assign_devices(devices, ledger.domains, wanted, named) is not None:
+            return True
+    return False
 
 
-def views(ledger: Ledger, kinds: Sequence[str]) -> list[Ledger]:
-    """The ledger as it is within each domain of these kinds, the fullest domain first."""
-    found = [ledger]
+def within(ledger: Ledger, kinds: Sequence[str]) -> list[dict[int, int]]:
+    """What is free of the devices in each domain of these kinds, the fullest domain first."""
+    found = [ledger.device_free]
     for kind in kinds:
         if kind in KINDS:
             groups = groups_of(ledger.domains, kind)
-            found = [one.within(group) for one in found for group in groups]
-    return sorted(found, key=lambda one: one.free.get(GPU, 0)) if len(found) > 1 else found
+            found = [
+                {index: devices[index] for index in group if index in devices}
+                for devices in found
+                for group in groups
+            ]
+    return sorted(found, key=lambda one: sum(one.values())) if len(found) > 1 else found
 
 
 def reserve(ledger: Ledger, request: Request, indices: Sequence[int]) -> list[Share] | None:
@@ -224,19 +236,20 @@ def _close_devices(ledger: Ledger, gpus: list[int], named: _Named, request: Requ
     required = tuple(kind for kind in request.required[1] if kind in KINDS)
     wishes = [kind for kind in KINDS if kind not in required] if ledger.domains and any(gpus) else []
     for kinds in [*((*required, kind) for kind in wishes), required]:
-        for view in views(ledger, kinds):
-            devices = _assign_devices(view, gpus, named)
+        for free in within(ledger, kinds):
+            devices = _assign_devices(free, ledger.domains, gpus, named)
             if devices is not None:
                 return devices
     return None
 
 
-def _assign_devices(ledger: Ledger, gpus: list[int], named: _Named = None) -> _Devices | None:
-    """Devices per request for GPUs (in units, 0 for none), or None when they do not exist."""
+def _assign_devices(
+    free: dict[int, int], domains: Domains, gpus: list[int], named: _Named = None
+) -> _Devices | None:
+    """Devices per request for GPUs (in units, 0 for none) of these, or None when they do not exist."""
     answer: _Devices = [()] * len(gpus)
     if not any(gpus):
         return answer
-    free = ledger.device_free
     if named is not None:
         free = dict(free)
         for order, ids in enumerate(named):
@@ -253,7 +266,7 @@ def _assign_devices(ledger: Ledger, gpus: list[int], named: _Named = None) -> _D
     if len(spare) < wholes:
         return None
     # Whole devices are equal but for their place: which ones are left for the shares is no matter.
-    chosen = sorted(pick(spare, wholes, ledger.domains))
+    chosen = sorted(pick(spare, wholes, domains))
     taken = dict.fromkeys(chosen, True)
     rooms = [(index, room) for index, room in rooms if index not in taken]
     parts = sorted((-units, order) for order, units in enumerate(gpus) if 0 < units < UNIT)
@@ -264,7 +277,7 @@ def _assign_devices(ledger: Ledger, gpus: list[int], named: _Named = None) -> _D
         answer[order] = ((rooms[slot][0], -units),)
     for order, units in enumerate(gpus):
         if units >= UNIT:
-            mine = sorted(pick(chosen, units // UNIT, ledger.domains))
+            mine = sorted(pick(chosen, units // UNIT, domains))
             chosen = [index for index in chosen if index not in mine]
             answer[order] = tuple((index, UNIT) for index in mine)
     return answer

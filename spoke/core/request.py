@@ -20,6 +20,7 @@ from spoke.core.topology import KINDS
 
 STRATEGIES: Final = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 NODE: Final = "node"
+_NEVER: Final = 1 << 60
 CLOSENESS: Final = (*KINDS, NODE)  # the closest first
 
 # Labels whose value all nodes share, and kinds (of `CLOSENESS`) of which one holds all that stand together.
@@ -65,6 +66,8 @@ class Request:
         "selectors",
         "strategy",
         "target",
+        "together",
+        "total",
     )
 
     def __init__(
@@ -111,6 +114,11 @@ class Request:
         labels.update({one: True for one in (same, prefer) if one and one not in CLOSENESS})
         self.label_keys = tuple(sorted(labels))
         self.kinds = self._kinds()
+        self.total = self.need(range(len(self.bundles)))
+        # GPUs that one domain would have to hold; no domain does where a bundle wants none.
+        everywhere = all(GPU in bundle for bundle in self.bundles)
+        gpus = [self.need(run).get(GPU, 0) for run in self.runs()] if everywhere else []
+        self.together = max(gpus, default=_NEVER)
 
     def _check_devices(self) -> None:
         assert self.devices is not None
@@ -149,9 +157,9 @@ class Request:
         return sorted(indices, key=lambda index: (-_weight(self.bundles[index]), index))
 
     def runs(self) -> list[list[int]]:
-        """The open bundles that the strategy puts on one node each, in order."""
+        """The open bundles that stand together: STRICT_SPREAD's runs, else all of them; in order."""
         found: dict[int, list[int]] = {}
-        size = len(self.bundles) if self.strategy == "STRICT_PACK" else self.per_node
+        size = self.per_node if self.strategy == "STRICT_SPREAD" else len(self.bundles)
         for index, home in enumerate(self.fixed):
             if home is None:
                 found.setdefault(index // size, []).append(index)
@@ -177,25 +185,26 @@ class Request:
             return (), ()
         return ((), (self.same,)) if self.same in CLOSENESS else ((self.same,), ())
 
-    def attempts(self, known: bool) -> list[Constraint]:
+    def attempts(self, largest: Mapping[str, int]) -> list[Constraint]:
         """What to try, the best first; the last is what is required.
 
         Args:
-            known: nodes have reported domains: GPUs that are asked for together are wanted close.
+            largest: how many GPUs the largest domain of each kind has: what is larger need not be tried.
+                Where nodes have reported domains, GPUs that are asked for together are wanted close.
         """
         labels, kinds = self.required
         wanted: list[Constraint] = []
         if self.prefer and self.prefer not in CLOSENESS:
             wanted.append(((*labels, self.prefer), kinds))
         closest = self.prefer if self.prefer in CLOSENESS else ""
-        implied = known and self.target is None and self.gpus > UNIT and self.strategy != "SPREAD"
+        implied = bool(largest) and self.target is None and self.gpus > UNIT and self.strategy != "SPREAD"
         if implied and not self.prefer:
             closest = KINDS[0]
         if closest and self.devices is None:
             for kind in CLOSENESS[CLOSENESS.index(closest) :]:
                 if kind in kinds or (kind == NODE and self.strategy != "SPREAD"):
                     break  # required anyway, or what the strategy tries by itself
-                if kind == NODE or all(GPU in bundle for bundle in self.bundles):
+                if kind == NODE or self.together <= largest.get(kind, 0) * UNIT:
                     wanted.append((labels, (*kinds, kind)))
         return [*wanted, (labels, kinds)]
 

@@ -133,6 +133,16 @@ def shared(domains: Domains, indices: Iterable[int]) -> str:
     return ""
 
 
+def largest(all_domains: Iterable[Domains]) -> dict[str, int]:
+    """How many GPUs the largest domain of each kind has; empty where nothing is known."""
+    found: dict[str, int] = {}
+    for domains in all_domains:
+        for kind, groups in zip(KINDS, domains, strict=False):
+            for group in groups:
+                found[kind] = max(found.get(kind, 0), len(group))
+    return found
+
+
 def groups_of(domains: Domains, kind: str) -> tuple[tuple[int, ...], ...]:
     """The domains of one kind."""
     return domains[KINDS.index(kind)] if domains else ()
