@@ -34,9 +34,12 @@ class Mirror(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        own = f"{self.__name__}.{name}"
+        if PathFinder.find_spec(own, self.__path__ if "__path__" in self.__dict__ else []) is not None:
+            return importlib.import_module(own)  # such as `ray._private`, which nobody imported
         value = getattr(importlib.import_module(_spoke_name(self.__name__)), name)
-        if isinstance(value, ModuleType) and value.__name__ == f"{_spoke_name(self.__name__)}.{name}":
-            return importlib.import_module(f"{self.__name__}.{name}")
+        if isinstance(value, ModuleType) and value.__name__ == _spoke_name(own):
+            return importlib.import_module(own)
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:

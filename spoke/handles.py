@@ -392,8 +392,13 @@ class ActorClassInheritanceException(TypeError):
 class ActorClass:
     """A class whose instances are actors: ``A.remote(*args)`` makes one and gives its handle.
 
-    Made by `remote`.  ``A.options(name="a")`` is the same class with other options.
+    Made by `remote`.  ``A.options(name="a")`` is the same class with other options.  Its type is named
+    ``ActorClass(A)``, by which some programs name their actors.
     """
+
+    def __new__(cls, target: type, given: dict[str, Any]) -> ActorClass:
+        named = type(f"ActorClass({target.__name__})", (ActorClass,), {"__module__": __name__})
+        return object.__new__(named)
 
     def __init__(self, cls: type, given: dict[str, Any]) -> None:
         self._cls = cls
@@ -478,7 +483,7 @@ class ActorClass:
         Raises:
             ValueError, TypeError: an unknown option, or a wrong value.
         """
-        other = ActorClass.__new__(ActorClass)
+        other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._options = self._options.updated(actor_options, self._cls.__name__)
         other._meta = None
@@ -496,6 +501,9 @@ class ActorClass:
                 return found
         shown = self.__dict__.get("__name__", "")
         raise AttributeError(f"'ActorClass({shown})' object has no attribute '{name}'")
+
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *dir(self._cls)})
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         name = self.__name__

@@ -1,0 +1,1 @@
+"""Names of `ray.experimental.state`, the older place of `spoke.util.state`."""

@@ -1,0 +1,78 @@
+"""Runs a client's program on Spoke or on real Ray, and sees that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import ray_compat
+from tests.clients.environments import python_of
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+MARK = "SPOKE_CLIENT_RUN"
+GONE_S = 15.0  # what is ending may take this long
+
+
+def run(
+    client: str, program: str, *arguments: str, engine: str = "spoke", **variables: str
+) -> dict[str, Any]:
+    """The JSON after ``@result`` that a program prints.
+
+    `engine` is "spoke" (the search path says so) or "ray" (the real one of the environment).
+    """
+    paths = [*variables.pop("more_paths", "").split(os.pathsep), str(ROOT)]
+    if engine == "spoke":
+        paths.insert(0, ray_compat.search_path())
+    mark = uuid.uuid4().hex
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SPOKE_ADDR"))},
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "PYTHONWARNINGS": "ignore",
+        MARK: mark,
+        **variables,
+    }
+    command = [python_of(client), str(HERE / "programs" / program), *arguments]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, errors="replace", cwd="/", timeout=280
+    )
+    left = _left(mark) if engine == "spoke" else []
+    lines = [line[8:] for line in done.stdout.splitlines() if line.startswith("@result ")]
+    assert done.returncode == 0 and len(lines) == 1, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    assert not left, f"left behind: {left}"
+    found: dict[str, Any] = json.loads(lines[0])
+    return found
+
+
+def _left(mark: str) -> list[str]:
+    """Command lines of processes of the run that do not end by themselves; they are ended here."""
+    deadline = time.monotonic() + GONE_S
+    while (found := _marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in found:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    return list(found.values())
+
+
+def _marked(mark: str) -> dict[int, str]:
+    wanted = f"{MARK}={mark}".encode()
+    found = {}
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and wanted in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
+                state = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()[0]
+                if state != "Z":
+                    command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ")
+                    found[int(entry)] = command.decode(errors="replace")[:200]
+        except OSError:
+            continue
+    return found

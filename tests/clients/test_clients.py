@@ -1,0 +1,88 @@
+"""modin, joblib, verl and vLLM, unchanged from PyPI, on Spoke through the search path alone.
+
+Every environment has real Ray as well; each program says which one it imported.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ray_compat
+from tests.clients.running import HERE, run
+
+pytestmark = [pytest.mark.timeout_s(900), pytest.mark.slow]
+
+VLLM = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # functions as arguments of collective_rpc
+    "more_paths": str(HERE / "vllm_platform"),
+}
+
+
+def _is_spoke(seen: dict[str, Any]) -> bool:
+    return str(seen.pop("engine")).startswith(ray_compat.search_path())
+
+
+def test_modin_equals_pandas(tmp_path: Path) -> None:
+    seen = run("modin", "modin_frames.py", str(tmp_path))
+    assert _is_spoke(seen)
+    assert seen == dict.fromkeys(("read_csv", "groupby", "merge", "apply", "map"), "equal")
+
+
+def test_joblib_backend() -> None:
+    seen = run("modin", "joblib_backend.py")
+    assert _is_spoke(seen)
+    assert seen == {
+        "powers": [index**2 for index in range(100)],
+        "closure": [0, 3, 6, 9, 12],
+        "arrays": [0.0, 1000.0, 2000.0],
+        "error": "KeyError",
+    }
+
+
+def test_verl_worker_groups() -> None:
+    seen = run("verl", "verl_groups.py")
+    assert _is_spoke(seen)
+    assert seen == {
+        "add": [11, 12],
+        "size": 2,
+        "double": [0, 2, 4, 6, 8, 10, 12, 14],
+        "late": [0, 1],
+        "names": [True, True],
+        "parts": [[22, 23], ["t0", "t1"]],
+    }
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder that keeps the tiny model for all runs."""
+    return str(tmp_path_factory.mktemp("models"))
+
+
+@pytest.mark.parametrize("apart", ["0", "1"], ids=["engine in process", "engine as a second driver"])
+def test_vllm_tokens_and_a_killed_worker(models: str, apart: str) -> None:
+    seen = run("vllm", "vllm_engine.py", models, "--kill", VLLM_ENABLE_V1_MULTIPROCESSING=apart, **VLLM)
+    assert _is_spoke(seen)
+    assert seen["tokens"] == seen["wanted"]
+    assert seen["kill"]["error"] is not None and seen["kill"]["seconds"] < 15, seen["kill"]
+
+
+def test_vllm_is_ready_beside_real_ray(models: str, record_property: Any) -> None:
+    seconds: dict[str, list[float]] = {"spoke": [], "ray": []}
+    for engine in ("spoke", "ray", "spoke", "ray"):
+        seen = run(
+            "vllm", "vllm_engine.py", models, engine=engine, VLLM_ENABLE_V1_MULTIPROCESSING="0", **VLLM
+        )
+        assert seen["tokens"] == seen["wanted"]
+        assert _is_spoke(seen) is (engine == "spoke")
+        seconds[engine].append(seen["ready_s"])
+    print(f"init() to a ready engine, seconds: Spoke {seconds['spoke']}, Ray {seconds['ray']}")
+    record_property("ready_s", seconds)
