@@ -97,6 +97,8 @@ REFUSED: Final[dict[str, str]] = {
     "ray.experimental.compiled_dag_ref": _LATER,
     "ray.job_submission": _LATER,
     "ray.util.collective": _LATER,
+    "ray.util.multiprocessing.pool": "machinery of Ray's Pool",
+    "ray.util.state.common": "machinery of Ray's state server",
     "ray.experimental.sandbox": "run containers with your container runtime",
     "ray.experimental.shuffle": "it is an example program of Ray's",
     "ray.experimental.job": "it is an example program of Ray's",
@@ -123,6 +125,9 @@ PARTS: Final[dict[str, str]] = {
     "ray.ObjectRef": "a ref is made by the call or the put that makes its object",
     "ray.ObjectRefGenerator": "iterate it; Ray's refuse these, too",
     "ray.TaskID": "an id is random, nothing is encoded in it",
+    "ray.util.multiprocessing.pool.AsyncResult": "made by Pool",
+    "ray.util.state.StateApiClient": "it asks the cluster that this process is in",
+    "ray.util.state.common": "what Spoke does not keep is no field",
     "ray.actor.ActorClass": "made by remote",
     "ray.actor.ActorHandle": "made by ActorClass.remote",
     "ray.actor.ActorMethod": "an attribute of a handle",
@@ -150,6 +155,11 @@ def reason(ray_name: str) -> str | None:
         parent = parent.rpartition(".")[0]
         found = REFUSED.get(parent) if parent != "ray" else None
     return found
+
+
+def part(ray_name: str) -> str | None:
+    """Why parts of a name that works are not there, or None if nothing is said about it."""
+    return PARTS.get(ray_name) or PARTS.get(ray_name.rpartition(".")[0])
 
 
 def error(module: str, name: str) -> AttributeError:

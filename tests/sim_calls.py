@@ -38,7 +38,6 @@ FUNCTION_ID = b"f" * 16
 SEGMENT_BYTES = 1 << 20
 
 
-
 class HubHost:
     """The hub's shell."""
 
