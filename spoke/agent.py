@@ -25,13 +25,17 @@ from spoke.loop import Loop, Timer
 from spoke.nursery import Nursery, Order
 from spoke.segment_service import SegmentService
 from spoke.segments import SegmentTable
+from spoke.slots import HeldSlots
 from spoke.wire import (
     AGENT_REPORT,
     AGENT_UP,
+    COMMIT,
     DEVICES,
     DROP_ORPHANS,
     HEARTBEAT,
     LOG_LINES,
+    PREPARE,
+    RELEASE_SLOTS,
     SPAWN,
     STOP_WORKER,
     WORKER_EXIT,
@@ -108,6 +112,7 @@ class Agent:
         self._closing = False
         self._sweep_timer: Timer | None = None
         self._gpus = DeviceWatch(loop, visible_devices(settings.gpu_visible), emit)
+        self.slots = HeldSlots(loop, emit, int(settings.resources.get("GPU", 0)))
         self.segments = SegmentService(
             SegmentTable(settings.store_limit, _native.Segment.create, settings.first_segment),
             loop.reactor,
@@ -140,7 +145,8 @@ class Agent:
         """Tell a hub that was restarted which workers live, and how others ended."""
         workers = [[worker.worker_id, worker.pid] for worker in self._workers.values()]
         starting = [[worker_id, 0] for worker_id in self._starting]
-        self._emit((AGENT_REPORT, [*workers, *starting], [list(one) for one in self._exits]))
+        exits = [list(one) for one in self._exits]
+        self._emit((AGENT_REPORT, [*workers, *starting], exits, self.slots.held()))
 
     def message(self, message: list[Any] | tuple[Any, ...]) -> None:
         """A message of the hub."""
@@ -148,6 +154,12 @@ class Agent:
             self._spawn(*message[1:])
         elif message[0] == STOP_WORKER:
             self._stop_worker(message[1], message[2])
+        elif message[0] == PREPARE:
+            self.slots.prepare(*message[1:])
+        elif message[0] == COMMIT:
+            self.slots.commit(message[1], message[2])
+        elif message[0] == RELEASE_SLOTS:
+            self.slots.release(message[1], message[2])
         elif message[0] == DROP_ORPHANS:
             self.segments.table.drop_orphans()
 
@@ -186,6 +198,8 @@ class Agent:
         except OSError as error:
             self._could_not_start(worker_id, f"no log file: {error}")
             return
+        if "SPOKE_GANG_ID" in env:
+            self.slots.launching(str(env["SPOKE_GANG_ID"]), str(env.get("RANK")))
         self._starting[worker_id] = KEEP
         self._gpus.starts(worker_id, gpu_ids)
         changes = self._changes(worker_id, env, gpu_ids)
@@ -348,6 +362,7 @@ class Agent:
     def close(self, deadline_s: float = 2.0) -> None:
         """Kill and reap every worker and what it left behind, release the segments."""
         self._closing = True
+        self.slots.close()
         for worker in self._workers.values():
             _signal_group(worker.pid, SIGKILL)
         deadline = time.monotonic() + deadline_s

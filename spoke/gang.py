@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoke import runtime_env
 from spoke.api import kill, remote
+from spoke.core import ranks
 from spoke.errors import (
     ActorDiedError,
     ActorPlacementGroupRemoved,
@@ -24,7 +25,6 @@ from spoke.errors import (
     RaySystemError,
 )
 from spoke.handles import ActorClass, ActorHandle
-from spoke.ports import free_ports
 from spoke.util.placement_group import PlacementGroup
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.01
 STOP_S: Final = 1.0
+PORTS_S: Final = 10.0
 
 PerRank = Callable[["Slot"], Any] | Sequence[Any]
 
@@ -57,7 +58,7 @@ class Slot:
 
     @property
     def port(self) -> int:
-        """A TCP port that is free on the slot's node; the same at every look, a new one per incarnation."""
+        """The TCP port that the slot's node holds for it, see `Gang.free_port`."""
         return self._gang.free_port(self.global_rank)
 
     def __repr__(self) -> str:
@@ -101,9 +102,15 @@ class Gang:
     """
 
     def __init__(
-        self, client: Client, group: PlacementGroup, restart: str, resources: dict[str, float]
+        self,
+        client: Client,
+        group: PlacementGroup,
+        restart: str,
+        resources: dict[str, float],
+        detached: bool = False,
     ) -> None:
         self.placement_group = group
+        self._detached = detached
         self._engine = weakref.ref(client)  # a gang that is kept keeps no cluster open
         self._group_id = group.id.binary()
         self._restart = restart
@@ -113,7 +120,6 @@ class Gang:
         self._launches: dict[int, _Launch] = {}
         self._handles: dict[int, ActorHandle] = {}
         self._incarnation = 0  # of the handles
-        self._ports: tuple[int, dict[int, int]] = (-1, {})  # for this incarnation
         self._released = False
         self._relauncher: _Relauncher | None = None
         self._relaunch_error: BaseException | None = None
@@ -163,20 +169,15 @@ class Gang:
         """
         self._check_open()
         _, info = self._info()
-        nodes: list[bytes | None] = info.get("nodes") or []
+        nodes: list[bytes] = info.get("nodes") or []
         if len(nodes) != self._size or None in nodes:
             raise RuntimeError(f"the slots of gang {self.id} are not all placed: {info.get('reason')}")
-        ranks_of: dict[bytes, list[int]] = {}
-        for rank, node in enumerate(nodes):
-            ranks_of.setdefault(node or b"", []).append(rank)
-        order = list(ranks_of)
         found = []
-        for rank, node in enumerate(nodes):
+        for rank, place in enumerate(ranks.places(nodes)):
             slot = Slot(self, rank)
-            mates = ranks_of[node or b""]
-            slot.local_rank, slot.local_size = mates.index(rank), len(mates)
-            slot.node_rank = order.index(node or b"")
-            slot.node_id = (node or b"").hex()
+            slot.local_rank, slot.local_size = place.local_rank, place.local_size
+            slot.node_rank = place.node_rank
+            slot.node_id = nodes[rank].hex()
             slot.node_ip = info["hosts"][rank]
             slot.gpu_ids = tuple(info["gpu_ids"][rank])
             slot.nic, slot.visible_devices = info["nics"][rank], info["shown"][rank]
@@ -191,29 +192,35 @@ class Gang:
 
     @property
     def master_port(self) -> int:
-        """A TCP port that is free on rank 0's node."""
+        """The port that rank 0's node holds for it."""
         return self.free_port(0)
 
     def free_port(self, rank: int) -> int:
-        """A TCP port that a probe found free on this rank's node, another for every rank.
+        """A TCP port of this rank's node, another for every rank and incarnation.
 
-        It is chosen outside the range from which the system gives ports to whoever asks for any.
+        The node holds it until the gang is released: no other process can take it, nor does the system give
+        it to anybody.  From the rank's launch on whoever binds it with SO_REUSEADDR, as servers do, has it.
 
         Raises:
             IndexError: there is no such rank.
+            ActorPlacementGroupRemoved: the gang was released.
+            GetTimeoutError: the next incarnation's ports are not there within 10 s.
         """
         self._check_rank(rank)
-        with self._lock:
-            incarnation, ports = self._ports
-            if incarnation != self.incarnation or rank not in ports:
-                ports = {}
-                incarnation = self.incarnation
-                slots = self.slots
-                for node in dict.fromkeys(slot.node_id for slot in slots):
-                    mates = [slot.global_rank for slot in slots if slot.node_id == node]
-                    ports.update(zip(mates, free_ports(node, len(mates)), strict=True))
-                self._ports = (incarnation, ports)
-            return ports[rank]
+        ports: list[int] = self._await_ports()
+        return ports[rank]
+
+    def _await_ports(self) -> list[int]:
+        """The ports of the present incarnation; they come a moment after it began."""
+        deadline = time.monotonic() + PORTS_S
+        while True:
+            self._check_open()
+            ports: list[int] | None = self._info()[1].get("ports")
+            if ports is not None:
+                return ports
+            if time.monotonic() > deadline:
+                raise GetTimeoutError(f"the nodes of gang {self.id} hold no ports for it: {self.explain()}")
+            time.sleep(POLL_S)
 
     def environment(self, rank: int) -> dict[str, str]:
         """The variables that this rank's process is started with, as `torch.distributed` reads them.
@@ -225,19 +232,8 @@ class Gang:
             IndexError: there is no such rank.
         """
         self._check_rank(rank)
-        slot = self.slots[rank]
-        found = {
-            "RANK": str(rank),
-            "WORLD_SIZE": str(self._size),
-            "LOCAL_RANK": str(slot.local_rank),
-            "LOCAL_WORLD_SIZE": str(slot.local_size),
-            "GROUP_RANK": str(slot.node_rank),
-            "MASTER_ADDR": self.master_addr,
-            "MASTER_PORT": str(self.master_port),
-            "SPOKE_GANG_ID": self.id,
-        }
-        if slot.nic:
-            found["SPOKE_NIC"] = slot.nic
+        slot, ports = self.slots[rank], self._await_ports()
+        found = ranks.environment(self.id, rank, self._info()[1], ports)
         if slot.visible_devices is not None:
             found["CUDA_VISIBLE_DEVICES"] = slot.visible_devices
         return found
@@ -337,6 +333,8 @@ class Gang:
         }
         if launch.name is not None:
             options["name"] = launch.name
+        if self._detached:
+            options["lifetime"] = "detached"
         if self._restart == "member":
             options["max_restarts"] = -1  # the hub counts them for the gang as a whole
         handle = launch.actor.options(**options).remote(*launch.args, **launch.kwargs)
@@ -518,7 +516,9 @@ class _Relauncher(threading.Thread):
             if gang.state == "REMOVED":
                 return
             with gang._lock:
-                due = gang._incarnation != gang.incarnation and gang.state == "CREATED"
+                state, info = gang._info()
+                due = gang._incarnation != gang.incarnation and state == "CREATED"
+                due = due and info.get("ports") is not None  # or the next news will be theirs
                 if not due or gang._released:
                     continue
                 try:

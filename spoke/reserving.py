@@ -62,8 +62,8 @@ def gang_allocate(
             lost rank alone restarts.
         max_restarts: restarts within `window` seconds before a loss is final; -1 has no limit.
         launch_timeout: seconds after which slots that nothing was launched in are given back.
-        lifetime: None releases the gang when its creator ends, "detached" does not; a detached gang outlives
-            its creator's relaunching: from then on the first loss releases it.
+        lifetime: None releases the gang when its creator ends; "detached" does not, its ranks are detached
+            actors (give them names to find them again), and when its creator is gone the hub relaunches them.
         same: what the slots must share.  "nvlink", "numa": the GPUs of all slots that stand together
             (`actors_per_node` of them; without `strict_pack` all) are in one such domain; "node": all slots
             are on one node; else the key of a label of which all their nodes have one value.
@@ -102,7 +102,7 @@ def gang_allocate(
         },
     }
     group = _create(client, spec)
-    gang = Gang(client, group, restart, resources)
+    gang = Gang(client, group, restart, resources, detached=lifetime == "detached")
     _await_slots(gang, client, timeout)
     return gang
 

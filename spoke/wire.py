@@ -132,6 +132,12 @@ AGENT_REPORT = next(_NEXT)
 ACK = next(_NEXT)
 OFFER_SEGMENT = next(_NEXT)
 
+# -- slots of a gang: hub -> agent, agent -> hub, hub -> agent
+PREPARE = next(_NEXT)
+PREPARED = next(_NEXT)
+COMMIT = next(_NEXT)
+RELEASE_SLOTS = next(_NEXT)
+
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
 _NL = (list, type(None))
@@ -257,8 +263,15 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     # the sender has mapped what it was passed by another process: UNMAP when it is gone
     MAPPED: ("MAPPED", (("segment_id", _I),)),
     # what lived on while the hub was away, after AGENT_UP; workers: [worker_id, pid],
-    # exits: fields of the latest WORKER_EXITs, known or not
-    AGENT_REPORT: ("AGENT_REPORT", (("workers", _L), ("exits", _L))),
+    # exits: fields of the latest WORKER_EXITs, known or not; held: [group_id, attempt] of prepared slots
+    AGENT_REPORT: ("AGENT_REPORT", (("workers", _L), ("exits", _L), ("held", _L))),
+    # slots: [index, gpu_ids, port], port 0: any that is free
+    PREPARE: ("PREPARE", (("group_id", _B), ("attempt", _I), ("slots", _L))),
+    # ports: [index, port]; refusal: why not, or empty
+    PREPARED: ("PREPARED", (("group_id", _B), ("attempt", _I), ("ports", _L), ("refusal", _S))),
+    COMMIT: ("COMMIT", (("group_id", _B), ("attempt", _I))),
+    # attempt -1: all
+    RELEASE_SLOTS: ("RELEASE_SLOTS", (("group_id", _B), ("attempt", _I))),
     # so many messages of `LASTING` that came by this link are on record: they need not be said again
     ACK: ("ACK", (("count", _I),)),
     # a segment that the process allocates in, of an agent before this one; the descriptor comes along

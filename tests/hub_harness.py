@@ -26,6 +26,7 @@ class Harness:
         self.now = 10.0
         self.auto_start = True
         self.auto_stop = True
+        self.auto_prepare = True
         self.inbox: dict[bytes, list[list[Any]]] = {}
         self.payloads: dict[bytes, list[Any]] = {}
         self.dropped: dict[bytes, str] = {}
@@ -58,6 +59,9 @@ class Harness:
                 return [self.worker_up(message[1])]
         elif message[0] == wire.OWNS:
             return [Received(peer, [wire.REQUEST, 0, "owns", {"count": self.owns.get(peer, 0)}])]
+        elif message[0] == wire.PREPARE and self.auto_prepare:
+            ports = [[index, port or 20_000 + index] for index, _, port in message[3]]
+            return [Received(peer, [wire.PREPARED, message[1], message[2], ports, ""])]
         elif message[0] == wire.STOP_WORKER and self.auto_stop:
             return [self.exit_of(message[1], None, 9)]
         return []

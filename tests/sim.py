@@ -17,7 +17,8 @@ from spoke import wire
 from spoke.core import Drop, Event, Journal, Log, Lost, Send, Tick
 from spoke.core.hub import HubConfig, HubCore
 from tests.checkers import ResourceReferee
-from tests.sim_processes import Agent, Driver, Link, Process, SimWorker, Task
+from tests.sim_driver import Driver
+from tests.sim_processes import Agent, Link, Process, SimWorker, Task
 
 
 class World:
@@ -42,12 +43,14 @@ class World:
         self.live: dict[bytes, bytes] = {}  # worker processes that exist, with their node
         self.tasks: list[Task] = []
         self.detached: list[bytes] = []
+        self.detached_groups: list[bytes] = []
         self.steps = 0
         self.audit_every = audit_every
         self.transcript: list[str] | None = None
         self.tick_at: float | None = None
         self.rate = rng.choice([1.0, 3.0, 8.0])
         rates = {"start_fails": 0.02, "task_crashes": 0.01, "retires": 0.1, "lingers": 0.3}
+        rates.update(silent=0.02, refuses=0.05, repeats=0.1)
         self.rates = rates if faults else {"retires": 0.1}
         self.durable = durable
         self.journal: dict[tuple[str, bytes], Any] = {}
@@ -90,7 +93,11 @@ class World:
         self.steps += 1
         if self.transcript is not None:
             self.transcript.append(f"{self.now:.6f} {event} {commands}")
+        sends = [one.message for one in commands if type(one) is Send]
+        told = [message[1] for message in sends if message[0] == wire.GROUP_STATE]
+        self._show_unwatched(told)
         self.referee.said(commands)
+        self._show_unwatched([])
         for command in commands:
             if type(command) is Send:
                 self._send(command)
@@ -111,6 +118,17 @@ class World:
         if deadline is not None and (self.tick_at is None or deadline < self.tick_at):
             self.tick_at = deadline
             self.schedule(max(deadline, self.now), lambda: self._tick(deadline))
+
+    def _show_unwatched(self, told: list[bytes]) -> None:
+        """Nobody is told of a detached group whose creator is gone: the referee is."""
+        for group_id in self.detached_groups:
+            state = self.hub.state
+            group = state.groups.get(group_id) or state.removed_groups.get(group_id)
+            if group_id in told:
+                continue
+            if group is not None and not group.watchers and group_id in self.referee.groups:
+                nodes = [bundle.node.node_id if bundle.node else None for bundle in group.bundles]
+                self.referee.groups[group_id].update(state=group.state, nodes=nodes)
 
     def _hub_config(self) -> HubConfig:
         return HubConfig(

@@ -1,4 +1,4 @@
-"""The processes of a simulated cluster: agents, workers and drivers as small state machines.
+"""The processes of a simulated cluster: agents and workers (drivers: `sim_driver`) as small state machines.
 
 They talk with the hub by real messages over a `Link`; calls between processes are plain function
 calls with a delay.  Every choice comes from the world's seeded generator.
@@ -134,6 +134,7 @@ class Agent(Process):
         self.exits: list[list[Any]] = []
         self.gpus: dict[bytes, list[int]] = {}  # of the workers
         self.held: dict[int, bool] = {}  # devices that something still is on
+        self.slots: dict[tuple[bytes, int], bool] = {}  # held for gangs; whether committed
         self._up()
         self._beat(0)
 
@@ -145,7 +146,11 @@ class Agent(Process):
         """The processes that live, and how others ended."""
         self._up()
         self._tell_held()
-        self.send(wire.AGENT_REPORT, [[one, 9] for one in self.workers], self.exits[-50:])
+        self.send(wire.AGENT_REPORT, [[one, 9] for one in self.workers], self.exits[-50:], self.slots_held())
+
+    def slots_held(self) -> list[Any]:
+        """What is committed."""
+        return [list(key) for key, committed in self.slots.items() if committed]
 
     def _beat(self, sequence: int) -> None:
         if self.alive:
@@ -163,8 +168,36 @@ class Agent(Process):
         elif kind == wire.STOP_WORKER:
             delay = 0.001 if message[2] else self.world.rng.uniform(0.001, 0.2)
             self.world.after(delay, lambda: self.reap(message[1], None, 9, ""))
+        elif kind == wire.PREPARE:
+            self._prepare(*message[1:])
+        elif kind == wire.COMMIT:
+            self._commit(message[1], message[2])
+        elif kind == wire.RELEASE_SLOTS:
+            for key in [key for key in self.slots if key[0] == message[1] and message[2] in (-1, key[1])]:
+                del self.slots[key]
         elif kind == wire.SHUTDOWN:
             self.die()
+
+    def _prepare(self, group_id: bytes, attempt: int, slots: list[Any]) -> None:
+        """Agree after a while, refuse, or be silent; perhaps say it twice."""
+        world, key = self.world, (group_id, attempt)
+        if world.chance("silent"):
+            return
+        refusal = "" if key in self.slots or not world.chance("refuses") else "it is draining"
+        ports = []
+        if not refusal:
+            self.slots.setdefault(key, False)
+            ports = [[index, port or world.rng.randrange(15_000, 30_000)] for index, _, port in slots]
+            world.after(10.0, lambda: self.slots.get(key) is False and self.slots.pop(key))
+        for _ in range(1 + world.chance("repeats")):
+            delay = world.rng.uniform(0.0, 0.05)
+            world.after(delay, lambda: self.send(wire.PREPARED, group_id, attempt, ports, refusal))
+
+    def _commit(self, group_id: bytes, attempt: int) -> None:
+        if (group_id, attempt) in self.slots:
+            self.slots[group_id, attempt] = True
+        else:
+            self.send(wire.PREPARED, group_id, attempt, [], "no word came in time")
 
     def _start(self, worker_id: bytes, gpu_ids: list[int] | None) -> None:
         if not self.alive or worker_id not in self.workers:
@@ -465,112 +498,3 @@ class SimWorker(Caller):
             group.queue.clear()
             group.running.clear()
         super().die(silently)
-
-
-class Driver(Caller):
-    """A program that does random things until told to finish."""
-
-    def __init__(self, world: World, node_id: bytes) -> None:
-        super().__init__(world, world.new_id(28), node_id, "driver")
-        self.actors: list[bytes] = []
-        self.groups: dict[bytes, int] = {}
-        self.finishing = False
-        self.world.after(world.rng.uniform(0, 0.1), self.act)
-
-    def hub_lost(self, reason: str) -> None:
-        """Its node is gone, and it with it: all that it waits for ends by name."""
-        if self in self.world.drivers:
-            self.world.kill_driver(self)
-
-    def act(self) -> None:
-        rng = self.world.rng
-        if not self.alive or self.finishing:
-            return
-        rng.choice([self._tasks, self._tasks, self._actor, self._actor, self._group, self._end_one])()
-        self.world.after(rng.expovariate(self.world.rate), self.act)
-
-    def _spec(self) -> dict[str, Any]:
-        rng = self.world.rng
-        spec: dict[str, Any] = {"resources": {"CPU": rng.choice([1.0, 1.0, 1.0, 0.5, 2.0, 4.0])}}
-        kind = rng.random()
-        if kind < 0.15:
-            spec["resources"] = {"CPU": 1.0, "GPU": rng.choice([1.0, 1.0, 2.0, 0.5, 0.25])}
-        elif kind < 0.2:
-            spec["resources"] = {"CPU": 1.0, "memory": 100.0}
-        place = rng.random()
-        if place < 0.1:
-            spec["strategy"] = "SPREAD"
-        elif place < 0.2:
-            node = rng.choice(self.world.agents).id if self.world.agents else bytes(28)
-            spec["strategy"] = {"kind": "node", "node_id": node, "soft": rng.random() < 0.5}
-            spec["resources"] = {"CPU": 1.0}
-        elif place < 0.3:
-            spec["label_selector"] = {"zone": rng.choice(["a", "!a", "in(a,b)"])}
-            spec["resources"] = {"CPU": 1.0}
-        elif place < 0.5 and self.groups:
-            group_id, size = rng.choice(list(self.groups.items()))
-            spec["strategy"] = {"kind": "group", "group_id": group_id, "index": rng.randrange(-1, size)}
-            spec["resources"] = {"CPU": rng.choice([0.5, 1.0])}
-        if rng.random() < 0.1:
-            spec["env"] = {"vars": {"MODE": rng.choice("ab")}}
-        return spec
-
-    def _tasks(self) -> None:
-        rng = self.world.rng
-        spec = self._spec()
-        nested = rng.choice([0, 0, 0, 1, 3]) if "strategy" not in spec else 0
-        for _ in range(rng.choice([1, 1, 2, 5, 20])):
-            self.submit(Task(self.world, spec, rng.choice([0.001, 0.01, 0.1, 0.5]), nested))
-
-    def _actor(self) -> None:
-        rng = self.world.rng
-        spec = self._spec()
-        if rng.random() < 0.6:
-            spec["placement_resources"] = spec["resources"]
-            spec["resources"] = {k: v for k, v in spec["resources"].items() if k != "CPU"}
-        spec["max_restarts"] = rng.choice([0, 0, 1, 3, -1])
-        spec["detached"] = rng.random() < 0.15
-        if spec["detached"] or rng.random() < 0.3:
-            spec["name"] = f"name-{rng.randrange(6)}"
-            spec["get_if_exists"] = rng.random() < 0.5
-            spec["request_id"] = 1
-        actor_id = self.world.new_id(16)
-        self.actors.append(actor_id)
-        if spec["detached"]:
-            self.world.detached.append(actor_id)
-        self.send(wire.CREATE_ACTOR, actor_id, spec, payload=b"class")
-
-    def _group(self) -> None:
-        rng = self.world.rng
-        strategy = rng.choice(["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"])
-        bundle = rng.choice([{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}, {"GPU": 0.5, "CPU": 0.5}])
-        size = rng.randrange(1, 3 if bundle.get("GPU") == 1.0 else 4)  # some nodes have two GPUs only
-        group_id = self.world.new_id(18)
-        self.groups[group_id] = size
-        self.send(wire.CREATE_GROUP, group_id, {"bundles": [bundle] * size, "strategy": strategy})
-
-    def _end_one(self) -> None:
-        rng = self.world.rng
-        if self.actors and rng.random() < 0.6:
-            actor_id = rng.choice(self.actors)
-            self.send(wire.KILL_ACTOR, actor_id, rng.random() < 0.6, "")
-        elif self.groups:
-            group_id = rng.choice(list(self.groups))
-            self.groups.pop(group_id)
-            self.send(wire.REMOVE_GROUP, group_id)
-
-    def finish(self) -> None:
-        """End what is placed, again and again, so that what waits gets its turn."""
-        self.finishing = True
-        if not self.alive:
-            return
-        for actor_id in self.actors:
-            if self.referee.actors.get(actor_id, ("?", 0))[0] == "ALIVE":
-                self.send(wire.KILL_ACTOR, actor_id, True, "finishing")
-        for group_id in list(self.groups):
-            if self.referee.groups.get(group_id) == "CREATED":
-                self.groups.pop(group_id)
-                self.send(wire.REMOVE_GROUP, group_id)
-        for actor_id in self.world.detached:
-            self.send(wire.KILL_ACTOR, actor_id, True, "finishing")
-        self.world.after(0.5, self.finish)

@@ -66,7 +66,8 @@ def test_gang_keeps_the_slots_for_the_next_incarnation() -> None:
     devices = [hub.ask(driver, "group", id=group)["gpu_ids"]]
     hub.step(hub.exit_of(workers[0], 3))
     news = hub.take(driver, wire.GROUP_STATE)
-    assert [(message[2], message[3]["incarnation"]) for message in news] == [("CREATED", 1)]
+    assert [(message[2], message[3]["incarnation"]) for message in news] == [("CREATED", 1)] * 2
+    assert [message[3]["ports"] is not None for message in news] == [False, True], "ports are renewed"
     assert news[0][3]["lost"][0] == 0 and "exit code 3" in news[0][3]["lost"][1]
     states(hub, driver)
     strategy = {"kind": "group", "group_id": group, "index": 0, "rank": 0, "incarnation": 0}
@@ -181,3 +182,50 @@ def test_malformed_policies_are_refused() -> None:
         assert hub.take(driver, wire.GROUP_STATE)[-1][1:3] == [group, "REMOVED"], policy
     group = hub.group(driver, "runs", [{"CPU": 1.0}] * 3, "STRICT_SPREAD", per_node=2)
     assert hub.take(driver, wire.GROUP_STATE)[-1][1:3] == [group, "REMOVED"]
+
+
+def test_a_detached_gang_comes_back_without_its_creator() -> None:
+    """The creator is gone: the hub launches the next incarnation from what it was given for the first."""
+    hub = Harness()
+    node = hub.node("n", CPU=4.0, GPU=4.0)
+    driver = hub.driver("driver", node)
+    spec = {"restart": "gang", "max_restarts": 1, "window_s": 100.0}
+    bundles = [{"CPU": 1.0, "GPU": 1.0}] * 2
+    group = hub.group(driver, "gang", bundles, "STRICT_PACK", gang=spec, detached=True)
+    ports = hub.ask(driver, "group", id=group)["ports"]
+    env = {"vars": {"MASTER_PORT": str(ports[0]), "MODE": "x"}}
+    ranks = [rank(hub, driver, group, n, detached=True, name=f"r{n}", env=env) for n in range(2)]
+    workers = [hub.ready(one) for one in ranks]
+    hub.lose(driver)
+    assert hub.free(node, "GPU") == 2.0, "it outlives its creator"
+    other = hub.driver("other", node)
+    job = hub.ask(other, "group", id=group)["job_id"]
+    hub.step(hub.exit_of(workers[0], None, 9))
+    row = hub.ask(other, "group", id=group)
+    assert row["state"] == "CREATED" and row["incarnation"] == 1 and row["ports"]
+    namespace = row["namespace"]
+    again = [hub.ask(other, "get_actor", name=f"r{n}", namespace=namespace) for n in range(2)]
+    assert not {one["actor_id"] for one in again} & set(ranks) and [one["rank"] for one in again] == [0, 1]
+    assert [one["job_id"] for one in again] == [job] * 2
+    fresh = [hub.ready(one["actor_id"]) for one in again]
+    assert hub.spawned[fresh[1]][2]["RANK"] == "1" and hub.spawned[fresh[1]][2]["MODE"] == "x"
+    assert hub.spawned[fresh[1]][2]["MASTER_PORT"] == str(row["ports"][0])
+    assert hub.payloads[fresh[0]][-1] == b"blob"
+    hub.step(hub.exit_of(fresh[1], None, 9))  # the budget of one is spent
+    assert hub.ask(other, "group", id=group)["state"] == "REMOVED" and hub.free(node, "GPU") == 4.0
+
+
+def test_a_creator_that_dies_before_it_relaunches_is_replaced_by_the_hub() -> None:
+    hub = Harness()
+    node = hub.node("n", CPU=4.0, GPU=4.0)
+    driver = hub.driver("driver", node)
+    spec = {"restart": "gang", "max_restarts": 5, "window_s": 100.0}
+    group = hub.group(driver, "gang", [{"CPU": 1.0, "GPU": 1.0}], gang=spec, detached=True)
+    first = rank(hub, driver, group, 0, detached=True, name="r")
+    hub.step(hub.exit_of(hub.ready(first), None, 9))
+    other = hub.driver("other", node)
+    namespace = hub.ask(other, "group", id=group)["namespace"]
+    with pytest.raises(LookupError):
+        hub.ask(other, "get_actor", name="r", namespace=namespace)  # the creator is expected to do it
+    hub.lose(driver)
+    assert hub.ask(other, "get_actor", name="r", namespace=namespace)["rank"] == 0

@@ -60,6 +60,8 @@ def leave(world: World) -> None:
     closer.finishing = True
     for actor_id in world.detached:
         closer.send(wire.KILL_ACTOR, actor_id, True, "the end")
+    for group_id in world.detached_groups:
+        closer.send(wire.REMOVE_GROUP, group_id)
     for driver in list(world.drivers):
         world.kill_driver(driver)
     world.run_until(world.now + 3.0)
@@ -77,6 +79,7 @@ def leave(world: World) -> None:
             assert worker.job == b"" and worker.state == "IDLE", f"{worker.state} worker of {worker.job!r}"
     assert sorted(world.live) == sorted(state.workers), "processes and tables disagree"
     assert not world.referee.promises
+    assert not any(agent.slots for agent in world.agents), "ports are held for nobody"
 
 
 @pytest.mark.parametrize("first", list(range(FIRST, FIRST + SEEDS, BATCH)))

@@ -13,6 +13,7 @@ anything else, which comes back to whoever asks for the actor by name.
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any, Final
 
 from spoke import wire
@@ -107,6 +108,23 @@ class Actors:
             self.end(actor, "killed", reason)
         elif stale := self.stale(actor):
             self.end(actor, GANG_BROKEN, stale)
+
+    def create_detached(self, spec: dict[str, Any], blob: Any, job_id: bytes) -> None:
+        """The hub itself creates an actor, from the spec and blob of one that it had."""
+        s = self.s
+        digest = blake2b(s.config.seed, digest_size=12, salt=b"actor")
+        digest.update(s.serial().to_bytes(8, "little"))
+        actor = Actor(digest.digest() + job_id, spec, blob, Shape(spec))
+        if actor.name and s.actor_names.setdefault((actor.namespace, actor.name), actor) is not actor:
+            actor.name = ""  # somebody took it meanwhile
+        actor.job = job_id
+        s.actors[actor.actor_id] = actor
+        s.note("actor", actor.actor_id, actor)
+        s.note("blob", actor.actor_id, actor)
+        job = s.jobs.get(job_id)
+        if job is not None:
+            job.keepers += 1
+        s.enqueue(actor, actor.shape.fit_key)
 
     def _name(self, client: Client, actor: Actor) -> bool:
         """Take the name, or answer that it is taken."""

@@ -214,6 +214,8 @@ def _audit_groups(s: State, holdings: list[Holding]) -> None:
         if group.state == "CREATED":
             assert len(placed) == len(group.bundles), "GANG-2"
             assert group.line is None
+        elif group.state == "PENDING" and group.preparing is not None:
+            assert len(placed) == len(group.bundles) and group.line is None, "GANG-2"
         elif group.state == "PENDING":
             assert not placed and group.line is not None, "GANG-2"
         elif group.state == "REMOVED":

@@ -3,7 +3,8 @@
 Rules of this module: a gang is a placement group whose ranks are actors that name their rank and
 incarnation in their scheduling strategy.  When a rank is lost, all others are asked to end at once,
 the highest rank first (GANG-2).  Policies: "none" releases the reservation; "gang" keeps it and lets
-the creator launch all ranks again under the next incarnation; "member" restarts the lost rank alone.
+the creator launch all ranks again under the next incarnation (the hub itself launches those of a detached
+gang whose creator is gone); "member" restarts the lost rank alone.
 A restart costs one of `max_restarts` (-1: without end) within `window_s` seconds; when none is left,
 the gang is released.  A constructor that raises is not retried.
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoke.core.actors import GANG_BROKEN, Actors
 from spoke.core.exits import Exit
+from spoke.core.ranks import environment, next_spec
 from spoke.core.state import Actor, Group, State
 
 if TYPE_CHECKING:
@@ -87,7 +89,10 @@ class Gangs:
     def _stale(self, actor: Actor) -> str:
         """Why a new rank belongs to an incarnation that is over; empty if it does not."""
         group = self._gang_of(actor)
-        if group is None or actor.spec["strategy"].get("incarnation") == group.incarnation:
+        if group is None:
+            return ""
+        if actor.spec["strategy"].get("incarnation") == group.incarnation:
+            group.relaunch = []  # its creator does it
             return ""
         return f"its gang is at incarnation {group.incarnation} by now: {group.reason}"
 
@@ -122,9 +127,14 @@ class Gangs:
         again = (
             group.gang.restart == "gang"
             and kind not in _FINAL
-            and group.creator in self.s.clients
+            and (group.creator in self.s.clients or group.owner is None)
             and self._spend(group)
         )
+        if again and group.owner is None:
+            group.relaunch = [
+                [{**one.spec, "namespace": one.namespace}, bytes(one.blob), one.job]
+                for one in self.members(group)
+            ]
         group.lost = [rank, cause]
         group.reason = text
         group.incarnation += 1
@@ -137,6 +147,19 @@ class Gangs:
             self.actors.end(other, GANG_BROKEN, text)
         if not again:
             self.groups.remove(group, text)
+        elif group.state == "CREATED" and group.preparing is None:
+            self.groups.prepares.begin(group, [])  # other ports, so that nobody meets those of before
+
+    def renewed(self, group: Group) -> None:
+        """All slots of this incarnation have their ports: who is to launch it can."""
+        if not group.relaunch or group.creator in self.s.clients or group.ports_of != group.incarnation:
+            return
+        relaunch, group.relaunch = group.relaunch, []
+        info = self.groups.message(group)[3]
+        for spec, blob, job in relaunch:
+            rank = spec["strategy"]["rank"]
+            variables = environment(group.group_id.hex(), rank, info, group.ports)
+            self.actors.create_detached(next_spec(spec, group.incarnation, variables), blob, job)
 
     # -- time
 
@@ -159,9 +182,11 @@ class Gangs:
             assert group.expires_at is not None
             if group.expires_at > s.now:
                 s.wake_at(group.expires_at)
-            elif group.line is not None:
+            elif group.state == "PENDING":
                 limit = group.gang.pending_timeout_s
-                why = group.line.infeasible or "its slots did not become free together"
+                why = (group.line.infeasible if group.line is not None else group.reason) or (
+                    "its slots did not become free together"
+                )
                 self.groups.remove(group, f"it could not be placed within {limit:g} s: {why}")
             elif group.holdings or self.members(group):
                 group.expires_at = None

@@ -23,6 +23,7 @@ from spoke.core.gangs import GangPolicy, Gangs
 from spoke.core.leases import Leases
 from spoke.core.ledger import Ledger, to_floats, to_units
 from spoke.core.pool import Pool
+from spoke.core.prepare import Prepares
 from spoke.core.selectors import parse
 from spoke.core.state import STOPPING, Actor, Bundle, Client, Group, Lease, Node, State, Worker
 from spoke.limits import MAX_BUNDLES, MAX_DEAD_RECORDS, MAX_GROUPS
@@ -42,6 +43,7 @@ class Groups:
         self.leases = leases
         self.actors = actors
         self.gangs = Gangs(state, actors, self)
+        self.prepares = Prepares(state, self)
 
     def create(self, client: Client, group_id: bytes, spec: dict[str, Any]) -> None:
         """A client asks for a group."""
@@ -69,6 +71,7 @@ class Groups:
             self._answer_refused(client, group_id, spec)
             return
         group.bundles = [Bundle(group, index) for index in range(len(group.request.bundles))]
+        group.ports = [0] * len(group.bundles)
         group.job = client.job
         group.creator = client.peer
         s.groups[group_id] = group
@@ -112,7 +115,7 @@ class Groups:
             shares = placement.reserve(node.ledger, group.request, [one.index for one in bundles])
             if shares is None:
                 for bundle in done:
-                    self._unreserve(bundle)
+                    self.unreserve(bundle)
                 return False
             for bundle, share in zip(bundles, shares, strict=True):
                 bundle.node, bundle.share = node, share
@@ -120,15 +123,37 @@ class Groups:
                 node.load += 1
                 s.touched[home] = node
                 done.append(bundle)
-        group.reason = ""
-        group.placed_at = s.now
-        self.gangs.placed(group)
-        self._move(group, CREATED)
+        if group.gang is not None:
+            self.prepares.begin(group, done)
+            return True
+        self._created(group)
         s.grew()  # what waits for this group's slots
         return True
 
+    def _created(self, group: Group) -> None:
+        group.reason = ""
+        group.placed_at = self.s.now
+        self.gangs.placed(group)
+        self._move(group, CREATED)
+        self.gangs.renewed(group)
+
+    def agreed(self, group: Group) -> None:
+        """All nodes have prepared what was asked."""
+        if group.state == CREATED:
+            self.gangs.renewed(group)
+            self.announce(group)
+        else:
+            self._created(group)
+
+    def wait_again(self, group: Group) -> None:
+        """Back into its line."""
+        key = group.request.key if group.state == PENDING else ("group", group.group_id)
+        self.s.note("group", group.group_id, group)
+        self.s.enqueue(group, key)
+
     @staticmethod
-    def _unreserve(bundle: Bundle) -> None:
+    def unreserve(bundle: Bundle) -> None:
+        """Give back a slot that nothing runs in."""
         assert bundle.node is not None and bundle.share is not None
         bundle.node.ledger.give(bundle.share)
         bundle.node.load -= 1
@@ -158,6 +183,7 @@ class Groups:
             info["hosts"] = [bundle.node.host if bundle.node is not None else "" for bundle in group.bundles]
             info["incarnation"] = group.incarnation
             info["lost"] = group.lost
+            info["ports"] = list(group.ports) if group.ports_of == group.incarnation else None
             info["nics"] = reached.nics(group)
             info["reached"] = reached.closeness(group)
             info["shown"] = reached.shown(group)
@@ -183,6 +209,8 @@ class Groups:
         if group.state == REMOVED:
             return
         s.dequeue(group)
+        if group.gang is not None:
+            self.prepares.release(group)
         group.reason = reason
         group.expires_at = None
         self._move(group, REMOVED)
@@ -224,6 +252,10 @@ class Groups:
         s = self.s
         for group in list(s.groups.values()):
             lost = [bundle for bundle in group.bundles if bundle.node is node]
+            if lost and group.preparing is not None:
+                self.prepares.abort(group)
+                self.wait_again(group)
+                lost = [bundle for bundle in lost if bundle.node is node]
             if lost:
                 self.displaced(group, lost, f"node {node.node_id.hex()} died")
         for group in list(s.removed_groups.values()):
@@ -247,9 +279,13 @@ class Groups:
     def check(self) -> None:
         """What is due by now."""
         self.gangs.check()
+        self.prepares.check()
 
     def client_lost(self, client: Client) -> None:
         """Its groups are released; it watches no more."""
+        for group in list(self.s.groups.values()):
+            if group.relaunch and group.creator == client.peer:
+                self.gangs.renewed(group)
         for group in list(client.groups.values()):
             self.remove(group, "its owner (the process that created it) died")
         for watched in client.watching.values():

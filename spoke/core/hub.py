@@ -72,6 +72,7 @@ class HubCore:
             wire.HEARTBEAT: lambda node, message, payload: None,
             wire.WORKER_EXIT: self._on_worker_exit,
             wire.AGENT_REPORT: self._on_agent_report,
+            wire.PREPARED: lambda node, m, _: self.groups.prepares.answered(node, m),
             wire.LOG_LINES: self._on_log_lines,
             wire.DEVICES: lambda node, message, payload: self.nodes.devices(node, message[1]),
             wire.DEVICES_HELD: lambda node, message, payload: self.nodes.held(node, message[1]),
@@ -226,6 +227,9 @@ class HubCore:
         for worker_id, _ in message[1]:
             if worker_id not in self.state.workers:
                 self.state.send(node.node_id, wire.STOP_WORKER, worker_id, True)
+        for group_id, attempt in message[3]:
+            if group_id not in self.state.groups:
+                self.state.send(node.node_id, wire.RELEASE_SLOTS, group_id, attempt)
 
     def _worker_gone(self, worker: Worker, exit_: Exit) -> None:
         """A worker is reaped: its resources come back, its users and its own calls hear of it."""

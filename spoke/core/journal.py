@@ -77,9 +77,10 @@ def _actor(actor: Actor) -> dict[str, Any]:
 
 
 def _group(group: Group) -> dict[str, Any]:
+    fresh = group.preparing.fresh if group.preparing is not None else []  # not agreed yet
     slots = [
         [bundle.node.node_id, list(bundle.share.devices)]
-        if bundle.node is not None and bundle.share is not None
+        if bundle.node is not None and bundle.share is not None and bundle not in fresh
         else None
         for bundle in group.bundles
     ]
@@ -94,6 +95,10 @@ def _group(group: Group) -> dict[str, Any]:
         "incarnation": group.incarnation,
         "lost": group.lost,
         "restarts": group.restarts,
+        "attempt": group.attempt,
+        "ports": group.ports,
+        "ports_of": group.ports_of,
+        "relaunch": group.relaunch,
         "slots": slots,
     }
 

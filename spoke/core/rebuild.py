@@ -87,6 +87,7 @@ class Rebuild:
         for client in list(self.s.clients.values()):
             self._watches(client)
         self._jobs_gone()
+        self._let_go()
         self.s.grew()
 
     # -- what stands for itself
@@ -151,7 +152,8 @@ class Rebuild:
     def _group(self, group_id: bytes, record: dict[str, Any]) -> None:
         s = self.s
         group = Group(group_id, record["spec"])
-        for name in ("state", "reason", "namespace", "creator", "job", "incarnation", "lost", "restarts"):
+        for name in ("state", "reason", "namespace", "creator", "job", "incarnation", "lost", "restarts",
+                     "attempt", "ports", "ports_of", "relaunch"):  # fmt: skip
             setattr(group, name, record[name])
         group.request = group_states.parse_request(group.spec)
         group.gang = GangPolicy(group.spec["gang"]) if group.spec.get("gang") is not None else None
@@ -175,9 +177,12 @@ class Rebuild:
                 self.hub.groups.gangs.expire(group, group.gang.pending_timeout_s)
             s.enqueue(group, group.request.key)
         elif missing:
+            group.state = group_states.RESCHEDULING
             self.broken.append((group, missing))
         else:
             self.hub.groups.gangs.placed(group)
+            if group.gang is not None:
+                self.hub.groups.prepares.restored(group, self.found.agreed)
 
     def _slot(self, group: Group, bundle: Bundle, node_id: bytes, devices: Any) -> None:
         node = self.s.nodes.get(node_id)
@@ -355,6 +360,14 @@ class Rebuild:
             ]
             for client in s.clients.values():
                 s.send(client.peer, wire.NODE_STATE, node_id, False, GONE, [node_id, *processes])
+
+    def _let_go(self) -> None:
+        """Nodes hold slots of gangs that are no more."""
+        s = self.s
+        for node_id, held in self.found.agreed.items():
+            for group_id, _ in held:
+                if group_id not in s.groups:
+                    s.send(node_id, wire.RELEASE_SLOTS, group_id, -1)
 
     def _jobs_gone(self) -> None:
         s = self.s

@@ -50,6 +50,7 @@ class Recovery:
         for table, key, record in records:
             self.tables.setdefault(table, {})[key] = record
         self.agents: dict[bytes, list[Any]] = {}  # AGENT_UP of those that also reported
+        self.agreed: dict[bytes, list[Any]] = {}  # by node, [group_id, attempt] of the slots it holds
         self.devices: dict[bytes, dict[str, Any]] = {}  # of the agents' nodes
         self.held: dict[bytes, list[Any]] = {}  # devices there that left-over processes hold
         self.clients: dict[bytes, list[Any]] = {}  # CLIENT_UP
@@ -101,7 +102,7 @@ class Recovery:
             self.backlog.append(event)
 
     def _report(self, peer: bytes, message: list[Any]) -> None:
-        _, workers, exits = message
+        _, workers, exits, self.agreed[peer] = message
         self.agents[peer] = self._up.pop(peer)
         for worker_id, pid in workers:
             self.workers[worker_id] = Found(worker_id, peer, pid)

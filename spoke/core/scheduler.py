@@ -131,7 +131,9 @@ class Scheduler:
         node: Node | None
         if shape.group_id is not None:
             group = self._group(item, shape.group_id)
-            bundle = choose_bundle(group, shape) if group is not None else None
+            if group is None or group.preparing is not None:
+                return None
+            bundle = choose_bundle(group, shape)
             if bundle is None or bundle.ledger is None or bundle.node is None:
                 return None
             node, ledger = bundle.node, bundle.ledger
@@ -171,6 +173,11 @@ class Scheduler:
         """The nodes on which room is kept free for older requests, as this one sees them."""
         s = self.s
         found: dict[bytes, Ledger] = {}
+        if isinstance(item, Group):
+            for node_id in item.avoid:
+                if (node := s.nodes.get(node_id)) is not None and node.alive:
+                    found[node_id] = node.ledger.copy()
+                    found[node_id].subtract(node.ledger.free)
         for older in s.earmarked:
             if older.seq < item.seq and older.earmark is not None:
                 for node_id in older.earmark:

@@ -17,6 +17,7 @@ from spoke.core.topology import Topology
 from spoke.limits import MAX_DEAD_RECORDS
 
 if TYPE_CHECKING:
+    from spoke.core.prepare import Preparing
     from spoke.core.shape import Shape
 
 Key = tuple[str, "tuple[int, ...] | None"]  # what a worker was started with: env key, GPUs shown
@@ -324,6 +325,8 @@ class Group(Item):
     """A placement group (a gang's ticket)."""
 
     __slots__ = (
+        "attempt",
+        "avoid",
         "bundles",
         "creator",
         "expires_at",
@@ -337,7 +340,11 @@ class Group(Item):
         "namespace",
         "owner",
         "placed_at",
+        "ports",
+        "ports_of",
+        "preparing",
         "reason",
+        "relaunch",
         "request",
         "restarts",
         "spec",
@@ -366,6 +373,14 @@ class Group(Item):
         self.lost: list[Any] | None = None  # [rank, cause] of the latest loss
         self.restarts: list[float] = []  # when, within the policy's window
         self.expires_at: float | None = None  # not placed, or not used, by then: released
+        # Of a gang, agreed with its nodes (see `spoke.core.prepare`):
+        self.attempt = 0
+        self.preparing: Preparing | None = None
+        self.avoid: dict[bytes, float] = {}  # nodes that refused it, until when
+        self.ports: list[int] = []  # one per slot, held by its node
+        self.ports_of = -1  # the incarnation that they are for
+        # Of a detached gang whose ranks were lost: [spec, blob, job] of each, until they are launched again
+        self.relaunch: list[list[Any]] = []
 
 
 class Job:

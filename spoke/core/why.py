@@ -49,6 +49,8 @@ def headline(s: State, item: Item) -> str:
     """What is asked for and since when, without what is in the way."""
     line = item.line
     if line is None and isinstance(item, Group):
+        if item.preparing is not None:
+            return "waits until the nodes of its slots have prepared them"
         return f"the placement group is {item.state}" + (f"; latest: {item.reason}" if item.reason else "")
     if line is None:
         return "it does not wait for resources"
