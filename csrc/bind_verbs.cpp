@@ -82,7 +82,7 @@ nb::list take_notices(EngineHandle& engine) {
 
 RegionHandle register_memory(EngineHandle& engine, uint64_t address, size_t length, bool remote_read) {
     const nb::gil_scoped_release released;
-    const unsigned int access = spoke::ib::kLocalWrite | (remote_read ? static_cast<unsigned int>(spoke::ib::kRemoteRead) : 0u);
+    const unsigned int access = remote_read ? spoke::ib::kRemoteRead : spoke::ib::kLocalWrite;
     return {std::make_shared<Region>(engine.it->domain(), reinterpret_cast<void*>(address), length, access)};
 }
 
@@ -146,6 +146,7 @@ void bind_verbs(nb::module_& module) {
         .def_prop_ro("bytes_read", &Reader::bytes_read)
         .def("connect", [](Reader& self, const nb::bytes& peer) { self.connect(text_of(peer)); }, "peer"_a)
         .def("read", &read_slices, "slices"_a)
+        .def("abort", &Reader::abort, "why"_a, nb::call_guard<nb::gil_scoped_release>())
         .def("close", &Reader::close, "why"_a, nb::call_guard<nb::gil_scoped_release>());
     nb::class_<Responder>(module, "RdmaResponder")
         .def("__init__", [](Responder* self, EngineHandle& engine) { new (self) Responder(engine.it); }, "engine"_a)

@@ -183,6 +183,11 @@ void Reader::lost(const std::string& why) {
     fail(why);
 }
 
+void Reader::abort(const std::string& why) {
+    const std::lock_guard lock(mutex_);
+    fail(why);
+}
+
 void Reader::close(const std::string& why) {
     std::unique_lock lock(mutex_);
     fail(why);

@@ -50,7 +50,9 @@ class Reader final : public Port {
     uint32_t number() const noexcept { return number_; }
     void connect(const std::string& peer);
     std::shared_ptr<Operation> read(std::vector<Slice> slices);
-    // Ends the queue pair and every operation on it, with this reason; returns when they are finished.
+    // Ends the queue pair; its operations are finished, with this reason, as soon as nothing is under way.
+    void abort(const std::string& why);
+    // As abort, and returns when they are finished.
     void close(const std::string& why);
     bool usable();
     uint64_t bytes_read();

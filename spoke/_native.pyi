@@ -247,7 +247,7 @@ class RdmaEngine:
         """(kind, number, text): 1 port down, 2 up, 3 address changed, 4 device lost, 5 connection broken."""
 
     def register(self, address: int, length: int, remote_read: bool) -> RdmaRegion:
-        """Register memory for reads into it, and with ``remote_read`` by peers.
+        """Register memory to be read by peers with ``remote_read``, else for reads into it.
 
         Raises:
             OSError: ENOMEM where too little memory may be locked, EINVAL for 0 or more than 3.5 GiB.
@@ -288,6 +288,9 @@ class RdmaReader:
             OSError: EINVAL for a destination outside its region, ENOTCONN where the connection failed;
                 nothing was posted then.
         """
+
+    def abort(self, why: str) -> None:
+        """End the connection; its operations are finished as soon as nothing is under way."""
 
     def close(self, why: str) -> None:
         """End the connection; every operation on it is finished afterwards, with this reason."""

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke import codec, config, objectref, wire
+from spoke import codec, config, objectref, rdmaside, wire
 from spoke._native import Reactor
 from spoke.core import Send
 from spoke.core.calls import Call, CallTable
@@ -27,7 +27,7 @@ from spoke.errors import ProtocolError
 from spoke.futures import Futures
 from spoke.hubside import HubSide
 from spoke.lead import Lead
-from spoke.links import ACCEPTED, CLOSED, FRAME, Link, Links
+from spoke.links import ACCEPTED, CLOSED, FRAME, READABLE, Link, Links
 from spoke.objectref import ObjectRef
 from spoke.replies import Replies
 from spoke.sharing import Sharing
@@ -82,6 +82,7 @@ class Client:
         )  # fmt: skip
         mode = config.get("transport")
         self.router = Router(self.node_id, mode, SharedMemory(self.store), Tcp(self.hub), self.process_id)
+        self.rdma = rdmaside.join(self)
         self.values = Values(self, self.store, self.router)
         self.submitter = Submitter(self)
         self.calls.place = self.submitter.place
@@ -135,6 +136,7 @@ class Client:
             wire.OWNS: self.replies.on_owns,
         }
         self.handlers.update(self.hub.handlers)
+        self.handlers.update(self.rdma.handlers)
         objectref.install(
             address, self.release, self.resolve_ref, self.futures.future, self.futures.asyncio_future
         )
@@ -360,6 +362,8 @@ class Client:
                     self._closed(conn)
                 elif kind == ACCEPTED:
                     self.links.accepted(conn)
+                elif kind == READABLE:
+                    self.rdma.mover.on_readable()
             while self.links.broken:
                 self._closed(self.links.broken.pop())
             self._settle()
@@ -389,6 +393,9 @@ class Client:
 
     def _peer_lost(self, peer: bytes) -> None:
         now = time.monotonic()
+        self.rdma.mover.peer_lost(
+            peer
+        )  # first: what it reads must not be freed before it cannot read any more
         self.calls.on_peer_lost(now, peer)
         self.refs.on_peer_lost(peer, encode_error(*OWNER_DIED))
         self.store.peer_lost(peer)
@@ -491,6 +498,7 @@ class Client:
                 entry.value = encode_error(
                     "RaySystemError", "this ref belongs to a cluster that was shut down"
                 )
+        self.rdma.mover.close()
         objectref.install(None, None, None, None, None)
         self.futures.stop()
         self.lead.stop()

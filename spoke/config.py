@@ -70,6 +70,18 @@ def parse_count(text: str) -> int:
     return value
 
 
+def parse_rdma_library(text: str) -> str:
+    """``system``, ``fake`` or ``none``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    word = text.strip().lower()
+    if word not in ("system", "fake", "none"):
+        raise ValueError(f"{text!r} is none of system, fake, none")
+    return word
+
+
 def parse_transport(text: str) -> str:
     """One of the values that `spoke.transport.router` explains.
 
@@ -131,6 +143,17 @@ KNOBS: dict[str, Knob] = {
         "SPOKE_NAMESPACE", parse_text, None, "namespace of named actors", also=("RAY_NAMESPACE",)
     ),
     "transport": Knob("SPOKE_TRANSPORT", parse_transport, "auto", "auto, tcp, shm or rdma: paths of blocks"),
+    "rdma_library": Knob(
+        "SPOKE_RDMA_LIBRARY",
+        parse_rdma_library,
+        "system",
+        "system, none, or fake: a software device for tests",
+    ),
+    "rdma_device": Knob(
+        "SPOKE_RDMA_DEVICE", parse_text, "", "name of the RDMA device; default: the first usable"
+    ),
+    "rdma_port": Knob("SPOKE_RDMA_PORT", parse_count, 0, "its port; default: the first active one"),
+    "rdma_gid_index": Knob("SPOKE_RDMA_GID_INDEX", int, -1, "index of its GID; default: chosen"),
     "job_id": Knob("SPOKE_JOB_ID", parse_text, None, "submission id of the job this driver runs for"),
     "attempt_id": Knob("SPOKE_ATTEMPT_ID", parse_count, 0, "attempt of the job, 0 for the first"),
     "parent_job_id": Knob("SPOKE_PARENT_JOB_ID", parse_text, None, "job that submitted this one"),

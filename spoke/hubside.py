@@ -243,7 +243,7 @@ class HubSide:
         client, node_id = self._client, part[0]
         client.check_open()
         if part[2] < 0:
-            return self._process_link(part[1])
+            return self.process_link(part[1])
         if node_id == client.node_id:
             return self.agent
         with client.lock:
@@ -254,7 +254,8 @@ class HubSide:
                 link = client.links.open(node_id, address)
         return link
 
-    def _process_link(self, process_id: bytes) -> Link:
+    def process_link(self, process_id: bytes) -> Link:
+        """The link to a process, opened if need be; OSError, KeyError where it is gone."""
         client = self._client
         with client.lock:
             link = client.links.by_peer.get(process_id)

@@ -114,6 +114,8 @@ class Store:
         self._released: deque[Block] = deque()  # by finalizers
         self._open_blocks = 0
         self.regions = Regions()
+        # Told of each segment or region that is about to go; the lock is held.
+        self.on_gone: Callable[[int], None] = lambda segment_id: None
         self.copied_bytes = 0  # written into blocks by this process: the counter behind "zero copy"
         self.mapped_bytes = 0
 
@@ -189,6 +191,7 @@ class Store:
 
     def _forget(self, segment: OwnSegment) -> None:
         del self._own[segment.segment_id]
+        self.on_gone(segment.segment_id)
         self._give_back(segment.segment_id)
 
     def release(self, block: Block) -> None:
@@ -219,6 +222,7 @@ class Store:
         segment = block.segment
         if isinstance(segment, Region):
             self._open_blocks -= 1
+            self.on_gone(segment.segment_id)
             self.regions.drop(segment)
             return
         del segment.blocks[block.offset]
@@ -345,6 +349,26 @@ class Store:
     def _block_at(self, segment_id: int, offset: int) -> Block | None:
         segment = self._own.get(segment_id) if segment_id > 0 else self.regions.get(segment_id)
         return None if segment is None else segment.block_at(offset)
+
+    def pin(self, ranges: list[list[int]]) -> list[tuple[Block, int]]:
+        """One use more of the block around each range (segment id, offset, length), and its address.
+
+        Raises:
+            ObjectLostError: one is not inside a block of this process; then nothing was counted.
+        """
+        found: list[tuple[Block, int]] = []
+        with self._lock:
+            for segment_id, offset, length in ranges:
+                block = self._block_at(segment_id, offset)
+                if block is None or offset + length > block.offset + block.length:
+                    raise ObjectLostError.from_message(
+                        f"bytes {offset} to {offset + length} of segment {segment_id} belong to no object"
+                    )
+                found.append((block, block.segment.memory.address + offset))
+            for block, _ in found:
+                block.uses += 1
+        self._drain()
+        return found
 
     def release_described(self, descriptors: list[list[Any]]) -> None:
         """Give up uses of own blocks by their descriptors."""

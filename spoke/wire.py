@@ -138,6 +138,14 @@ PREPARED = next(_NEXT)
 COMMIT = next(_NEXT)
 RELEASE_SLOTS = next(_NEXT)
 
+# -- process <-> process, one-sided reads (core/rdma.py)
+RDMA_CONNECT = next(_NEXT)
+RDMA_ACCEPT = next(_NEXT)
+RDMA_ASK = next(_NEXT)
+RDMA_GRANT = next(_NEXT)
+RDMA_DONE = next(_NEXT)
+RDMA_CLOSE = next(_NEXT)
+
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
 _NL = (list, type(None))
@@ -292,6 +300,14 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     JOB_STATE: ("JOB_STATE", (("job_id", _S), ("attempt", _I), ("state", _S), ("info", _D))),
     READ_LOG: ("READ_LOG", (("request_id", _I), ("job_id", _S), ("attempt", _I), ("args", _D))),
     LOG_CHUNK: ("LOG_CHUNK", (("request_id", _I), ("error", _NL), ("value", (object,)))),
+    # address: of a queue pair, 32 bytes; None with the reason why there is none (any more)
+    RDMA_CONNECT: ("RDMA_CONNECT", (("number", _I), ("address", _B))),
+    RDMA_ACCEPT: ("RDMA_ACCEPT", (("number", _I), ("address", _NB), ("reason", _S))),
+    # ranges: [segment_id, offset, length] each; places: [address, rkey] each, None with the reason
+    RDMA_ASK: ("RDMA_ASK", (("lease_id", _I), ("number", _I), ("ranges", _L))),
+    RDMA_GRANT: ("RDMA_GRANT", (("lease_id", _I), ("places", _NL), ("reason", _S))),
+    RDMA_DONE: ("RDMA_DONE", (("lease_ids", _L),)),
+    RDMA_CLOSE: ("RDMA_CLOSE", (("number", _I), ("reason", _S))),
 }
 
 # What a client says to the hub that a restarted hub must hear again if it is not on record; all else

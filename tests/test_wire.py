@@ -23,6 +23,8 @@ GOLDEN = {
     "ACCEPTED": "9203c40107",
     "REFUSED": "9204a46e6f7065",
     "HEARTBEAT": "920607",
+    "RDMA_CONNECT": "935003c40101",
+    "RDMA_GRANT": "9453059192cf000001000000000009a0",
 }
 GOLDEN_MESSAGES: dict[str, tuple[Any, ...]] = {
     "HELLO": (wire.HELLO, 1, "driver", b"\x01", b"\x02"),
@@ -30,6 +32,8 @@ GOLDEN_MESSAGES: dict[str, tuple[Any, ...]] = {
     "ACCEPTED": (wire.ACCEPTED, b"\x07"),
     "REFUSED": (wire.REFUSED, "nope"),
     "HEARTBEAT": (wire.HEARTBEAT, 7),
+    "RDMA_CONNECT": (wire.RDMA_CONNECT, 3, b"\x01"),
+    "RDMA_GRANT": (wire.RDMA_GRANT, 5, [[1 << 40, 9]], ""),
 }
 
 

@@ -1,0 +1,56 @@
+"""A client's part in RDMA: the links and the poll loop, as `transport/rdma.py` needs them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from spoke import wire
+from spoke.lead import Waiter
+from spoke.transport.rdma import Rdma
+
+if TYPE_CHECKING:
+    from spoke.client import Client
+
+KINDS: Final = (
+    wire.RDMA_CONNECT, wire.RDMA_ACCEPT, wire.RDMA_ASK, wire.RDMA_GRANT, wire.RDMA_DONE, wire.RDMA_CLOSE,
+)  # fmt: skip
+
+
+class RdmaSide:
+    """`transport.rdma.Control` of one client."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.lock = client.lock
+        self.mover = Rdma(self, client.store)
+        self.handlers = dict.fromkeys(KINDS, self._on_message)
+
+    def _on_message(self, link: Any, message: list[Any], payload: Any) -> None:
+        self.mover.on_message(link.peer, message)
+
+    def open_link(self, process_id: bytes) -> None:
+        self._client.check_open()
+        self._client.hub.process_link(process_id)
+
+    def tell(self, peer: bytes, *message: Any) -> None:
+        self._client.tell(peer, *message)
+
+    def make_waiter(self) -> Waiter:
+        return Waiter(1)
+
+    def block_on(self, waiter: Any, timeout: float | None) -> bool:
+        return self._client.block_on(waiter, timeout)
+
+    def watch(self, fd: int) -> int:
+        return self._client.reactor.watch(fd)
+
+    def unwatch(self, source: int) -> None:
+        self._client.reactor.unwatch(source)
+
+
+def join(client: Client) -> RdmaSide:
+    """RDMA for this client, where ``SPOKE_TRANSPORT`` allows it; others may read from it in any case."""
+    side = RdmaSide(client)
+    if client.router.mode in ("auto", "rdma"):
+        client.router.rdma = side.mover
+    return side

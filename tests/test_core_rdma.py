@@ -1,0 +1,338 @@
+"""The machine of one-sided reads: by hand, and whole worlds of owners and readers from a seed.
+
+The world's memory is reused as soon as its last use is gone, reads take several steps, messages are late,
+links end at one side first, devices are lost.  A read that succeeds must have seen one object only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import Any
+
+import pytest
+
+from spoke import wire
+from spoke.core import Lost, Received, Send, rdma
+
+A, B = b"a" * 28, b"b" * 28
+
+
+def connect(machine: rdma.Reads, read_id: int = 1, peer: bytes = B) -> None:
+    """Bring a reader of `peer` to its first question."""
+    assert machine.step(0.0, rdma.Want(read_id, peer, [[1, 0, 10]])) == [rdma.MakeReader(peer, 1)]
+    sent = machine.step(0.0, rdma.Made(peer, 1, True, b"mine"))
+    assert sent == [Send(peer, (wire.RDMA_CONNECT, 1, b"mine"))]
+    assert machine.step(0.0, Received(peer, [wire.RDMA_ACCEPT, 1, b"theirs", ""])) == [
+        rdma.ConnectReader(peer, 1, b"theirs"),
+        Send(peer, (wire.RDMA_ASK, read_id, 1, [[1, 0, 10]])),
+    ]
+
+
+def serve(machine: rdma.Reads, peer: bytes = A) -> None:
+    """Bring an owner to its first lease."""
+    assert machine.step(0.0, Received(peer, [wire.RDMA_CONNECT, 1, b"theirs"])) == [
+        rdma.MakeResponder(peer, 1, b"theirs")
+    ]
+    assert machine.step(0.0, rdma.Made(peer, 1, False, b"mine")) == [
+        Send(peer, (wire.RDMA_ACCEPT, 1, b"mine", ""))
+    ]
+    assert machine.step(0.0, Received(peer, [wire.RDMA_ASK, 7, 1, [[1, 0, 10]]])) == [
+        rdma.Lend(peer, 7, [[1, 0, 10]])
+    ]
+    granted = machine.step(0.0, rdma.Lent(peer, 7, [[4096, 5]], ""))
+    assert granted == [Send(peer, (wire.RDMA_GRANT, 7, [[4096, 5]], ""))]
+    assert machine.leases(peer) == 1
+
+
+def test_a_read_from_its_wish_to_its_end() -> None:
+    machine = rdma.Reads()
+    connect(machine)
+    assert machine.step(0.0, Received(B, [wire.RDMA_GRANT, 1, [[4096, 5]], ""])) == [
+        rdma.Start(1, B, 1, [[4096, 5]])
+    ]
+    assert machine.step(0.0, rdma.Finished(1, "")) == [Send(B, (wire.RDMA_DONE, [1]))]
+    # The connection stays: the next read asks at once.
+    assert machine.step(0.0, rdma.Want(2, B, [[1, 0, 10]])) == [
+        Send(B, (wire.RDMA_ASK, 2, 1, [[1, 0, 10]]))
+    ]
+
+
+def test_what_was_lent_is_given_up_after_the_queue_pair_only() -> None:
+    for end in (Lost(A), Received(A, [wire.RDMA_CLOSE, 1, ""]), Received(A, [wire.RDMA_CONNECT, 2, b"new"])):
+        machine = rdma.Reads()
+        serve(machine)
+        commands = machine.step(0.0, end)
+        assert commands[:2] == [rdma.DestroyResponder(A, 1), rdma.EndLease(A, 7)]
+        assert machine.leases(A) == 0
+    machine = rdma.Reads()
+    serve(machine)
+    commands = machine.step(0.0, rdma.DeviceLost("fatal"))
+    assert commands[:2] == [rdma.DestroyResponder(A, 1), rdma.EndLease(A, 7)]
+    assert commands[2:] == [Send(A, (wire.RDMA_ACCEPT, 1, None, "fatal"))]
+
+
+def test_a_lease_is_granted_on_a_living_queue_pair_only() -> None:
+    machine = rdma.Reads()
+    serve(machine)
+    for number in (0, 2):
+        refused = machine.step(0.0, Received(A, [wire.RDMA_ASK, 8, number, [[1, 0, 10]]]))
+        assert refused == [
+            Send(A, (wire.RDMA_GRANT, 8, None, "the connection that the lease was asked for is gone"))
+        ]
+    machine.step(0.0, Lost(A))
+    (refused,) = machine.step(0.0, Received(A, [wire.RDMA_ASK, 9, 1, [[1, 0, 10]]]))
+    assert refused.message[2] is None
+
+
+@pytest.mark.parametrize(
+    "ranges", [[[1, 0]], [[1, -1, 5]], [[1, 0, -5]], [[0, 0, 5]], [["1", 0, 5]], [[1, 0, 5.0]], [7]]
+)
+def test_a_lying_question_is_refused(ranges: list[Any]) -> None:
+    machine = rdma.Reads()
+    serve(machine)
+    (refused,) = machine.step(0.0, Received(A, [wire.RDMA_ASK, 8, 1, ranges]))
+    assert refused.message[2] is None and "not valid" in refused.message[3]
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        *([], [[1, 2], [3, 4]], [[4096]], [[4096, 5, 6]], [["4096", 5]]),
+        *([[4096, -1]], [[2**64, 5]], [[0, 2**32]], [5]),
+    ],
+)
+def test_a_truncated_or_lying_grant_is_refused_before_anything_is_posted(places: list[Any]) -> None:
+    machine = rdma.Reads()
+    connect(machine)
+    commands = machine.step(0.0, Received(B, [wire.RDMA_GRANT, 1, places, ""]))
+    assert commands == [
+        rdma.Refuse(1, "the owner's grant is not one"),
+        Send(B, (wire.RDMA_DONE, [1])),
+    ]
+
+
+def test_a_grant_that_nobody_waits_for_is_given_back() -> None:
+    machine = rdma.Reads()
+    assert machine.step(0.0, Received(B, [wire.RDMA_GRANT, 5, [[1, 2]], ""])) == [
+        Send(B, (wire.RDMA_DONE, [5]))
+    ]
+
+
+def test_failures_pause_and_come_back() -> None:
+    machine = rdma.Reads()
+    connect(machine)
+    commands = machine.step(10.0, rdma.Failed(B, 1, True, "retry counter exceeded"))
+    assert commands == [
+        rdma.DropReader(B, 1, "retry counter exceeded"),
+        Send(B, (wire.RDMA_CLOSE, 1, "retry counter exceeded")),
+        rdma.Refuse(1, "retry counter exceeded"),
+    ]
+    assert machine.why_not(10.1, B) == "retry counter exceeded"
+    assert machine.step(10.1, rdma.Want(2, B, [[1, 0, 1]])) == [rdma.Refuse(2, "retry counter exceeded")]
+    later = 10.0 + rdma.PAUSE_S
+    assert machine.why_not(later, B) == ""
+    assert machine.step(later, rdma.Want(3, B, [[1, 0, 1]])) == [rdma.MakeReader(B, 2)]
+    # Twice as long the second time.
+    machine.step(later, rdma.Made(B, 2, True, b"x"))
+    machine.step(later, Received(B, [wire.RDMA_ACCEPT, 2, None, "no RDMA device"]))
+    assert machine.why_not(later + 1.9 * rdma.PAUSE_S, B) == "no RDMA device"
+    assert machine.why_not(later + 2.0 * rdma.PAUSE_S, B) == ""
+
+
+def test_one_peer_cannot_hold_leases_without_end() -> None:
+    machine = rdma.Reads()
+    serve(machine)
+    for lease_id in range(100, 100 + rdma.MAX_LEASES + 5):
+        (command,) = machine.step(0.0, Received(A, [wire.RDMA_ASK, lease_id, 1, [[1, 0, 10]]]))
+        if isinstance(command, Send):
+            break
+    assert isinstance(command, Send) and "too many leases" in command.message[3]
+    assert machine.leases(A) == rdma.MAX_LEASES
+
+
+# -- worlds
+
+
+class Process:
+    """One process: its machine, its memory (block -> [generation, uses, its own]), its queue pairs."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.machine = rdma.Reads()
+        self.blocks: dict[int, list[int]] = {number: [0, 1, 1] for number in range(1, 5)}
+        self.leases: dict[tuple[bytes, int], list[int]] = {}
+        self.responders: set[tuple[bytes, int]] = set()
+        self.readers: set[tuple[bytes, int]] = set()
+        self.alive = True
+
+
+class World:
+    """Processes, their links, and time."""
+
+    def __init__(self, seed: int, broken: bool) -> None:
+        self.random = random.Random(seed)
+        self.broken = broken
+        self.now = 0.0
+        self.processes = {bytes([name]) * 28: Process(bytes([name]) * 28) for name in b"abc"}
+        self.wires: dict[tuple[bytes, bytes], deque[Any]] = {}
+        self.up: dict[tuple[bytes, bytes], bool] = {}  # as each side sees it
+        self.running: dict[tuple[bytes, int], dict[str, Any]] = {}
+        self.next_read = 1
+        self.succeeded = self.failed = 0
+        for one in self.processes:
+            for other in self.processes:
+                if one != other:
+                    self.wires[one, other] = deque()
+                    self.up[one, other] = True
+
+    def feed(self, process: Process, event: Any) -> None:
+        pending = [event]
+        while pending:
+            for command in process.machine.step(self.now, pending.pop(0)):
+                answer = self.carry_out(process, command)
+                if answer is not None:
+                    pending.append(answer)
+
+    def carry_out(self, me: Process, command: Any) -> Any:
+        if isinstance(command, Send):
+            if self.up[me.name, command.peer]:
+                self.wires[me.name, command.peer].append(list(command.message))
+        elif isinstance(command, rdma.MakeReader):
+            if self.random.random() < 0.05:
+                return rdma.Failed(command.peer, command.number, True, "no memory")
+            me.readers.add((command.peer, command.number))
+            return rdma.Made(command.peer, command.number, True, b"r")
+        elif isinstance(command, rdma.MakeResponder):
+            if self.random.random() < 0.05:
+                return rdma.Failed(command.peer, command.number, False, "no memory")
+            me.responders.add((command.peer, command.number))
+            return rdma.Made(command.peer, command.number, False, b"o")
+        elif isinstance(command, rdma.DestroyResponder):
+            me.responders.discard((command.peer, command.number))
+        elif isinstance(command, rdma.DropReader):
+            me.readers.discard((command.peer, command.number))
+        elif isinstance(command, rdma.Lend):
+            numbers = [one[0] for one in command.ranges]
+            if any(number not in me.blocks for number in numbers):
+                return rdma.Lent(command.peer, command.lease_id, None, "gone")
+            for number in numbers:
+                me.blocks[number][1] += 1
+            me.leases[command.peer, command.lease_id] = numbers
+            places = [[number << 32 | me.blocks[number][0], 1] for number in numbers]
+            return rdma.Lent(command.peer, command.lease_id, places, "")
+        elif isinstance(command, rdma.EndLease):
+            self.end_lease(me, (command.peer, command.lease_id))
+        elif isinstance(command, rdma.Start):
+            self.running[me.name, command.read_id] = {
+                "peer": command.peer, "number": command.number, "places": command.places, "left": 3,
+            }  # fmt: skip
+        elif isinstance(command, rdma.Refuse) and (me.name, command.read_id) not in self.running:
+            self.failed += 1
+        return None
+
+    def end_lease(self, owner: Process, key: tuple[bytes, int]) -> None:
+        for number in owner.leases.pop(key, ()):
+            self.release(owner, number)
+
+    def release(self, owner: Process, number: int) -> None:
+        """One use less; at zero the memory is another object's at once."""
+        block = owner.blocks[number]
+        block[1] -= 1
+        if block[1] == 0:
+            block[:] = [block[0] + 1, 1, 1]
+
+    def transfer(self, key: tuple[bytes, int]) -> None:
+        """Some packets of one read: the responder must live, and what it reads is what is there."""
+        name, read_id = key
+        read, me, owner = self.running[key], self.processes[name], self.processes[self.running[key]["peer"]]
+        pair_lives = (name, read["number"]) in owner.responders and owner.alive
+        if not pair_lives or (owner.name, read["number"]) not in me.readers:
+            self.failed += 1
+            del self.running[key]
+            self.feed(me, rdma.Failed(owner.name, read["number"], True, "retry counter exceeded"))
+            self.feed(me, rdma.Finished(read_id, "retry counter exceeded"))
+            return
+        for place, _ in read["places"]:
+            assert owner.blocks[place >> 32][0] == place & 0xFFFFFFFF, "a read saw memory that was reused"
+        read["left"] -= 1
+        if read["left"] == 0:
+            self.succeeded += 1
+            del self.running[key]
+            self.feed(me, rdma.Finished(read_id, ""))
+
+    def lose(self, one: bytes, other: bytes) -> None:
+        """`one` sees the link end; what was under way to it is lost."""
+        if self.up[one, other]:
+            self.up[one, other] = False
+            self.wires[other, one].clear()
+            self.feed(self.processes[one], Lost(other))
+
+    def act(self) -> None:
+        choice = self.random.random
+        self.now += choice() * 0.2
+        one, other = self.random.sample(list(self.processes), 2)
+        me, roll = self.processes[one], choice()
+        if roll < 0.45:
+            waiting = [key for key, queue in self.wires.items() if queue and self.up[key[1], key[0]]]
+            if waiting:
+                sender, receiver = self.random.choice(waiting)
+                message = self.wires[sender, receiver].popleft()
+                self.feed(self.processes[receiver], Received(sender, message))
+        elif roll < 0.60 and self.up[one, other]:
+            read_id, self.next_read = self.next_read, self.next_read + 1
+            ranges = [[self.random.randint(1, 4), 0, 10] for _ in range(self.random.randint(1, 3))]
+            self.feed(me, rdma.Want(read_id, other, ranges))
+        elif roll < 0.85 and self.running:
+            self.transfer(self.random.choice(list(self.running)))
+        elif roll < 0.95:
+            number = self.random.randint(1, 4)
+            if me.blocks[number][2]:
+                me.blocks[number][2] = 0
+                self.release(me, number)
+            if self.broken and me.leases:  # frees by a timer, and leaves the queue pair alive
+                self.end_lease(me, self.random.choice(list(me.leases)))
+        elif roll < 0.98:
+            self.lose(one, other)
+            if choice() < 0.7:
+                self.lose(other, one)
+        elif roll < 0.985:
+            self.feed(me, rdma.DeviceLost("fatal"))
+            me.readers.clear()
+        elif not self.up[one, other] and not self.up[other, one]:
+            self.up[one, other] = self.up[other, one] = True
+            self.wires[one, other].clear()
+            self.wires[other, one].clear()
+
+    def check(self) -> None:
+        for process in self.processes.values():
+            for (peer, _), numbers in process.leases.items():
+                assert numbers and process.machine.leases(peer)
+
+
+def run(seed: int, broken: bool = False) -> World:
+    world = World(seed, broken)
+    for _ in range(1500):
+        world.act()
+    world.check()
+    return world
+
+
+def test_a_successful_read_saw_one_object_only() -> None:
+    worlds = [run(seed) for seed in range(60)]
+    assert sum(world.succeeded for world in worlds) > 1000
+    assert sum(world.failed for world in worlds) > 100
+
+
+def test_an_owner_that_frees_by_a_timer_is_caught() -> None:
+    caught = 0
+    for seed in range(60):
+        try:
+            run(seed, broken=True)
+        except AssertionError as error:
+            caught += "reused" in str(error)
+    assert caught > 5
+
+
+def test_equal_events_give_equal_commands() -> None:
+    assert run(3).succeeded == run(3).succeeded

@@ -1,0 +1,281 @@
+"""Objects between nodes by RDMA READ, over the software device: bytes, leases, faults, forced paths."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+import pytest
+
+import spoke
+from spoke import _native, current
+from spoke.cluster_utils import Cluster
+from spoke.errors import ActorDiedError, RayDirectTransportError
+
+MIB = 1 << 20
+
+
+def model_state() -> Any:
+    import torch  # by those only that need it: it takes seconds
+
+    torch.manual_seed(5)
+    layers = [torch.nn.Linear(300, 300), torch.nn.Linear(300, 70)]
+    return torch.nn.Sequential(*layers).state_dict()
+
+
+class Far:
+    """An actor on the other node."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+
+    def make(self, seed: int, size: int) -> Any:
+        return numpy.random.default_rng(seed).integers(0, 256, size, dtype=numpy.uint8)
+
+    def make_many(self, count: int, size: int) -> Any:
+        return [numpy.full(size + index, index % 251, dtype=numpy.uint8) for index in range(count)]
+
+    def state(self) -> Any:
+        return model_state()
+
+    def digest(self, array: Any) -> tuple[int, int]:
+        return int(array.astype(numpy.int64).sum()), array.nbytes
+
+    def stats(self) -> dict[str, int]:
+        return spoke.object_store_stats()
+
+    def fault(self, command: str, value: int = 0) -> None:
+        _native.fake_rdma(command, value)
+
+    def leases(self) -> int:
+        mover = current.client.rdma.mover  # type: ignore[union-attr]
+        return len(mover._leases)
+
+    def node(self) -> str:
+        return spoke.get_runtime_context().get_node_id()
+
+
+def start(**environment: str) -> Cluster:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster.add_node(num_cpus=2, resources={"far": 10})
+    spoke.init(address=cluster.address)
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPOKE_RDMA_LIBRARY", "fake")
+        cluster = start()
+        yield
+        spoke.shutdown()
+        cluster.shutdown()
+
+
+@pytest.fixture
+def far(nodes: None) -> Iterator[Any]:
+    actor = spoke.remote(Far).options(resources={"far": 1}).remote()
+    yield actor
+    spoke.kill(actor)
+
+
+def stats() -> dict[str, int]:
+    return spoke.object_store_stats()
+
+
+def gained(before: dict[str, int]) -> dict[str, int]:
+    now = stats()
+    return {name: now[name] - before[name] for name in now if now[name] != before[name]}
+
+
+def expected(seed: int, size: int) -> Any:
+    return numpy.random.default_rng(seed).integers(0, 256, size, dtype=numpy.uint8)
+
+
+def mover() -> Any:
+    return current.client.rdma.mover  # type: ignore[union-attr]
+
+
+def test_forced_rdma_without_a_device_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPOKE_RDMA_LIBRARY", "none")
+    monkeypatch.setenv("SPOKE_TRANSPORT", "rdma")
+    cluster = start()
+    try:
+        actor = spoke.remote(Far).options(resources={"far": 1}).remote()
+        with pytest.raises(RayDirectTransportError, match="SPOKE_RDMA_LIBRARY=none"):
+            spoke.get(actor.make.remote(1, MIB))
+    finally:
+        spoke.shutdown()
+        cluster.shutdown()
+
+
+@pytest.mark.parametrize("size", [100 * 1024 + 1, MIB - 1, MIB, 5 * MIB + 3])
+def test_results_come_by_one_sided_reads(far: Any, size: int) -> None:
+    before = stats()
+    assert (spoke.get(far.make.remote(size, size)) == expected(size, size)).all()
+    change = gained(before)
+    assert change["rdma_blocks"] == 1 and change["rdma_bytes"] == size
+    assert "rdma_copies" not in change and "tcp_blocks" not in change
+    assert spoke.get(far.leases.remote()) == 0
+
+
+def test_arguments_are_read_by_the_callee(far: Any) -> None:
+    array = expected(3, 2 * MIB)
+    wanted = (int(array.astype(numpy.int64).sum()), array.nbytes)
+    assert spoke.get(far.digest.remote(array)) == wanted
+    assert spoke.get(far.digest.remote(spoke.put(array))) == wanted
+    found = spoke.get(far.stats.remote())
+    assert found["rdma_blocks"] == 2 and found["tcp_blocks"] == 0 and found["rdma_copies"] == 0
+
+
+def test_into_a_buffer_nothing_is_copied(far: Any) -> None:
+    into = numpy.zeros(3 * MIB, dtype=numpy.uint8)
+    before = stats()
+    spoke.get(far.make.remote(9, into.nbytes), into=into)
+    assert (into == expected(9, into.nbytes)).all()
+    change = gained(before)
+    assert change == {"rdma_blocks": 1, "rdma_bytes": into.nbytes}
+    assert spoke.get(far.stats.remote())["copied_bytes"] == into.nbytes  # into its segment, once
+
+
+def test_a_thousand_parameters_are_one_lease(far: Any) -> None:
+    before = stats()
+    many = spoke.get(far.make_many.remote(1000, 5000))
+    for index in (0, 1, 250, 251, 999):
+        assert many[index].nbytes == 5000 + index and (many[index] == index % 251).all()
+    assert 1000 <= gained(before)["rdma_blocks"] <= 1001  # and the pickle that holds them together
+    assert spoke.get(far.leases.remote()) == 0
+
+
+def test_a_state_dict_moves_into_place(far: Any) -> None:
+    import torch
+
+    state = spoke.get(far.state.remote())
+    source = model_state()
+    assert all(torch.equal(state[name], source[name]) for name in source)
+    mine = {name: torch.zeros_like(tensor) for name, tensor in source.items()}
+    spoke.get(far.state.remote(), into=mine)
+    assert all(torch.equal(mine[name], source[name]) for name in source)
+
+
+def test_many_at_once_in_both_directions(far: Any) -> None:
+    arrays = [expected(seed, 300_000 + seed) for seed in range(16)]
+    up = [far.digest.remote(array) for array in arrays]
+    down = [far.make.remote(seed, 300_000 + seed) for seed in range(16)]
+    for seed, value in enumerate(spoke.get(down)):
+        assert (value == arrays[seed]).all()
+    assert [nbytes for _, nbytes in spoke.get(up)] == [array.nbytes for array in arrays]
+
+
+def test_a_dead_owner_is_named(far: Any) -> None:
+    ref = far.make.remote(1, 2 * MIB)
+    spoke.wait([ref])
+    spoke.get(far.make.remote(2, MIB))  # connected
+    spoke.kill(far)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            spoke.get(far.node.remote(), timeout=10)
+        except ActorDiedError:
+            break
+    # Its segment is its agent's: the result is still there, by the other path.
+    before = stats()
+    assert (spoke.get(ref) == expected(1, 2 * MIB)).all()
+    assert gained(before).get("rdma_blocks", 0) == 0
+
+
+def test_a_failed_read_takes_another_path_and_comes_back(far: Any) -> None:
+    spoke.get(far.make.remote(2, MIB))
+    before = stats()
+    _native.fake_rdma("fail", 12)
+    assert (spoke.get(far.make.remote(4, MIB)) == expected(4, MIB)).all()
+    change = gained(before)
+    assert change["tcp_blocks"] == 1 and "rdma_blocks" not in change
+    path = current.client.router.path(bytes.fromhex(spoke.get(far.node.remote())))  # type: ignore[union-attr]
+    assert path.name == "tcp" and "retry counter exceeded" in path.why_not_rdma
+    deadline = time.monotonic() + 30
+    while "rdma_blocks" not in gained(before):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        spoke.get(far.make.remote(5, MIB))
+
+
+def test_the_port_goes_down_and_up(far: Any) -> None:
+    spoke.get(far.make.remote(2, MIB))
+    _native.fake_rdma("port", 0)
+    before = stats()
+    assert (spoke.get(far.make.remote(6, MIB)) == expected(6, MIB)).all()
+    assert gained(before).get("tcp_blocks") == 1
+    _native.fake_rdma("port", 1)
+    deadline = time.monotonic() + 30
+    while "rdma_blocks" not in gained(before):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+        spoke.get(far.make.remote(5, MIB))
+
+
+@pytest.mark.parametrize("side", ["reader", "owner"])
+def test_a_lost_device_voids_leases_and_comes_back(far: Any, side: str) -> None:
+    spoke.get(far.make.remote(2, MIB))
+    if side == "reader":
+        _native.fake_rdma("fatal")
+    else:
+        spoke.get(far.fault.remote("fatal"))
+    before = stats()
+    assert (spoke.get(far.make.remote(7, MIB)) == expected(7, MIB)).all()
+    assert spoke.get(far.leases.remote()) == 0
+    deadline = time.monotonic() + 30
+    while "rdma_blocks" not in gained(before):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+        spoke.get(far.make.remote(5, MIB))
+
+
+def test_memory_that_cannot_be_locked_takes_the_other_path(far: Any) -> None:
+    spoke.get(far.make.remote(2, MIB))
+    _native.fake_rdma("no_memory", 1)
+    before = stats()
+    assert (spoke.get(far.make.remote(8, MIB)) == expected(8, MIB)).all()
+    assert gained(before)["tcp_blocks"] == 1
+
+
+def test_registered_memory_is_read_where_it_lies(nodes: None) -> None:
+    class Holder:
+        def __init__(self) -> None:
+            self.array = numpy.arange(MIB, dtype=numpy.int32)
+            self.registration = spoke.register_memory(self.array)
+
+        def whole(self) -> Any:
+            return self.array
+
+        def stats(self) -> dict[str, int]:
+            return spoke.object_store_stats()
+
+    holder = spoke.remote(Holder).options(resources={"far": 1}).remote()
+    into = numpy.empty(MIB, dtype=numpy.int32)
+    before = stats()
+    spoke.get(holder.whole.remote(), into=into)
+    assert (into == numpy.arange(MIB, dtype=numpy.int32)).all()
+    assert gained(before) == {"rdma_blocks": 1, "rdma_bytes": into.nbytes}
+    assert spoke.get(holder.stats.remote())["copied_bytes"] == 0
+    spoke.kill(holder)
+
+
+def test_readers_killed_at_random_points_free_what_they_held(nodes: None) -> None:
+    owner = spoke.remote(Far).options(resources={"far": 1}).remote()
+    for delay in (0.0, 0.01, 0.03):
+        reader = spoke.remote(Far).options(num_cpus=0).remote()
+        digest = reader.digest.remote(owner.make.remote(1, 4 * MIB))
+        time.sleep(delay)
+        spoke.kill(reader)
+        with pytest.raises(ActorDiedError):
+            spoke.get(digest, timeout=60)
+            raise ActorDiedError
+    deadline = time.monotonic() + 30
+    while spoke.get(owner.leases.remote()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (spoke.get(owner.make.remote(1, MIB)) == expected(1, MIB)).all()
+    spoke.kill(owner)
