@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from spoke import _native, limits, logs, orphans
+from spoke import _native, config, limits, logs, orphans
 from spoke.device_watch import DeviceWatch
 from spoke.devices import visible_devices
 from spoke.loop import Loop, Timer
@@ -246,8 +246,12 @@ class Agent:
         self, worker_id: bytes, env: dict[str, Any], gpu_ids: list[int] | None
     ) -> dict[str, str | None]:
         """What the worker's environment has other than the daemon's."""
-        changes: dict[str, str | None] = {orphans.VARIABLE: worker_id.hex()}
-        if gpu_ids is not None and not self._settings.keep_gpu_variable:
+        changes: dict[str, str | None] = {
+            orphans.VARIABLE: worker_id.hex(),
+            "RAY_RAYLET_PID": str(os.getpid()),  # programs written for Ray know a worker by it
+        }
+        keep = self._settings.keep_gpu_variable or config.given(env, "noset_visible_devices")
+        if gpu_ids is not None and not keep:
             names = visible_devices(self._settings.gpu_visible)
             changes["CUDA_VISIBLE_DEVICES"] = ",".join(
                 str(index) if names is None or index >= len(names) else names[index] for index in gpu_ids

@@ -8,7 +8,7 @@ written with a suffix (k, m, g, with or without "b" or "ib"; powers of 1024); ti
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 TRANSPORTS = ("auto", "shm", "tcp", "rdma")
@@ -253,6 +253,11 @@ def job_ports() -> dict[str, int]:
         for name, value in os.environ.items()
         if name.startswith(PORT_PREFIX) and value.isdigit()
     }
+
+
+def given(variables: Mapping[str, Any], name: str) -> bool:
+    """Do these variables, meant for a child, turn on the yes-or-no knob `name`?"""
+    return any(str(variables.get(variable, "")).strip().lower() in _TRUE for variable in KNOBS[name].names)
 
 
 def environment() -> dict[str, str]:

@@ -11,7 +11,7 @@ last handle ends the actor at once.
 
 from __future__ import annotations
 
-from types import FunctionType
+from types import FunctionType, GenericAlias
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from spoke import current
@@ -320,6 +320,7 @@ class ActorHandle:
     """
 
     _core: Core
+    __class_getitem__: Any = classmethod(GenericAlias)  # ActorHandle[C], in annotations
 
     def __init__(self, core: Core) -> None:
         self.__dict__["_core"] = core

@@ -10,7 +10,8 @@ from typing import Any
 from spoke import absent
 from spoke.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 
-_ACCELERATORS = ("GPU",)
+# Kinds of devices by their resources; Spoke assigns ids of GPUs, the others have none.
+_ACCELERATORS = ("FURIOSA", "GPU", "HPU", "MBLT", "NPU", "RBLN", "TPU", "TTNPU", "neuron_cores")
 
 
 class RuntimeContext:
