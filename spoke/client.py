@@ -52,6 +52,10 @@ def encode_error(name: str, text: str) -> list[Any]:
     return [codec.dumps((name, text))[0]]
 
 
+# How a dead actor ended that never got a place -> the error of its calls.
+_NEVER_PLACED = {"unschedulable": "ActorUnschedulableError", "group_gone": "ActorPlacementGroupRemoved"}
+
+
 class Client:
     """One process's part in the cluster.
 
@@ -448,10 +452,11 @@ class Client:
         """What every call to a dead actor resolves to."""
         if channel.payload:
             return SYSTEM, [bytes(channel.payload)]
-        error = "ActorUnschedulableError" if channel.info.get("unschedulable") else "ActorDiedError"
-        if error == "ActorUnschedulableError":
+        error = _NEVER_PLACED.get(str(channel.info.get("kind")))
+        if error is not None:
             return SYSTEM, encode_error(error, str(channel.info.get("cause")))
-        return SYSTEM, encode_error(error, describe_death(channel.name, channel.info, channel.actor_id))
+        text = describe_death(channel.name, channel.info, channel.actor_id)
+        return SYSTEM, encode_error("ActorDiedError", text)
 
     # -- objects
 

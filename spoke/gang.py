@@ -302,9 +302,9 @@ class Gang:
         """
         self._check_rank(rank)
         self._check_open()
-        actor = cls if isinstance(cls, ActorClass) else remote(cls)
-        if not isinstance(actor, ActorClass):
+        if not isinstance(cls, (ActorClass, type)):
             raise TypeError(f"a rank is an actor: {cls!r} is not a class")
+        actor = cls if isinstance(cls, ActorClass) else remote(cls)
         with self._lock:
             if rank in self._launches:
                 raise ValueError(f"rank {rank} of gang {self.id} was launched already")

@@ -21,7 +21,15 @@ _REASON_NODES_MAX: Final = 8
 
 
 class Unplaceable(Exception):
-    """No later event can make the request fit; the text says why."""
+    """No later event can make the request fit; the text says why, `kind` is that of an actor's end."""
+
+    kind = "unschedulable"
+
+
+class GroupGone(Unplaceable):
+    """The placement group that the request names was removed."""
+
+    kind = "group_gone"
 
 
 def choose_node(s: State, shape: Shape, item: Item, origin: bytes) -> Node | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 POLICIES: Final = ("none", "member", "gang")
 _NO_LOSS: Final = (GANG_BROKEN, "exited", "group_removed", "owner_died", "refused")
-_FINAL: Final = ("constructor", "unschedulable", "start_failed")  # would end the same way again
+_FINAL: Final = ("constructor", "unschedulable", "group_gone", "start_failed")  # would end the same way again
 
 
 class GangPolicy:
@@ -87,10 +87,12 @@ class Gangs:
         return sorted((one for one in found if rank_of(one) is not None), key=lambda one: rank_of(one) or 0)
 
     def _stale(self, actor: Actor) -> str:
-        """Why a new rank belongs to an incarnation that is over; empty if it does not."""
+        """Why a new rank is none: its incarnation is over, or it is of another job; empty if it is one."""
         group = self._gang_of(actor)
         if group is None:
             return ""
+        if group.owner is not None and actor.job != group.job:
+            return f"gang {group.group_id.hex()} belongs to job {group.job.hex()}, not to {actor.job.hex()}"
         if actor.spec["strategy"].get("incarnation") == group.incarnation:
             group.relaunch = []  # its creator does it
             return ""

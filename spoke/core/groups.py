@@ -314,7 +314,7 @@ def parse_request(spec: dict[str, Any]) -> placement.Request:
     if parsed is not None and len(parsed) != len(bundles):
         raise ValueError("one label selector per bundle")
     strategy = spec.get("strategy") or "PACK"
-    per_node = spec.get("per_node") or 1
+    per_node = spec.get("per_node", 1)
     if type(per_node) is not int or per_node < 1 or len(bundles) % per_node:
         raise ValueError(f"{per_node!r} bundles per node do not divide {len(bundles)} bundles")
     return placement.Request(

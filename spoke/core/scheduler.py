@@ -15,7 +15,7 @@ from typing import Final
 from spoke import wire
 from spoke.core import placement
 from spoke.core.actors import Actors
-from spoke.core.choice import Unplaceable, choose_bundle, choose_node, infeasible, visible
+from spoke.core.choice import GroupGone, Unplaceable, choose_bundle, choose_node, infeasible, visible
 from spoke.core.fit import FitIndex
 from spoke.core.groups import Groups
 from spoke.core.leases import Leases
@@ -84,7 +84,7 @@ class Scheduler:
                 placed = self._place(item)
             except Unplaceable as error:
                 for hopeless in line.all():
-                    self._fail(hopeless, str(error))
+                    self._fail(hopeless, error)
                 continue
             if not placed:
                 line.blocked_at = s.version
@@ -153,7 +153,7 @@ class Scheduler:
             return group
         removed = s.removed_groups.get(group_id)
         if removed is not None:
-            raise Unplaceable(f"its placement group {group_id.hex()} was removed: {removed.reason}")
+            raise GroupGone(f"its placement group {group_id.hex()} was removed: {removed.reason}")
         if item.unknown_since is None:
             item.unknown_since = s.now
         if item.unknown_since + s.config.unknown_s <= s.now:
@@ -188,11 +188,11 @@ class Scheduler:
 
     # -- what does not fit
 
-    def _fail(self, item: Item, reason: str) -> None:
+    def _fail(self, item: Item, error: Unplaceable) -> None:
         if isinstance(item, Want):
-            self.leases.fail(item, reason)
+            self.leases.fail(item, str(error))
         elif isinstance(item, Actor):
-            self.actors.end(item, "unschedulable", reason)
+            self.actors.end(item, error.kind, str(error))
 
     def _blocked(self, line: Line, head: Item) -> None:
         """Say once if it can never fit; else ask holders of leases to return what idles."""

@@ -16,6 +16,7 @@ from spoke.options import check_label_selector, check_quantity
 NODE_ID_LABEL_KEY = "ray.io/node-id"
 PLACEMENT_GROUP_BUNDLE_RESOURCE_NAME = "bundle"
 VALID_PLACEMENT_GROUP_STRATEGIES = {"PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"}
+_NODE_LABEL = "ray.io/node-id"
 
 
 class PlacementGroup:
@@ -104,6 +105,8 @@ def placement_group(
         name: for `get_placement_group`; unique in the namespace.
         lifetime: None ends the group with its creator, "detached" does not.
         bundle_label_selector: one label selector per bundle.
+        topology_strategy: instead of `strategy`, the strategy by label: "ray.io/node-id" has any of those
+            above; one other label may have STRICT_PACK: the nodes of all bundles have one value of it.
 
     Raises:
         ValueError: a wrong argument, or the name is taken.
@@ -119,7 +122,8 @@ def placement_group(
     group_id = random_bytes(GROUP_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
     spec: dict[str, Any] = {
         "bundles": checked,
-        "strategy": strategy or "PACK",
+        "strategy": _node_strategy(strategy, topology_strategy),
+        "same": next((key for key in topology_strategy or {} if key != _NODE_LABEL), ""),
         "name": name,
         "namespace": client.namespace,
         "detached": lifetime == "detached",
@@ -150,7 +154,9 @@ def validate_placement_group(
         ValueError: a wrong one.
     """
     _check_bundles(bundles)
-    strategy = "PACK" if strategy is None else strategy
+    if topology_strategy is not None:
+        _check_topology(strategy, topology_strategy)
+    strategy = _node_strategy(strategy, topology_strategy)
     if strategy not in VALID_PLACEMENT_GROUP_STRATEGIES:
         raise ValueError(
             f"Invalid placement group strategy {strategy}. "
@@ -160,16 +166,48 @@ def validate_placement_group(
         raise ValueError(f"Placement group `lifetime` must be None or 'detached'. Got {lifetime}.")
     if _soft_target_node_id and strategy != "STRICT_PACK":
         raise ValueError("_soft_target_node_id can only be used with STRICT_PACK.")
-    if topology_strategy:
-        raise ValueError("placement_group: `topology_strategy` is not supported")
-    if bundle_label_selector:
+    if bundle_label_selector is not None:
+        if not isinstance(bundle_label_selector, list):
+            kind = type(bundle_label_selector)
+            raise ValueError(f"Placement group bundle_label_selector must be a list, got {kind}.")
         if len(bundle_label_selector) != len(bundles):
             raise ValueError(
                 f"Invalid bundle label selector {bundle_label_selector}. "
                 "The length of `bundle_label_selector` should equal the length of `bundles`."
             )
         for selector in bundle_label_selector:
-            check_label_selector(selector, "bundle_label_selector")
+            try:
+                check_label_selector(selector, "bundle_label_selector")
+            except (TypeError, AttributeError) as error:
+                raise ValueError(f"Bundle label selector must be a list of dictionaries: {error}") from None
+
+
+def _node_strategy(strategy: str | None, topology: dict[str, str] | None) -> str:
+    if topology is not None:
+        return topology.get(_NODE_LABEL, "PACK")
+    return "PACK" if strategy is None else strategy
+
+
+def _check_topology(strategy: str | None, topology: Any) -> None:
+    if strategy is not None:
+        raise ValueError(
+            f"`strategy` and `topology_strategy` exclude each other: give {_NODE_LABEL!r} in the latter."
+        )
+    if not isinstance(topology, dict):
+        raise ValueError(f"`topology_strategy` must be a dict, got {type(topology).__name__}.")
+    others = [key for key in topology if key != _NODE_LABEL]
+    if not all(isinstance(key, str) and key for key in others):
+        raise ValueError(f"`topology_strategy` has labels for keys, got {others}.")
+    if len(others) > 1:
+        raise ValueError(f"`topology_strategy` takes one label besides {_NODE_LABEL!r}, got {others}.")
+    for key, value in topology.items():
+        if value not in VALID_PLACEMENT_GROUP_STRATEGIES:
+            raise ValueError(
+                f"Invalid topology strategy {value!r} for label {key!r}. "
+                f"Supported strategies are: {sorted(VALID_PLACEMENT_GROUP_STRATEGIES)}."
+            )
+        if key != _NODE_LABEL and value != "STRICT_PACK":
+            raise ValueError(f"Topology strategy {value!r} for label {key!r}: only 'STRICT_PACK' is there.")
 
 
 def _check_bundles(bundles: Any) -> list[dict[str, float]]:
@@ -195,7 +233,13 @@ def _check_bundles(bundles: Any) -> list[dict[str, float]]:
 
 
 def remove_placement_group(placement_group: PlacementGroup) -> None:
-    """Give a group's resources back; its tasks and actors are killed.  May be called twice."""
+    """Give a group's resources back; its tasks and actors are killed.  May be called twice.
+
+    Raises:
+        TypeError: not a placement group.
+    """
+    if not isinstance(placement_group, PlacementGroup):
+        raise TypeError(f"a PlacementGroup is needed, not {type(placement_group).__name__}")
     client = current.client or engine()
     client.hub.remove_group(placement_group.id.binary())
 

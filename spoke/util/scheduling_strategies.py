@@ -22,6 +22,9 @@ class PlacementGroupSchedulingStrategy:
         placement_group: the group.
         placement_group_bundle_index: its bundle, or -1 (default) for any.
         placement_group_capture_child_tasks: put what is started from there into the group, too.
+
+    Raises:
+        TypeError: `placement_group` is not one.
     """
 
     def __init__(
@@ -30,6 +33,8 @@ class PlacementGroupSchedulingStrategy:
         placement_group_bundle_index: int = -1,
         placement_group_capture_child_tasks: bool | None = None,
     ) -> None:
+        if placement_group is not None and not hasattr(placement_group, "bundle_specs"):
+            raise TypeError(f"a PlacementGroup is needed, not {type(placement_group).__name__}")
         self.placement_group = placement_group
         self.placement_group_bundle_index = placement_group_bundle_index
         self.placement_group_capture_child_tasks = placement_group_capture_child_tasks
