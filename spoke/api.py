@@ -15,7 +15,15 @@ from spoke.handles import ActorClass, ActorHandle, RemoteFunction, engine, find_
 from spoke.lifecycle import init as init
 from spoke.lifecycle import is_initialized as is_initialized
 from spoke.lifecycle import shutdown as shutdown
-from spoke.options import ACTOR, METHOD, TASK, MethodOptions, check_name, check_namespace
+from spoke.options import (
+    ACTOR,
+    METHOD,
+    TASK,
+    MethodOptions,
+    check_name,
+    check_namespace,
+    check_tensor_transport,
+)
 from spoke.signature import is_generator
 
 if TYPE_CHECKING:
@@ -134,6 +142,8 @@ def get(
         from spoke.landing import get_into
 
         return get_into(client, object_refs, timeout, into)
+    if targets:
+        return _get_directed(client, object_refs, timeout)
     if type(object_refs) is ref_type:
         return client.get_one(object_refs, timeout)
     if isinstance(object_refs, list):
@@ -142,6 +152,24 @@ def get(
                 return _get_unusual(object_refs, timeout)
         return client.get(object_refs, timeout)
     return _get_unusual(object_refs, timeout)
+
+
+targets: dict[bytes, Any] = {}  # of `experimental.set_target_for_ref`: object -> tensors that it goes to
+
+
+def _get_directed(client: Any, given: Any, timeout: float | None) -> Any:
+    """`get` while some refs have targets."""
+    from spoke.experimental.direct import get_one
+
+    if isinstance(given, list):
+        waited = [item for item in given if type(item) is _ref_type]
+        if waited:
+            client.waiting.wait_all(waited, timeout)
+        return [get_one(client, item) for item in given]
+    if type(given) is _ref_type:
+        client.waiting.wait_all([given], timeout)
+        return get_one(client, given)
+    return _get_unusual(given, timeout)
 
 
 def _get_unusual(given: Any, timeout: float | None) -> Any:
@@ -166,8 +194,13 @@ def _get_unusual(given: Any, timeout: float | None) -> Any:
 def put(value: T, *, _owner: Any = None, _tensor_transport: str | None = None) -> ObjectRef[T]:
     """Store a value in the cluster; the object lives as long as refs to it.
 
+    Args:
+        _tensor_transport: "object_store", "gloo", "nccl", "nixl" or "cuda_ipc"; with the last three a CUDA
+            tensor stays where it is, and its readers share it or copy from it.
+
     Raises:
         TypeError: `value` is an ObjectRef, or cannot be serialized.
+        ValueError: an unknown tensor transport.
         ObjectStoreFullError: there is no room for it.
     """
     client = current.client or engine()
@@ -175,7 +208,21 @@ def put(value: T, *, _owner: Any = None, _tensor_transport: str | None = None) -
         raise TypeError(
             "Calling 'put' on an ObjectRef is not allowed. If you really want to do this, wrap it in a list."
         )
-    return client.put(value)
+    if _tensor_transport is None:
+        return client.put(value)
+    ref: ObjectRef[T] = _put_by(client, value, _tensor_transport)
+    return ref
+
+
+def _put_by(client: Any, value: Any, transport: Any) -> Any:
+    from spoke import codec
+
+    check_tensor_transport(transport)
+    before, codec.context.transport = codec.context.transport, transport
+    try:
+        return client.put(value)
+    finally:
+        codec.context.transport = before
 
 
 def wait(

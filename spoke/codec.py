@@ -29,6 +29,7 @@ class _Context(threading.local):
     refs: list[Any] | None = None
     lease: Any = None  # while unpickling: what views of shared memory must be attached to
     source: Any = None  # while unpickling: what kept the refs inside the value alive so far
+    transport: str | None = None  # while pickling: the tensor transport that was asked for
 
 
 context: Final = _Context()
@@ -218,7 +219,16 @@ def _register_torch() -> None:
         _register.setdefault(parameter, _reduce_parameter)
 
 
+def _on_device(tensor: Any) -> Any:
+    return tensor.__reduce_ex__(5)
+
+
+on_device: Callable[[Any], Any] = _on_device  # how a CUDA tensor is pickled; `values` knows better
+
+
 def _reduce_tensor(tensor: Any) -> Any:
+    if tensor.device.type == "cuda" and tensor.layout is sys.modules["torch"].strided:
+        return on_device(tensor)
     if (
         tensor.device.type != "cpu"
         or tensor.layout is not sys.modules["torch"].strided

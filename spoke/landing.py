@@ -14,7 +14,7 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from spoke import codec
 from spoke._native import buffer_address
@@ -69,7 +69,7 @@ def get_into(client: Client, given: Any, timeout: float | None, into: Any) -> An
     return into
 
 
-def _move(client: Client, entries: list[Entry], wanted: list[Any]) -> None:
+def _move(client: Client, entries: list[Entry], wanted: list[Any]) -> list[Any]:
     plans = [_Plan(client, entry, target) for entry, target in zip(entries, wanted, strict=True)]
     parts = [part for plan in plans for part in plan.parts]
     into = [view for plan in plans for view in plan.into]
@@ -79,6 +79,37 @@ def _move(client: Client, entries: list[Entry], wanted: list[Any]) -> None:
         plan.finish()
     for target in (one for plan in plans for one in plan.targets):
         target.close()
+    return [plan.result for plan in plans]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+class InOrder(NamedTuple):
+    """Destinations for the tensors of a value in the order of the value, whatever holds them."""
+
+    path: str
+    inner: list[Destination]
+
+
+def get_in_order(client: Client, ref: ObjectRef[Any], targets: list[Any]) -> Any:
+    """The resolved value of `ref`, with `targets` in the place of its tensors, which they take over.
+
+    Raises:
+        ValueError, TypeError: they do not fit; as `get_into`.
+    """
+    entry = ref._entry
+    if entry.status != VALUE:
+        raise client.replies.error_of(entry)
+    path = "the target of the ref"
+    wanted = InOrder(path, [Destination(one, f"{path}[{index}]") for index, one in enumerate(targets)])
+    with client.lock:
+        entry.local += 1
+    try:
+        return _move(client, [entry], [wanted])[0]
+    finally:
+        client.release(entry)
 
 
 class _Plan:
@@ -102,6 +133,7 @@ class _Plan:
         self._taken: dict[int, memoryview] = {}  # block -> where its bytes go
         self._copies: list[tuple[Any, Destination]] = []  # from a value over stand-ins, or from bytes
         self.targets: list[Destination] = []
+        self.result: Any = None  # the value with its destinations inside, where they are `InOrder`
         self.parts: list[Any] = []
         self.into: list[memoryview] = []
         self._match(_load(body, self._slots, entry), target)
@@ -116,6 +148,8 @@ class _Plan:
             target.check(shape)
             self.targets.append(target)
             self._assign(value, shape, target)
+        elif isinstance(target, InOrder):
+            self.result = self._match_in_order(value, target)
         elif isinstance(target.inner, dict):
             if not isinstance(value, Mapping):
                 raise ValueError(f"{target.path} is a dict, the value there is a {type(value).__name__}")
@@ -129,11 +163,23 @@ class _Plan:
             for key, inner in target.inner.items():
                 self._match(value[key], inner)
         else:
-            if not isinstance(value, (list, tuple)) or len(value) != len(target.inner):
-                found = f"{len(value)} items" if isinstance(value, (list, tuple)) else type(value).__name__
+            if not _is_list(value) or len(value) != len(target.inner):
+                found = f"{len(value)} items" if _is_list(value) else type(value).__name__
                 raise ValueError(f"{target.path} has {len(target.inner)} items, the value there has {found}")
             for item, inner in zip(value, target.inner, strict=True):
                 self._match(item, inner)
+
+    def _match_in_order(self, value: Any, target: InOrder) -> Any:
+        """A tensor, or a list or dict of them, against a flat list; what the value is with them inside."""
+        leaves = list(value.values() if isinstance(value, Mapping) else value if _is_list(value) else [value])
+        if len(leaves) != len(target.inner):
+            raise ValueError(f"{target.path} has {len(target.inner)} tensors, the value {len(leaves)}")
+        for leaf, inner in zip(leaves, target.inner, strict=True):
+            self._match(leaf, inner)
+        brought = [inner.target for inner in target.inner]
+        if isinstance(value, Mapping):
+            return dict(zip(value, brought, strict=True))
+        return brought if _is_list(value) else brought[0]
 
     def _assign(self, value: Any, shape: Shape, target: Destination) -> None:
         """Send the block of this leaf to its destination, or note a copy."""

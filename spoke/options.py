@@ -80,6 +80,12 @@ CALL: Final[dict[str, tuple[type, ...]]] = {**METHOD, "name": _TEXT}
 _TENSOR_TRANSPORTS = ("object_store", "nccl", "gloo", "nixl", "cuda_ipc")
 
 
+def check_tensor_transport(name: Any) -> None:
+    """ValueError unless it is the name of a tensor transport, in any case."""
+    if not isinstance(name, str) or name.lower() not in _TENSOR_TRANSPORTS:
+        raise ValueError(f"Invalid tensor transport: {str(name).upper()}")
+
+
 # -- checks shared by all -------------------------------------------------------------------------
 
 
@@ -508,8 +514,8 @@ class MethodOptions:
         self.backpressure: int | None = given.get("_generator_backpressure_num_objects")
         self.name: str | None = given.get("name")
         self.tensor_transport: str | None = given.get("tensor_transport")
-        if self.tensor_transport and self.tensor_transport.lower() not in _TENSOR_TRANSPORTS:
-            raise ValueError(f"Invalid tensor transport: {self.tensor_transport.upper()}")
+        if self.tensor_transport:
+            check_tensor_transport(self.tensor_transport)
 
     def updated(self, more: Mapping[str, Any]) -> MethodOptions:
         """These options with others on top."""

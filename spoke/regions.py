@@ -12,6 +12,7 @@ unregistered meanwhile.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from collections.abc import Iterator
 from typing import Any, Final
 
 from spoke import _native
@@ -25,7 +26,7 @@ class RegionMemory:
     __slots__ = ("address", "buffer", "size")
 
     def __init__(self, buffer: memoryview) -> None:
-        self.buffer = buffer
+        self.buffer = buffer.toreadonly()
         self.address = _native.buffer_address(buffer)
         self.size = buffer.nbytes
 
@@ -50,15 +51,16 @@ class Region:
     """One registered range; where the store expects a segment, it is one.
 
     Args:
+        memory: a `RegionMemory`, or what reads like one.
         block_type: `spoke.store.Block`, which counts the uses.
         keep: what keeps the memory alive.
     """
 
     __slots__ = ("block", "keep", "lent", "memory", "retired", "segment_id")
 
-    def __init__(self, segment_id: int, buffer: memoryview, keep: Any, block_type: Any) -> None:
+    def __init__(self, segment_id: int, memory: Any, keep: Any, block_type: Any) -> None:
         self.segment_id = segment_id
-        self.memory = RegionMemory(buffer.toreadonly())
+        self.memory = memory
         self.keep = keep
         self.lent = _Uncounted()
         self.retired = False
@@ -80,10 +82,10 @@ class Regions:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def add(self, buffer: memoryview, keep: Any, block_type: Any) -> Region:
-        """A new region over `buffer`, with one use."""
+    def add(self, memory: Any, keep: Any, block_type: Any) -> Region:
+        """A new region over `memory`, with one use."""
         self._last_id -= 1
-        region = Region(self._last_id, buffer, keep, block_type)
+        region = Region(self._last_id, memory, keep, block_type)
         self._by_id[region.segment_id] = region
         insort(self._starts, (region.memory.address, region.segment_id))
         return region
@@ -93,12 +95,15 @@ class Regions:
 
     def find(self, address: int, length: int) -> Region | None:
         """A region that contains this range."""
+        return next(self.around(address, length), None)
+
+    def around(self, address: int, length: int) -> Iterator[Region]:
+        """All regions that contain this range, those that begin last first."""
         index = bisect_right(self._starts, (address, 1))
         for start, segment_id in reversed(self._starts[max(0, index - LOOK_BACK) : index]):
             region = self._by_id[segment_id]
             if address + length <= start + region.memory.size:
-                return region
-        return None
+                yield region
 
     def drop(self, region: Region) -> None:
         """Nobody uses it any more: the user's memory is the user's again."""

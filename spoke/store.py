@@ -30,7 +30,7 @@ from typing import Any, Final
 from spoke import _native
 from spoke.errors import ObjectLostError, ObjectStoreFullError
 from spoke.lent import HEADER_BYTES, LentCount
-from spoke.regions import Region, Regions
+from spoke.regions import Region, RegionMemory, Regions
 
 INLINE_BYTES_MAX: Final = 100 * 1024  # a value up to here travels inside the message
 BLOCK_ALIGN: Final = 64
@@ -116,6 +116,7 @@ class Store:
         self.regions = Regions()
         # Told of each segment or region that is about to go; the lock is held.
         self.on_gone: Callable[[int], None] = lambda segment_id: None
+        self._claims: dict[Block, int] = {}
         self.copied_bytes = 0  # written into blocks by this process: the counter behind "zero copy"
         self.mapped_bytes = 0
 
@@ -442,9 +443,35 @@ class Store:
         found = self._find(buffer)
         if found is not None:
             return found[0]
+        return self.register_memory(RegionMemory(buffer), keep)
+
+    def claim(self, block: Block, change: int) -> None:
+        """So many more uses of the block are the user's own (`register`), not objects'."""
+        with self._lock:
+            self._claims[block] = self._claims.get(block, 0) + change
+            if not self._claims[block]:
+                del self._claims[block]
+        self._drain()
+
+    def objects_at(self, address: int, length: int) -> int:
+        """Uses by objects of the memory in this range that lies in a region or a block of `empty`."""
+        self._drain()
+        with self._lock:
+            found = 0
+            for region in self.regions.around(address, length):
+                found += region.block.uses - self._claims.get(region.block, 0)
+            for segment in self._own.values():
+                offset = address - segment.memory.address
+                block = segment.open_around(offset, length) if 0 <= offset < segment.memory.size else None
+                if block is not None:
+                    found += block.uses - 1 - self._claims.get(block, 0)  # one is the tensor's own
+        return found
+
+    def register_memory(self, memory: Any, keep: Any) -> Block:
+        """A region over memory that reads like `regions.RegionMemory`; its block comes with one use."""
         with self._lock:
             self._open_blocks += 1
-            block: Block = self.regions.add(buffer, keep, Block).block
+            block: Block = self.regions.add(memory, keep, Block).block
         self._drain()
         return block
 

@@ -99,12 +99,14 @@ class Registration:
     def __init__(self, buffer: memoryview, keep: Any) -> None:
         self._store = engine().store
         self._block: Any = self._store.register(buffer, keep)
+        self._store.claim(self._block, 1)
         self.nbytes = buffer.nbytes
 
     def unregister(self) -> None:
         """New objects copy the memory again; may be repeated."""
         block, self._block = self._block, None
         if block is not None:
+            self._store.claim(block, -1)
             self._store.release(block)
 
     def __enter__(self) -> Registration:

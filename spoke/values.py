@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 EMPTY_ARGS: list[Any] = []
 
 
+def _reduce_on_device(tensor: Any) -> Any:
+    from spoke.cudatensors import reduce_cuda
+
+    return reduce_cuda(tensor)
+
+
+codec.on_device = _reduce_on_device
+
+
 class Lease:
     """Counts the living views of one object; calls `ended` once when the last is gone."""
 

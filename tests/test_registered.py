@@ -16,7 +16,7 @@ import torch
 import spoke
 from spoke.cluster_utils import Cluster
 from spoke.errors import ActorDiedError, ObjectLostError
-from spoke.regions import LOOK_BACK, Regions
+from spoke.regions import LOOK_BACK, RegionMemory, Regions
 from spoke.store import Block
 
 MIB = 1 << 20
@@ -218,8 +218,11 @@ def test_any_writable_buffer(driver: None) -> None:
 
 def test_regions_are_found_by_any_range_inside() -> None:
     regions, memory = Regions(), memoryview(bytearray(10_000))
-    whole = regions.add(memory[1000:9000], None, Block)
-    inner = [regions.add(memory[2000 + 10 * k : 2005 + 10 * k], None, Block) for k in range(LOOK_BACK - 1)]
+    whole = regions.add(RegionMemory(memory[1000:9000]), None, Block)
+    inner = [
+        regions.add(RegionMemory(memory[2000 + 10 * k : 2005 + 10 * k]), None, Block)
+        for k in range(LOOK_BACK - 1)
+    ]
     base = whole.memory.address - 1000
     assert regions.find(base + 2000, 5) is inner[0]
     assert regions.find(base + 2003, 5) is whole

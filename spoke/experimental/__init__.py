@@ -5,6 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 _LAZY = {
+    "deregister_nixl_memory": "direct",
+    "register_nixl_memory": "direct",
+    "register_nixl_memory_pool": "direct",
+    "set_target_device_for_ref": "direct",
+    "set_target_for_ref": "direct",
+    "wait_tensor_freed": "direct",
     "get_local_object_locations": "locations",
     "get_object_locations": "locations",
     "set_resource": "dynamic_resources",

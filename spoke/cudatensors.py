@@ -1,0 +1,215 @@
+"""CUDA tensors in values: shared by CUDA IPC on a node, through pinned memory elsewhere.
+
+A tensor that is put or returned with a tensor transport (`_tensor_transport="cuda_ipc"`, "nixl", "nccl")
+stays where it is: its value holds a handle, and a ref to an object whose one block is the GPU memory
+itself (`regions`).  A reader on the same node that may use the same device opens the handle, which waits,
+on its stream, for the event that was recorded when the handle was made; nothing synchronises a device.
+Other readers ask for the block's bytes, which the owner copies through pinned memory piece by piece.  The
+ref, kept by the reader's storage, is what keeps the memory alive.
+
+Without a transport a CUDA tensor is a copy, as in Ray: through pinned memory to the store, and to the
+reader's device.  `counts` says what was done, and `why_not_ipc` why a handle was of no use.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from spoke import codec, current
+from spoke.core.refs import VALUE
+from spoke.running import running
+from spoke.store import Block
+
+if TYPE_CHECKING:
+    from spoke.client import Client
+    from spoke.objectref import ObjectRef
+
+counts = {"cuda_ipc": 0, "cuda_staged": 0}  # tensors that this process opened, and that it staged
+why_not_ipc = ""  # the last reason
+_buffers: list[Any] = []
+_IDENTITY = pickle.dumps(pickle.PickleBuffer(bytearray(1)), 5, buffer_callback=_buffers.append)
+_IN_PLACE = ("cuda_ipc", "nixl", "nccl")
+
+
+class Driver:
+    """What is asked of torch.cuda; tests put another in its place (`driver`)."""
+
+    def export(self, tensor: Any) -> tuple[str, Any]:
+        """The device's UUID and a handle of the tensor; records an event on the current stream.
+
+        Raises:
+            RuntimeError: memory without a handle, such as torch's expandable segments.
+        """
+        from torch.multiprocessing.reductions import reduce_tensor
+
+        rebuild, arguments = reduce_tensor(tensor.detach())  # type: ignore[no-untyped-call]
+        return self.uuid(tensor.device.index), (rebuild, arguments)
+
+    def open(self, index: int, handle: Any) -> Any:
+        """The tensor of a handle, on the device that is number `index` here."""
+        import torch
+
+        rebuild, arguments = handle
+        names = [*arguments]
+        names[6] = index  # torch's storage_device: the same device may have another number here
+        with torch.cuda.device(index):
+            return rebuild(*names)
+
+    def uuid(self, index: int) -> str:
+        import torch
+
+        return str(torch.cuda.get_device_properties(index).uuid)
+
+    def find(self, uuid: str) -> int | None:
+        """The number of a device in this process; None where it may not be used."""
+        import torch
+
+        for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+            if self.uuid(index) == uuid:
+                return index
+        return None
+
+    def to_host(self, tensor: Any) -> Any:
+        """A copy in pinned memory; waits for this copy alone."""
+        import torch
+
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        with torch.cuda.device(tensor.device):
+            host.copy_(tensor, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+            event.synchronize()
+        return host
+
+    def to_device(self, host: Any, index: int | None) -> Any:
+        """A copy on a device; the current one where the sender's is not there, the CPU where none is."""
+        import torch
+
+        if not torch.cuda.is_available():
+            return host
+        return host.to(torch.device("cuda", torch.cuda.current_device() if index is None else index))
+
+
+driver: Any = Driver()
+
+
+class DeviceMemory:
+    """A region over a GPU's memory: reading it copies through pinned memory."""
+
+    def __init__(self, tensor: Any) -> None:
+        self._flat = tensor.detach().view(-1).view(_torch().uint8)
+        self.address = int(tensor.data_ptr())
+        self.size = self._flat.numel()
+
+    def view(self, offset: int, length: int) -> memoryview:
+        if not 0 <= offset <= offset + length <= self.size:
+            raise ValueError(f"bytes {offset} to {offset + length} are not inside a tensor of {self.size}")
+        counts["cuda_staged"] += offset == 0
+        return memoryview(driver.to_host(self._flat[offset : offset + length]).numpy()).toreadonly()
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch
+
+
+def reduce_cuda(tensor: Any) -> Any:
+    """How a CUDA tensor is pickled in values; see the module."""
+    plain = tensor.detach().contiguous()
+    if _transport() not in _IN_PLACE or not plain.numel():
+        counts["cuda_staged"] += 1
+        host = driver.to_host(plain)
+        return _from_host, (host, driver.uuid(tensor.device.index), tensor.requires_grad)
+    handle = None
+    try:
+        uuid, handle = driver.export(plain)
+    except RuntimeError as error:
+        uuid = driver.uuid(tensor.device.index)
+        _say_once(f"no CUDA IPC handle for this memory ({error}): its readers get copies by pinned memory")
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    info = (_client().node_id, uuid, pickle.dumps(handle), dtype, tuple(plain.shape), tensor.requires_grad)
+    return _rebuild, (info, _publish(plain))
+
+
+def _client() -> Client:
+    client = current.client
+    assert client is not None, "values are packed and unpacked by a client only"
+    return client
+
+
+def _transport() -> str | None:
+    """What the running `put`, or the method whose result is packed, asks for."""
+    asked = codec.context.transport
+    job = running.job()
+    if asked is None and job is not None:
+        asked = job.options.get("tensor_transport")
+    return None if asked is None else str(asked).lower()
+
+
+def _publish(tensor: Any) -> ObjectRef[Any]:
+    """An object whose one block is the tensor's memory; it lives as long as refs to it."""
+    client = _client()
+    block: Block = client.store.register_memory(DeviceMemory(tensor), tensor)
+    with client.lock:
+        entry = client.refs.own(client.new_call_id() + b"\xff\xff\xff\x7f")
+        entry.value = [_IDENTITY, client.store.describe(block)]
+        entry.status = VALUE
+        ref: ObjectRef[Any] = client.make_ref(entry)
+    return ref
+
+
+def _rebuild(info: tuple[Any, ...], ref: ObjectRef[Any]) -> Any:
+    node_id, uuid, handle, dtype, shape, requires_grad = info
+    client = _client()
+    index = driver.find(uuid)
+    tensor = None
+    if node_id == client.node_id and index is not None and ref._entry.owner is not None:
+        tensor = _open(index, handle, ref)
+    if tensor is None:
+        torch = _torch()
+        host = torch.empty(shape, dtype=getattr(torch, dtype))
+        tensor = driver.to_device(_landed(client, ref, host), index)
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+def _open(index: int, packed: bytes, ref: ObjectRef[Any]) -> Any:
+    """By CUDA IPC; None where there is no handle or it cannot be opened."""
+    handle = pickle.loads(packed)
+    if handle is None:
+        return None
+    try:
+        tensor = driver.open(index, handle)
+    except RuntimeError as error:
+        _say_once(f"a CUDA IPC handle could not be opened ({error}): a copy by pinned memory instead")
+        return None
+    counts["cuda_ipc"] += 1
+    weakref.finalize(tensor.untyped_storage(), _release, ref).atexit = False
+    return tensor
+
+
+def _release(ref: Any) -> None:
+    """The last view of an opened tensor is gone: with it goes the ref that kept the owner's memory."""
+
+
+def _landed(client: Any, ref: ObjectRef[Any], host: Any) -> Any:
+    from spoke.landing import get_into
+
+    flat = host.view(-1).view(_torch().uint8).numpy()
+    get_into(client, ref, None, flat)
+    return host
+
+
+def _from_host(host: Any, uuid: str, requires_grad: bool) -> Any:
+    tensor = driver.to_device(host, driver.find(uuid))
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+def _say_once(text: str) -> None:
+    global why_not_ipc
+    if not why_not_ipc:
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    why_not_ipc = text
