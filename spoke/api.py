@@ -142,7 +142,7 @@ def get(
         from spoke.landing import get_into
 
         return get_into(client, object_refs, timeout, into)
-    if targets:
+    if current.targets:
         return _get_directed(client, object_refs, timeout)
     if type(object_refs) is ref_type:
         return client.get_one(object_refs, timeout)
@@ -152,9 +152,6 @@ def get(
                 return _get_unusual(object_refs, timeout)
         return client.get(object_refs, timeout)
     return _get_unusual(object_refs, timeout)
-
-
-targets: dict[bytes, Any] = {}  # of `experimental.set_target_for_ref`: object -> tensors that it goes to
 
 
 def _get_directed(client: Any, given: Any, timeout: float | None) -> Any:

@@ -1,14 +1,15 @@
 """The engine of this process: the `spoke.client.Client` that the public functions talk to, if any.
 
-A module of one variable, so that a call finds its engine without a Python frame.  `spoke.client` sets
+A module of variables, so that a call finds its engine without a Python frame.  `spoke.client` sets
 it when an engine starts and clears it when the engine closes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spoke.client import Client
 
 client: Client | None = None
+targets: dict[bytes, Any] = {}  # of `experimental.set_target_for_ref`: object id -> what `get` reads it into

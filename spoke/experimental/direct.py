@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from spoke import api
+from spoke import current
 from spoke.handles import engine
 from spoke.tensors import Registration, register_memory
 
@@ -78,7 +78,7 @@ def set_target_for_ref(ref: Any, target: list[Any]) -> None:
     _check_ref(ref)
     if not isinstance(target, (list, tuple)):
         raise TypeError(f"target must be a list of tensors, not {type(target).__name__}")
-    api.targets[ref.binary()] = list(target)
+    current.targets[ref.binary()] = list(target)
 
 
 def set_target_device_for_ref(ref: Any, target_device: str) -> None:
@@ -91,7 +91,7 @@ def set_target_device_for_ref(ref: Any, target_device: str) -> None:
     _check_ref(ref)
     import torch
 
-    api.targets[ref.binary()] = torch.device(target_device)
+    current.targets[ref.binary()] = torch.device(target_device)
 
 
 def _check_ref(ref: Any) -> None:
@@ -105,7 +105,7 @@ def get_one(client: Any, ref: Any) -> Any:
     """The value of a resolved ref, in its target where it has one; a target counts once."""
     from spoke.landing import get_in_order
 
-    target = api.targets.pop(ref.binary(), None)
+    target = current.targets.pop(ref.binary(), None)
     if target is None:
         return client.read(ref._entry)
     if isinstance(target, list):
