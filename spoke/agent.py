@@ -16,7 +16,7 @@ import time
 from _signal import SIGKILL, SIGTERM  # type: ignore[import-not-found]  # plain numbers: signal imports enum
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spoke import _native, config, limits, logs, orphans
 from spoke.device_watch import DeviceWatch
@@ -40,6 +40,9 @@ from spoke.wire import (
     STOP_WORKER,
     WORKER_EXIT,
 )
+
+if TYPE_CHECKING:
+    from spoke.jobrunner import JobRunner
 
 Emit = Callable[[tuple[Any, ...]], None]  # sends one message to the hub
 
@@ -113,6 +116,7 @@ class Agent:
         self._sweep_timer: Timer | None = None
         self._gpus = DeviceWatch(loop, visible_devices(settings.gpu_visible), emit)
         self.slots = HeldSlots(loop, emit, int(settings.resources.get("GPU", 0)))
+        self._jobs: JobRunner | None = None  # made with the first job
         self.segments = SegmentService(
             SegmentTable(settings.store_limit, _native.Segment.create, settings.first_segment),
             loop.reactor,
@@ -142,7 +146,9 @@ class Agent:
         self._gpus.tell()
 
     def report(self) -> None:
-        """Tell a hub that was restarted which workers live, and how others ended."""
+        """Tell a hub that was restarted which jobs and workers live, and how others ended."""
+        if self._jobs is not None:
+            self._jobs.report()  # first: the hub takes the report of the workers for the last word
         workers = [[worker.worker_id, worker.pid] for worker in self._workers.values()]
         starting = [[worker_id, 0] for worker_id in self._starting]
         exits = [list(one) for one in self._exits]
@@ -162,6 +168,17 @@ class Agent:
             self.slots.release(message[1], message[2])
         elif message[0] == DROP_ORPHANS:
             self.segments.table.drop_orphans()
+        else:
+            self.jobs.message(message)
+
+    @property
+    def jobs(self) -> JobRunner:
+        """The part that runs submitted jobs."""
+        if self._jobs is None:
+            from spoke.jobrunner import JobRunner
+
+            self._jobs = JobRunner(self._loop, self._settings, self._emit, self._nursery, self._sweep_soon)
+        return self._jobs
 
     def _heartbeat(self) -> None:
         if self._closing:
@@ -178,7 +195,8 @@ class Agent:
 
     def _spared(self) -> dict[int, bytes]:
         """The children that are no orphans."""
-        return {**self.worker_pids(), self._nursery.zygote_pid: b""}
+        jobs = self._jobs.pids() if self._jobs is not None else {}
+        return {**self.worker_pids(), **jobs, self._nursery.zygote_pid: b""}
 
     def _spawn(
         self,
@@ -367,6 +385,8 @@ class Agent:
         """Kill and reap every worker and what it left behind, release the segments."""
         self._closing = True
         self.slots.close()
+        if self._jobs is not None:
+            self._jobs.kill_all()
         for worker in self._workers.values():
             _signal_group(worker.pid, SIGKILL)
         deadline = time.monotonic() + deadline_s
@@ -379,6 +399,8 @@ class Agent:
         for worker in self._workers.values():
             self._forget(worker)
         self._workers.clear()
+        if self._jobs is not None:
+            self._jobs.close()
         while orphans.sweep({}, everything=True) and time.monotonic() < deadline:
             time.sleep(0.002)
         self.segments.table.clear()

@@ -99,6 +99,29 @@ def parse_text(text: str) -> str:
     return text
 
 
+def parse_port_range(text: str) -> tuple[int, int]:
+    """``30000-40000``: first and last port.
+
+    Raises:
+        ValueError: not such a text, or no ports.
+    """
+    first, dash, last = text.partition("-")
+    if not dash or not first.isdigit() or not last.isdigit() or not 0 < int(first) <= int(last) < 65536:
+        raise ValueError(f"{text!r} is not a range of ports such as 30000-40000")
+    return int(first), int(last)
+
+
+def parse_scheduler(text: str) -> str:
+    """One of fifo, strict_fifo, locality, spread.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if text not in ("fifo", "strict_fifo", "locality", "spread"):
+        raise ValueError(f"{text!r} is no scheduler: fifo, strict_fifo, locality or spread")
+    return text
+
+
 class Knob:
     """One environment variable: name, fall-back names, parser, default and meaning."""
 
@@ -158,6 +181,12 @@ KNOBS: dict[str, Knob] = {
     "attempt_id": Knob("SPOKE_ATTEMPT_ID", parse_count, 0, "attempt of the job, 0 for the first"),
     "parent_job_id": Knob("SPOKE_PARENT_JOB_ID", parse_text, None, "job that submitted this one"),
     "job_node_id": Knob("SPOKE_NODE_ID", parse_text, None, "node that the job runs on, in hexadecimal"),
+    "job_port_range": Knob(
+        "SPOKE_JOB_PORT_RANGE", parse_port_range, (30000, 40000), "first and last port for jobs, 30000-40000"
+    ),
+    "scheduler": Knob(
+        "SPOKE_SCHEDULER", parse_scheduler, "fifo", "of jobs: fifo, strict_fifo, locality or spread"
+    ),
     "runtime_env": Knob("SPOKE_RUNTIME_ENV", parse_text, None, "JSON runtime_env of the submitted job"),
     "node_ip": Knob("SPOKE_NODE_IP", parse_text, None, "address of this node as its peers see it"),
     "num_cpus": Knob("SPOKE_NUM_CPUS", parse_count, None, "CPUs of a new node; default: all of the machine"),

@@ -239,11 +239,16 @@ class Daemon:
                 durable=self._journal is not None,
                 boot=self._boot,
                 recover_s=config.get("recover_s"),
+                scheduler=mine.scheduler or config.get("scheduler"),
             ),
             self._journal.records() if self._journal is not None else None,
         )
         self.hub = HubShell(core, self.loop.reactor, self._forget, self.log, self._journal)
         self.loop.deadline = self.hub.next_deadline
+        if self._boot:
+            from spoke import orphans
+
+            orphans.end_earlier(mine.node_id)  # what the killed head's death took not along (PROC-1)
         self.agent = Agent(self.loop, node, self.hub.from_local, self._nursery)
         self.hub.attach_local(mine.node_id, self._from_hub)
         self.agent.start()

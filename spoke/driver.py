@@ -165,6 +165,8 @@ def _enter(client: Client, options: dict[str, Any], failure: str) -> Client:
         "namespace": options.get("namespace") or "",
         "entrypoint": " ".join(sys.argv[:8]),
         "started": time.time(),
+        "submission_id": config.get("job_id") or "",
+        "attempt_id": config.get("attempt_id"),
     }
     welcome = Waiter(1)
     last_words: list[str] = []

@@ -53,7 +53,7 @@ class Nursery:
 
     def __init__(self, loop: Loop, environment: dict[str, str]) -> None:
         self._loop = loop
-        self._environment = environment
+        self.environment = environment
         self._control: _Socket | None = None
         self._source = -1
         self._zygote = (0, -1)  # pid, pidfd
@@ -104,7 +104,7 @@ class Nursery:
         self._waiting.clear()
 
     def _exec(self, order: Order) -> None:
-        environment = {**self._environment}
+        environment = {**self.environment}
         for name, value in order.changes.items():
             if value is None:
                 environment.pop(name, None)

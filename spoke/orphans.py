@@ -27,6 +27,25 @@ def children(parent: int = 0) -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent(name) == parent]
 
 
+NODE_VARIABLE = "SPOKE_NODE_ID"  # of the processes of submitted jobs
+
+
+def end_earlier(node_id: bytes) -> int:
+    """Kill what jobs of an earlier life of this node left, which was killed and could not; how many."""
+    wanted = f"{NODE_VARIABLE}={node_id.hex()}"
+    killed = 0
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        if wanted in read_text(f"/proc/{name}/environ").split("\0"):
+            try:
+                os.kill(int(name), SIGKILL)
+                killed += 1
+            except (ProcessLookupError, PermissionError):
+                pass  # it ended by itself, or is another user's
+    return killed
+
+
 def sweep(workers: dict[int, bytes], everything: bool = False) -> int:
     """Reap dead orphans, kill those whose worker is gone; returns how many orphans still live.
 

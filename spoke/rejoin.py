@@ -130,6 +130,7 @@ class Rejoin:
                 if one.lost is None
             ],
             "watching": [one for one, channel in actors.items() if channel.state != "DEAD"],
+            "endpoints": [list(key) for key in client.hub.endpoint_watchers],
             "groups": [one for one, (state, _) in groups.items() if state != "REMOVED"],
             **(client.worker_report() if client.worker_report is not None else {}),
         }

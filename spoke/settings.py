@@ -34,6 +34,7 @@ class Settings:
     sys_path: list[str]  # of the driver, for workers
     prestart: int | None  # idle workers to keep ready
     state_dir: str | None  # of a head whose cluster outlives it: where its journal is
+    scheduler: str | None  # of jobs; None: SPOKE_SCHEDULER
     record: bool  # can be found by init("auto") and `spoke stop`
 
     def __init__(self, given: dict[str, Any]) -> None:
@@ -70,5 +71,6 @@ def _defaults() -> dict[str, Any]:
         "sys_path": [],
         "prestart": None,
         "state_dir": None,
+        "scheduler": None,
         "record": False,
     }

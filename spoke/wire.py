@@ -146,6 +146,9 @@ RDMA_GRANT = next(_NEXT)
 RDMA_DONE = next(_NEXT)
 RDMA_CLOSE = next(_NEXT)
 
+# -- jobs, added later: agent -> hub
+JOBS_RUNNING = next(_NEXT)
+
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
 _NL = (list, type(None))
@@ -298,6 +301,8 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     STOP_JOB: ("STOP_JOB", (("job_id", _S), ("attempt", _I), ("force", _BOOL), ("grace_s", _F))),
     # state: BUILDING | RUNNING | EXITED; info: pid, ports, message; at the end also code, result, reason
     JOB_STATE: ("JOB_STATE", (("job_id", _S), ("attempt", _I), ("state", _S), ("info", _D))),
+    # to a hub that was started again; rows: [job_id, attempt, pid, ports]
+    JOBS_RUNNING: ("JOBS_RUNNING", (("rows", _L),)),
     READ_LOG: ("READ_LOG", (("request_id", _I), ("job_id", _S), ("attempt", _I), ("args", _D))),
     LOG_CHUNK: ("LOG_CHUNK", (("request_id", _I), ("error", _NL), ("value", (object,)))),
     # address: of a queue pair, 32 bytes; None with the reason why there is none (any more)

@@ -57,6 +57,10 @@ def main() -> None:
     except (OSError, ValueError):
         print("spoke.worker is started by the agent, not by hand", file=sys.stderr)
         sys.exit(2)
+    if "job" in config:
+        from spoke import jobprocess
+
+        jobprocess.main(config["job"])
     try:
         client = join(config)
     except (OSError, AuthenticationError) as error:

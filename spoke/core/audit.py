@@ -137,6 +137,7 @@ def _audit_sums(node: Node, holdings: list[Holding], s: State) -> None:
             if bundle.node is node and bundle.share is not None:
                 shares.append(bundle.share)
                 load += 1
+    shares += [job.share for job in s.submissions.values() if job.node is node and job.share is not None]
     for share in shares:
         for name, units in share.amounts.items():
             used[name] = used.get(name, 0) + units

@@ -45,6 +45,10 @@ class Endpoint:
             "job_id": self.owner.info.get("submission_id") or "",
         }
 
+    def record(self) -> dict[str, Any]:
+        """What a restarted hub needs."""
+        return {**self.row(), "owner": self.owner.peer}
+
 
 class Endpoints:
     """All endpoints and who watches them."""
@@ -91,10 +95,30 @@ class Endpoints:
             raise RequestError("RuntimeError", f"{MAX_ENDPOINTS} endpoints are registered")
         self._count += 1
         found = Endpoint(f"{client.peer.hex()[:12]}-{self._count}", key, client, args)
-        self.table[found.endpoint_id] = found
-        self.names.setdefault(key, {})[found.endpoint_id] = found
+        self._add(found)
         self._tell(key)
         return found.endpoint_id
+
+    def _add(self, found: Endpoint) -> None:
+        self.table[found.endpoint_id] = found
+        self.names.setdefault(found.key, {})[found.endpoint_id] = found
+        self.s.note("endpoint", found.endpoint_id.encode(), found)
+
+    def restore(self, records: list[dict[str, Any]], watched: dict[bytes, list[list[str]]]) -> None:
+        """After a restart of the hub: the endpoints of those who came back, and what they watch."""
+        for record in records:
+            owner = self.s.clients.get(record["owner"])
+            actor_id = record["actor_id"]
+            self._count = max(self._count, int(record["id"].rpartition("-")[2]))
+            if owner is None or (actor_id is not None and actor_id not in self.s.actors):
+                self.s.note("endpoint", record["id"].encode(), None)
+            else:
+                self._add(Endpoint(record["id"], (record["namespace"], record["name"]), owner, record))
+        for peer, keys in watched.items():
+            client = self.s.clients.get(peer)
+            if client is not None:
+                for namespace, name in keys:
+                    self._watch(client, {"namespace": namespace, "name": name})
 
     def _unregister(self, client: Client, args: dict[str, Any]) -> bool:
         """Whether it was there; only its owner's job may remove it."""
@@ -151,6 +175,7 @@ class Endpoints:
         touched: dict[Key, bool] = {}
         for found in doomed:
             del self.table[found.endpoint_id]
+            self.s.note("endpoint", found.endpoint_id.encode(), None)
             same = self.names[found.key]
             del same[found.endpoint_id]
             if not same:

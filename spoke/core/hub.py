@@ -23,6 +23,7 @@ from spoke.core.endpoints import Endpoints
 from spoke.core.exits import Exit, node_exit, worker_exit
 from spoke.core.groups import Groups
 from spoke.core.hubconfig import HubConfig
+from spoke.core.jobs import Submissions
 from spoke.core.journal import Records, flush
 from spoke.core.leases import Leases
 from spoke.core.nodes import Nodes
@@ -65,6 +66,10 @@ class HubCore:
         self.endpoints = Endpoints(s)
         self.directory.add(self.endpoints.requests)
         self.actors.on_ended = self.endpoints.actor_ended
+        self.submissions = Submissions(s)
+        self.directory.add(self.submissions.requests)
+        self.scheduler.place_jobs = self.submissions.place
+        self.submissions.reclaim = self.scheduler.reclaim
         self._jobs = 0
         # The records of an earlier life: until all that lived on is heard, nothing else is done.
         self.recovery = Recovery(s, records) if records else None
@@ -77,6 +82,9 @@ class HubCore:
             wire.DEVICES: lambda node, message, payload: self.nodes.devices(node, message[1]),
             wire.DEVICES_HELD: lambda node, message, payload: self.nodes.held(node, message[1]),
             wire.SHUTDOWN: self._on_shutdown,
+            wire.JOB_STATE: lambda node, m, _: self.submissions.reported(node, m[1], m[2], m[3], m[4]),
+            wire.JOBS_RUNNING: lambda node, m, _: self.submissions.resume(node, m[1]),
+            wire.LOG_CHUNK: lambda node, m, _: self.submissions.logs.read(node, m[1], m[2], m[3]),
         }
         self._client: dict[int, Callable[[Client, list[Any], Any], None]] = {
             wire.WANT: lambda client, m, _: self.leases.want(client, m[1], m[2], m[3]),
@@ -210,6 +218,7 @@ class HubCore:
                     s.wake_at(retry_at)
         self.actors.check()
         self.groups.check()
+        self.submissions.check()
         self.scheduler.check()
 
     # -- agents
@@ -287,6 +296,7 @@ class HubCore:
                 self.client_lost(client)
                 s.out.append(Drop(client.peer, "its node died"))
         self.groups.node_died(node)
+        self.submissions.node_died(node, reason)
         for client in s.clients.values():
             s.send(client.peer, wire.NODE_STATE, node.node_id, False, reason, processes)
 
@@ -389,6 +399,7 @@ class HubCore:
         self.actors.client_lost(client)
         self.groups.client_lost(client)
         self.endpoints.client_lost(client)
+        self.submissions.client_lost(client.peer)
         client.watching = {}
         job = s.jobs.get(client.job)
         if job is not None and job.driver is client:

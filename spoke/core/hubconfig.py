@@ -17,6 +17,7 @@ class HubConfig:
         idle_worker_s: idle workers beyond the kept number are stopped after this.
         reserve_after_s: a request that waits longer gets room kept free for it.
         reclaim_every_s: pause between two requests to the same holders to give leases back.
+        scheduler: of jobs, one of core/schedulers.py.
         unknown_s: how long a name may be used before its creation arrives on another link.
         durable: every change is journaled (`spoke.core.journal`), and processes outlive the hub.
         boot: how often a hub of this journal was started before.
@@ -37,6 +38,7 @@ class HubConfig:
         "reclaim_every_s",
         "recover_s",
         "reserve_after_s",
+        "scheduler",
         "seed",
         "session",
         "start_failures_max",
@@ -69,6 +71,7 @@ class HubConfig:
         durable: bool = False,
         boot: int = 0,
         recover_s: float = 6.0,
+        scheduler: str = "fifo",
     ) -> None:
         self.seed = seed
         self.session = session
@@ -90,3 +93,4 @@ class HubConfig:
         self.durable = durable
         self.boot = boot
         self.recover_s = recover_s
+        self.scheduler = scheduler

@@ -74,6 +74,7 @@ class Rebuild:
             if node_id in self.s.nodes:  # after what lives took its devices, before anything is placed
                 self.hub.nodes.held(self.s.nodes[node_id], held)
         self._keepers()
+        self._submissions_and_endpoints()
         self._idle_workers()
         self._nodes_gone()
         for actor in lost:
@@ -91,6 +92,14 @@ class Rebuild:
         self.s.grew()
 
     # -- what stands for itself
+
+    def _submissions_and_endpoints(self) -> None:
+        self.hub.submissions.restore(list(self.found.table("submission").values()))
+        watched = {
+            peer: message[4].get("report", {}).get("endpoints", [])
+            for peer, message in self.found.clients.items()
+        }
+        self.hub.endpoints.restore(list(self.found.table("endpoint").values()), watched)
 
     def _jobs_and_keys(self) -> None:
         s = self.s

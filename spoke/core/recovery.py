@@ -10,6 +10,7 @@ A peer that is back says AGENT_UP and AGENT_REPORT, or CLIENT_UP with a "report"
 
     wants     [[class_id, spec, count]]      leases    [[lease_id, class_id, worker_id, gpu_ids, slot]]
     watching  [actor_id]                     groups    [group_id]
+    endpoints [[namespace, name]] that it watches
     of a worker also: actor [actor_id, incarnation] or None, busy, blocked, owns (objects), job
 """
 

@@ -10,6 +10,7 @@ not starve the large.  A line that did not fit is not tried again until capacity
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from typing import Final
 
 from spoke import wire
@@ -39,6 +40,7 @@ class Scheduler:
     ) -> None:
         self.s = state
         self.index = index
+        self.place_jobs: Callable[[], None] = lambda: None
         self.pool = pool
         self.leases = leases
         self.actors = actors
@@ -50,6 +52,7 @@ class Scheduler:
         while s.dirty or s.touched:
             if s.dirty:
                 s.dirty = False
+                self.place_jobs()  # first: a job waits for nothing that a task holds
                 self._pass()
             touched, s.touched = s.touched, {}
             for node in touched.values():
@@ -206,7 +209,7 @@ class Scheduler:
         if line.infeasible:
             self._report(line)
         else:
-            self._reclaim(head)
+            self.reclaim(head)
 
     def _infeasible(self, item: Item) -> str:
         if isinstance(item, Group):
@@ -238,7 +241,7 @@ class Scheduler:
     def _tell(self, peer: bytes, what: str, name: int | bytes, reason: str) -> None:
         self.s.send(peer, wire.PENDING_REASON, what, name, reason, False)
 
-    def _reclaim(self, head: Item) -> None:
+    def reclaim(self, head: Item) -> None:
         """Ask each client that holds leases of another kind; again after a pause, while it lasts."""
         s = self.s
         if not s.leases:
@@ -270,7 +273,7 @@ class Scheduler:
             if head.unknown_since is not None:
                 line.blocked_at = -1
                 s.dirty = True
-            self._reclaim(head)
+            self.reclaim(head)
             due = head.blocked_since + s.config.reserve_after_s
             if due <= s.now:
                 if (s.now - due) % (KEEP_S + PAUSE_S) < KEEP_S:

@@ -1,0 +1,65 @@
+"""Questions about a job's output: handed on to the agent that has it, answered when it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from spoke import wire
+from spoke.core import Send
+from spoke.core.directory import DEFERRED, RequestError
+from spoke.core.state import Client, Node, State
+from spoke.core.submitted import Submitted
+
+
+class LogQuestions:
+    """The questions that agents have not answered yet.
+
+    Args:
+        find: the job of a request's arguments; RequestError when there is none.
+    """
+
+    def __init__(self, state: State, find: Callable[[dict[str, Any]], Submitted]) -> None:
+        self.s = state
+        self._find = find
+        self._asked: dict[int, tuple[bytes, int, bytes]] = {}  # our number -> client, its request, node
+        self._serial = 0
+
+    def ask(self, client: Client, args: dict[str, Any]) -> Any:
+        """Hand a question on to the node of the attempt."""
+        job = self._find(args)
+        wanted = args.get("attempt")
+        attempt = next((one for one in reversed(job.attempts) if wanted in (None, one.number)), None)
+        if attempt is None:
+            which = "no attempt" if wanted is None else f"no attempt {wanted}"
+            raise RequestError("ValueError", f"job {job.submission_id!r} has {which} on a node yet")
+        node = self.s.nodes.get(attempt.node_id)
+        if node is None or not node.alive:
+            raise RequestError("RuntimeError", "the logs are gone with their node")
+        self._serial += 1
+        self._asked[self._serial] = (client.peer, self.s.request_id, node.node_id)
+        asked = args.get("args") or {}
+        self.s.send(node.node_id, wire.READ_LOG, self._serial, job.submission_id, attempt.number, asked)
+        return DEFERRED
+
+    def read(self, node: Node, number: int, error: list[Any] | None, value: Any) -> None:
+        """LOG_CHUNK of an agent."""
+        found = self._asked.pop(number, None)
+        if found is not None and found[2] == node.node_id:
+            self._respond(found[0], found[1], error, value)
+
+    def client_lost(self, peer: bytes) -> None:
+        """Nobody waits for these answers any more."""
+        for number in [number for number, entry in self._asked.items() if entry[0] == peer]:
+            del self._asked[number]
+
+    def node_died(self, node: Node, reason: str) -> None:
+        """These answers will never come."""
+        for number, (peer, request_id, home) in list(self._asked.items()):
+            if home == node.node_id:
+                del self._asked[number]
+                error = ["RuntimeError", f"the node with the logs is gone: {reason}"]
+                self._respond(peer, request_id, error)
+
+    def _respond(self, peer: bytes, request_id: int, error: list[Any] | None, value: Any = None) -> None:
+        self.s.out.append(Send(peer, (wire.RESPONSE, request_id, error, value)))

@@ -1,0 +1,129 @@
+"""The output of job attempts on their node: two files each, read by offset, so that no line is lost.
+
+Readers name a position in each file and get what follows it, whole (`Reader`); one that follows waits until
+there is more, or the attempt has ended.  When something was written is known to a look of the agent (about
+50 ms): `since` begins at the first look at or after the given time, rounded towards more lines.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+CHUNK_BYTES: Final = 1024 * 1024  # of one answer and file
+SAMPLES_MAX: Final = 4096
+SOURCES: Final = ("stdout", "stderr")
+
+
+class Output:
+    """One file of an attempt."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._samples: list[tuple[int, int]] = []  # (milliseconds, size before what was written then)
+        self._size = 0
+
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size
+
+    def look(self, now_ms: int) -> bool:
+        """Note the time of what was written since the last look; whether something was."""
+        size = self.size()
+        if size == self._size:
+            return False
+        self._samples.append((now_ms, self._size))
+        self._size = size
+        if len(self._samples) > SAMPLES_MAX:
+            del self._samples[1::2]  # coarser, and still from the beginning
+        return True
+
+    def offset_at(self, since_ms: int) -> int:
+        """Where what was written at or after this time begins, or before it."""
+        for when, offset in self._samples:
+            if when >= since_ms:
+                return offset
+        return self.size()
+
+    def tail_offset(self, lines: int) -> int:
+        """Where the last `lines` lines begin."""
+        position = size = self.size()
+        if not lines:
+            return size
+        found = 0
+        last = True
+        while position > 0:
+            step = min(65536, position)
+            position -= step
+            block = os.pread(self.fd, step, position)
+            end = len(block)
+            while True:
+                end = block.rfind(b"\n", 0, end)
+                if end < 0:
+                    break
+                if last and position + end == size - 1:
+                    last = False  # the end of the last line begins none
+                    continue
+                found += 1
+                if found == lines:
+                    return position + end + 1
+            last = False
+        return 0
+
+    def read(self, offset: int) -> bytes:
+        return os.pread(self.fd, CHUNK_BYTES, offset)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def start_offsets(outputs: dict[str, Output], args: dict[str, Any]) -> dict[str, int]:
+    """Positions to read from: ``offsets`` as given, else by ``tail`` lines or ``since_ms``, else 0.
+
+    Raises:
+        ValueError: a position, a number of lines or a source that makes no sense.
+    """
+    source = args.get("source")
+    if source is not None and source not in outputs:
+        raise ValueError(f"the source of a log is one of {list(outputs)}, not {source!r}")
+    chosen = [source] if source is not None else list(outputs)
+    given = args.get("offsets")
+    if given is not None:
+        found = {name: given[name] for name in chosen if name in given}
+        if not all(type(offset) is int and offset >= 0 for offset in found.values()):
+            raise ValueError(f"{given!r} are no positions")
+        return found
+    tail, since = args.get("tail"), args.get("since_ms")
+    if tail is not None and (type(tail) is not int or tail < 0):
+        raise ValueError(f"tail is a number of lines, not {tail!r}")
+    found = dict.fromkeys(chosen, 0)
+    for name in chosen:
+        if tail is not None:
+            found[name] = outputs[name].tail_offset(tail)
+        if since is not None:
+            found[name] = max(found[name], outputs[name].offset_at(int(since)))
+    return found
+
+
+class Reader:
+    """A question for output: answered at once, or when there is some."""
+
+    __slots__ = ("follow", "number", "offsets")
+
+    def __init__(self, number: int, offsets: dict[str, int], follow: bool) -> None:
+        self.number = number
+        self.offsets = offsets
+        self.follow = follow
+
+    def answer(self, outputs: dict[str, Output], ended: bool) -> dict[str, Any] | None:
+        """Chunks by source, and whether that was all; None: nothing yet."""
+        chunks: dict[str, list[Any]] = {}
+        more = False
+        for name, offset in self.offsets.items():
+            data = outputs[name].read(offset)
+            more = more or len(data) == CHUNK_BYTES
+            if data:
+                chunks[name] = [offset, data]
+        if not chunks and self.follow and not ended:
+            return None
+        return {"chunks": chunks, "offsets": self.offsets, "done": not more and (ended or not self.follow)}

@@ -1,0 +1,132 @@
+"""The process of a job that runs a pickled function: runs it, writes its result, ends with an exit code.
+
+Exit codes: 0 and a result; 1 and a pickled error for an exception; what `sys.exit` says; 70 when the
+function itself cannot be unpickled; 75 when its result cannot be kept; 79 when its health check failed.
+Nothing of Spoke but this module runs here: `spoke.init` joins the cluster when the function asks for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from typing import Any, Final, NoReturn
+
+from spoke import _native, codec, errorpack
+from spoke.limits import MAX_JOB_BLOB_BYTES
+
+NO_FUNCTION: Final = 70
+NO_RESULT: Final = 75
+UNHEALTHY: Final = 79
+VALUE, ERROR = b"V", b"E"  # first byte of the result file
+
+
+def main(job: dict[str, Any]) -> NoReturn:
+    """Run the function of ``job["blob"]`` and end the process."""
+    _native.set_title("spoke-job")
+    code = 1
+    try:
+        code = _run(job)
+    except SystemExit as error:
+        code = _code(error)
+    except BaseException as error:  # KeyboardInterrupt and its like
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        end(code)
+
+
+def end(code: int) -> NoReturn:
+    """What the interpreter does at its end, without taking every module apart, which takes most of its
+    time.
+    """
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
+        atexit._run_exitfuncs()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass  # closed by the user's code
+        os._exit(code & 0xFF)
+
+
+def _code(error: SystemExit) -> int:
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+def _run(job: dict[str, Any]) -> int:
+    """The exit code."""
+    sys.argv = ["spoke-job"]
+    try:
+        function, args, kwargs = codec.loads(job["blob"])
+    except BaseException as error:
+        _write(job["result"], ERROR, errorpack.pack("the function of the job", error, 1))
+        print(f"the function of the job cannot be unpickled here: {error!r}", file=sys.stderr)
+        return NO_FUNCTION
+    health = job.get("health") or {}
+    if health.get("blob"):
+        _watch(codec.loads(health["blob"]), health)
+    name = getattr(function, "__name__", "job")
+    try:
+        value = function(*args, **kwargs)
+    except Exception as error:
+        _write(job["result"], ERROR, errorpack.pack(name, error))
+        import traceback
+
+        frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
+        traceback.print_exception(type(error), error, frames)
+        return 1
+    try:
+        body = codec.dumps_function(value)
+        if len(body) > MAX_JOB_BLOB_BYTES:
+            raise ValueError(
+                f"the result has {len(body)} bytes, more than {MAX_JOB_BLOB_BYTES}: write it to a file"
+            )
+    except Exception as error:
+        _write(job["result"], ERROR, errorpack.pack(name, error, 0))
+        print(f"the result of the job cannot be kept: {error}", file=sys.stderr)
+        return NO_RESULT
+    _write(job["result"], VALUE, body)
+    return 0
+
+
+def _write(path: str, kind: bytes, body: bytes) -> None:
+    part = path + ".part"
+    with open(part, "wb") as file:
+        file.write(kind + body)
+    os.rename(part, path)
+
+
+def _watch(check: Any, health: dict[str, Any]) -> None:
+    """Call `check` every period; a byte in the health file for each time that it was content."""
+
+    def run() -> None:
+        while True:
+            try:
+                content = check()
+            except Exception as error:
+                content = False
+                print(f"health check: {error!r}", file=sys.stderr)
+            if content is not False:
+                with open(health["file"], "ab") as file:
+                    file.write(b".")
+            pause.wait(health["period_s"])
+
+    pause = threading.Event()
+    threading.Thread(target=run, name="spoke-health", daemon=True).start()
+
+
+def inside(directory: str) -> None:
+    """In a container: the job of a directory that is mounted."""
+    with open(os.path.join(directory, "job.blob"), "rb") as file:
+        blob = file.read()
+    main({"blob": blob, "result": os.path.join(directory, "result")})
+
+
+if __name__ == "__main__":
+    inside(sys.argv[1])

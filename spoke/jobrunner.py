@@ -1,0 +1,536 @@
+"""The agent's part in jobs: starts attempts, watches them, ends them, reads their output.
+
+It decides nothing about retries: the hub says what to run and stop (RUN_JOB, STOP_JOB), the runner reports
+(JOB_STATE) and answers for output (READ_LOG).  Rules:
+
+- Each attempt leads a process group of its own and dies with the agent (PROC-1).  Its end is reported only
+  when the group is killed and the leader reaped; what left the group is swept as an orphan.
+- Stopping is SIGTERM to the group, a grace, SIGKILL, and never waits in this thread.
+- The variables `SPOKE_*` are set last, so that a job cannot choose its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from _signal import SIGKILL, SIGTERM  # type: ignore[import-not-found]  # plain numbers: signal imports enum
+from _socket import AF_INET, SO_ERROR, SOCK_STREAM, SOL_SOCKET
+from _socket import socket as _Socket
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from spoke import _native, config, joblimits, jobports, orphans
+from spoke.devices import visible_devices
+from spoke.joblogs import SOURCES, Output, Reader, start_offsets
+from spoke.jobruntimes import SHELL, Container, RuntimeMissing
+from spoke.limits import MAX_JOB_BLOB_BYTES
+from spoke.loop import Loop, Timer
+from spoke.nursery import Nursery, Order
+from spoke.wire import JOB_STATE, JOBS_RUNNING, LOG_CHUNK, READ_LOG, RUN_JOB, STOP_JOB
+
+if TYPE_CHECKING:
+    from spoke.agent import NodeSettings
+
+LOOK_S: Final = 0.05  # between looks at output while somebody reads or something is written
+IDLE_LOOK_S: Final = 0.5
+ENDED_KEPT: Final = 1000  # ended attempts whose output can be read, at most
+RETOLD: Final = 50  # ends that a hub which was started again is told, with their results
+KILLED_CODE: Final = 128  # added to the number of the signal that ended a process
+TIMEOUT_CODE: Final = -1
+CONTAINER_END_S: Final = 5.0
+
+
+class Running:
+    """One attempt on this node, until the next ENDED_KEPT have ended."""
+
+    __slots__ = (
+        "cgroup",
+        "container",
+        "directory",
+        "ended",
+        "files",
+        "health_bytes",
+        "health_misses",
+        "job_id",
+        "kill_timer",
+        "last",
+        "number",
+        "outputs",
+        "pid",
+        "pidfd",
+        "ports",
+        "process_id",
+        "reason",
+        "result",
+        "source",
+        "spec",
+        "stop",
+    )  # fmt: skip
+
+    def __init__(self, job_id: str, number: int, spec: dict[str, Any]) -> None:
+        self.job_id = job_id
+        self.number = number
+        self.spec = spec
+        self.process_id = os.urandom(28)
+        self.ports: dict[str, int] = {}
+        self.outputs: dict[str, Output] = {}
+        self.files: list[str] = []  # removed at the end
+        self.result = ""
+        self.directory = ""  # of a container
+        self.container: list[str] = []  # command line that ends it
+        self.cgroup: joblimits.Cgroup | None = None
+        self.pid = 0
+        self.pidfd = -1
+        self.source = -1
+        self.stop: tuple[bool, float] | None = None  # asked for before it was there: force, grace
+        self.kill_timer: Timer | None = None
+        self.reason = ""  # why the agent killed it: counts as a failure
+        self.ended = False
+        self.last: tuple[Any, ...] | None = None  # how it ended, for a hub that did not hear it
+        self.health_bytes = 0
+        self.health_misses = 0
+
+
+class JobRunner:
+    """All attempts of one node.
+
+    Args:
+        emit: sends one message to the hub.
+        swept: asks the agent to look for orphans soon.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: NodeSettings,
+        emit: Callable[[tuple[Any, ...]], None],
+        nursery: Nursery,
+        swept: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._emit = emit
+        self._nursery = nursery
+        self._swept = swept
+        self._attempts: dict[tuple[str, int], Running] = {}
+        self._ended: deque[tuple[str, int]] = deque()
+        self._readers: list[tuple[Running, Reader]] = []
+        self._ports = jobports.Ports(*config.get("job_port_range"))
+        self._timer: Timer | None = None
+        self._closing = False
+
+    def message(self, message: list[Any] | tuple[Any, ...]) -> bool:
+        """A message of the hub; whether it was for the runner."""
+        if message[0] == RUN_JOB:
+            self._run(*message[1:])
+        elif message[0] == STOP_JOB:
+            self._stop(*message[1:])
+        elif message[0] == READ_LOG:
+            self._read(*message[1:])
+        else:
+            return False
+        return True
+
+    def pids(self) -> dict[int, bytes]:
+        """Process ids of the live attempts and the ids that their processes carry."""
+        return {one.pid: one.process_id for one in self._live() if one.pid}
+
+    def report(self) -> None:
+        """Tell a hub that was started again what runs here, and how the latest others ended."""
+        rows = [[one.job_id, one.number, one.pid, one.ports] for one in self._attempts.values()]
+        if rows:
+            self._emit((JOBS_RUNNING, rows))
+        for one in self._attempts.values():
+            if one.last is not None:
+                self._emit(one.last)
+
+    def _live(self) -> list[Running]:
+        return [one for one in self._attempts.values() if not one.ended]
+
+    def _tell(self, one: Running, state: str, **info: Any) -> None:
+        info["at_ms"] = int(time.time() * 1000)
+        message = (JOB_STATE, one.job_id, one.number, state, info)
+        if state == "EXITED":
+            one.last = message
+        self._emit(message)
+
+    # -- start
+
+    def _run(self, job_id: str, number: int, spec: dict[str, Any]) -> None:
+        if (job_id, number) in self._attempts or self._closing:
+            return
+        one = self._attempts[job_id, number] = Running(job_id, number, spec)
+        try:
+            self._prepare(one)
+            kind = spec.get("runtime") or "process"
+            if kind != "process":
+                self._tell(one, "BUILDING", message=f"starting a container by {kind}")
+                self._start_container(one, kind)
+            elif spec.get("blob") is not None:
+                self._start_function(one)
+            else:
+                environment = {**self._nursery.environment, **self._environment(one)}
+                argv = [*SHELL, str(spec["entrypoint"])]
+                self._spawn(one, argv, environment, spec.get("cwd"))
+        except (OSError, RuntimeMissing, ValueError) as error:
+            self._could_not_start(one, str(error))
+
+    def _prepare(self, one: Running) -> None:
+        cwd = one.spec.get("cwd")
+        if cwd and not os.path.isdir(cwd):
+            raise RuntimeMissing(f"RuntimeEnvSetupError: the working directory {cwd} is not on this node")
+        base = os.path.join(self._settings.log_dir, _file_name(one.job_id, one.number))
+        for source, suffix in zip(SOURCES, (".out", ".err"), strict=True):
+            one.outputs[source] = Output(base + suffix)
+        one.result = base + ".result"
+        one.files = [one.result, base + ".result.part", base + ".health"]
+        one.ports = self._ports.take(list(one.spec.get("ports") or []))
+        self._look_soon()
+
+    def _environment(self, one: Running) -> dict[str, str]:
+        """The variables of an attempt; ours win over the user's."""
+        mine, spec = self._settings, one.spec
+        address = mine.hub_address
+        found = {str(name): str(value) for name, value in (spec.get("env") or {}).items()}
+        for name in [name for name in found if name.startswith("SPOKE_PORT_")]:
+            del found[name]
+        found.update({
+            orphans.VARIABLE: one.process_id.hex(),
+            "SPOKE_JOB_ID": one.job_id,
+            "SPOKE_PARENT_JOB_ID": str(spec.get("parent") or ""),
+            "SPOKE_ATTEMPT_ID": str(one.number),
+            orphans.NODE_VARIABLE: mine.node_id.hex(),
+            "SPOKE_NAMESPACE": str(spec.get("namespace") or ""),
+            "SPOKE_ADDRESS": f"{address[2]}:{address[3]}" if address[3] else "",
+            "SPOKE_BIND_HOST": mine.host,
+            **{f"SPOKE_PORT_{name.upper()}": str(port) for name, port in one.ports.items()},
+        })  # fmt: skip
+        devices = spec.get("gpu_ids")
+        if devices is not None and not mine.keep_gpu_variable:
+            names = visible_devices(mine.gpu_visible)
+            found["CUDA_VISIBLE_DEVICES"] = ",".join(
+                str(index) if names is None or index >= len(names) else names[index] for index in devices
+            )
+        return found
+
+    def _start_function(self, one: Running) -> None:
+        spec = one.spec
+        health = dict(spec.get("health") or {})
+        if health:
+            health["file"] = one.files[2]
+        job = {"blob": spec["blob"], "result": one.result, "health": health}
+        configuration = {"job": job, "sys_path": spec.get("sys_path") or self._settings.sys_path}
+        files = (one.outputs["stdout"].fd, one.outputs["stderr"].fd)
+
+        def done(pid: int, pidfd: int, error: str) -> None:
+            if error:
+                self._could_not_start(one, error)
+            else:
+                self._started(one, pid, pidfd)
+
+        self._nursery.start(Order(configuration, dict(self._environment(one)), spec.get("cwd"), files, done))
+
+    def _start_container(self, one: Running, kind: str) -> None:
+        import tempfile
+
+        environment = self._nursery.environment
+        container = Container(kind, environment.get("PATH"))
+        one.directory = tempfile.mkdtemp(prefix="spoke-job-")
+        name = f"spoke-{one.process_id.hex()[:12]}"
+        if one.spec.get("blob") is not None:
+            with open(os.path.join(one.directory, "job.blob"), "wb") as file:
+                file.write(one.spec["blob"])
+            one.result = os.path.join(one.directory, "result")
+        argv = container.argv(name, one.spec, self._environment(one), one.ports, one.directory)
+        one.container = container.kill_argv(name)
+        self._spawn(one, argv, {**environment, orphans.VARIABLE: one.process_id.hex()}, None)
+
+    def _spawn(self, one: Running, argv: list[str], environment: dict[str, str], cwd: str | None) -> None:
+        fds = [(one.outputs["stdout"].fd, 1), (one.outputs["stderr"].fd, 2)]
+        self._started(one, *_native.spawn(argv, environment, cwd, fds, SIGKILL, True))
+
+    def _started(self, one: Running, pid: int, pidfd: int) -> None:
+        one.pid, one.pidfd = pid, pidfd
+        one.source = self._loop.reactor.watch(pidfd)
+        self._loop.handle(one.source, lambda kind, meta, payload: self._exited(one))
+        if one.stop is not None:
+            self._end(one, *one.stop)
+        self._limit(one)
+        self._tell(one, "RUNNING", pid=pid, ports=one.ports)
+
+    def _limit(self, one: Running) -> None:
+        spec = one.spec
+        if spec.get("timeout_s"):
+            self._loop.after_s(spec["timeout_s"], lambda: self._fail(one, "Timeout exceeded"))
+        if spec.get("memory") and not one.container:
+            try:
+                one.cgroup = joblimits.Cgroup.create(f"spoke-{one.process_id.hex()[:12]}", spec["memory"])
+                one.cgroup.add(one.pid)
+            except OSError:
+                one.cgroup = None
+                self._loop.after_s(joblimits.LOOK_S, lambda: self._weigh(one))
+        if spec.get("health"):
+            self._loop.after_s(spec["health"]["period_s"], lambda: self._check_health(one))
+
+    def _weigh(self, one: Running) -> None:
+        """The watcher of memory, where there is no cgroup."""
+        if one.ended or self._closing:
+            return
+        limit = one.spec["memory"]
+        held = joblimits.held_bytes(one.pid)
+        if held > limit:
+            self._fail(one, f"memory limit exceeded: {held} bytes of {limit}")
+        else:
+            self._loop.after_s(joblimits.LOOK_S, lambda: self._weigh(one))
+
+    def _could_not_start(self, one: Running, reason: str) -> None:
+        self._finish(one)
+        self._tell(one, "EXITED", code=None, reason=reason)
+
+    # -- health
+
+    def _check_health(self, one: Running) -> None:
+        if one.ended or self._closing:
+            return
+        health = one.spec["health"]
+        if health.get("port"):
+            self._knock(one, one.ports[health["port"]])
+        else:
+            try:
+                size = os.path.getsize(one.files[2])
+            except OSError:
+                size = 0
+            self._healthy(one, size > one.health_bytes)
+            one.health_bytes = size
+        self._loop.after_s(health["period_s"], lambda: self._check_health(one))
+
+    def _knock(self, one: Running, port: int) -> None:
+        """Connect to the port without waiting; look after the check's timeout what came of it."""
+        plain = _Socket(AF_INET, SOCK_STREAM)
+        plain.setblocking(False)
+        result = plain.connect_ex((self._settings.host, port))
+
+        def look() -> None:
+            error = plain.getsockopt(SOL_SOCKET, SO_ERROR)
+            try:
+                plain.getpeername()
+            except OSError:
+                error = error or errno.ENOTCONN
+            plain.close()
+            self._healthy(one, not error)
+
+        if result in (0, errno.EINPROGRESS):
+            self._loop.after_s(one.spec["health"]["timeout_s"], look)
+        else:
+            plain.close()
+            self._healthy(one, False)
+
+    def _healthy(self, one: Running, healthy: bool) -> None:
+        if one.ended:
+            return
+        one.health_misses = 0 if healthy else one.health_misses + 1
+        if one.health_misses >= one.spec["health"]["threshold"]:
+            self._fail(one, f"health check failed {one.health_misses} times")
+
+    # -- end
+
+    def _fail(self, one: Running, reason: str) -> None:
+        """The agent ends an attempt; its failure is the reason."""
+        if one.ended or self._closing or one.reason:
+            return
+        one.reason = reason
+        self._end(one, True, 0.0)
+
+    def _stop(self, job_id: str, number: int, force: bool, grace_s: float) -> None:
+        one = self._attempts.get((job_id, number))
+        if one is None or one.ended:
+            return
+        if not one.pid:
+            one.stop = (force, grace_s)
+        else:
+            self._end(one, force, grace_s)
+
+    def _end(self, one: Running, force: bool, grace_s: float) -> None:
+        if one.ended:
+            return
+        if force or grace_s <= 0:
+            _signal_group(one.pid, SIGKILL)
+        elif one.kill_timer is None:
+            _signal_group(one.pid, SIGTERM)
+            one.kill_timer = self._loop.after_s(grace_s, lambda: self._end(one, True, 0.0))
+
+    def _exited(self, one: Running) -> None:
+        """The leader is dead, and a zombie until it is reaped."""
+        _signal_group(one.pid, SIGKILL)
+        try:
+            status = _native.reap(one.pidfd)
+        except ChildProcessError:
+            status = None
+        if status is None:
+            return
+        code, number = status
+        exit_code = KILLED_CODE + number if number else code
+        reason = one.reason
+        if reason == "Timeout exceeded":
+            exit_code = TIMEOUT_CODE
+        elif one.cgroup is not None and one.cgroup.exceeded():
+            reason = f"memory limit exceeded: {one.spec['memory']} bytes"
+        result = self._result_of(one)
+        self._finish(one)
+        self._swept()
+        if number and not reason:
+            reason = f"killed by signal {number}"
+        self._tell(one, "EXITED", code=exit_code, reason=reason, result=result)
+
+    def _result_of(self, one: Running) -> bytes | None:
+        try:
+            with open(one.result, "rb") as file:
+                return file.read(MAX_JOB_BLOB_BYTES + 65536)
+        except OSError:
+            return None
+
+    def _finish(self, one: Running) -> None:
+        """Give back what the attempt had, but for its output."""
+        if one.kill_timer is not None:
+            one.kill_timer.cancel()
+        if one.pidfd >= 0:
+            self._loop.reactor.unwatch(one.source)
+            self._loop.forget(one.source)
+            os.close(one.pidfd)
+            one.pidfd = -1
+        self._end_container(one)
+        if one.cgroup is not None:
+            one.cgroup.remove()
+        self._ports.give(one.ports)
+        for name in one.files:
+            _unlink(name)
+        one.ended = True
+        self._look_at(one)
+        self._answer_readers()
+        key = (one.job_id, one.number)
+        self._ended.append(key)
+        if len(self._ended) > RETOLD:
+            self._attempts[self._ended[-RETOLD - 1]].last = None
+        while len(self._ended) > ENDED_KEPT:
+            self._forget(self._attempts.pop(self._ended.popleft()))
+
+    def _end_container(self, one: Running) -> None:
+        if one.container:
+            try:
+                _, pidfd = _native.spawn(one.container, self._nursery.environment, None, [], 0, True)
+                self._loop.after_s(CONTAINER_END_S, lambda: os.close(pidfd))  # the sweep reaps it
+            except OSError:
+                pass  # the runtime is gone, and its containers with it
+        if one.directory:
+            import shutil
+
+            shutil.rmtree(one.directory, ignore_errors=True)
+
+    def _forget(self, one: Running) -> None:
+        for output in one.outputs.values():
+            output.close()
+            if not self._settings.keep_logs:
+                _unlink(output.path)
+
+    # -- output
+
+    def _read(self, number: int, job_id: str, attempt: int, args: dict[str, Any]) -> None:
+        one = self._attempts.get((job_id, attempt))
+        if one is None or len(one.outputs) < len(SOURCES):
+            text = f"the output of attempt {attempt} of job {job_id!r} is not kept here any more"
+            self._emit((LOG_CHUNK, number, ["RuntimeError", text], None))
+            return
+        try:
+            self._look_at(one)
+            offsets = start_offsets(one.outputs, args)
+        except (ValueError, TypeError) as error:
+            self._emit((LOG_CHUNK, number, ["ValueError", str(error)], None))
+            return
+        self._readers.append((one, Reader(number, offsets, bool(args.get("follow")))))
+        self._answer_readers()
+        self._look_soon()
+
+    def _answer_readers(self) -> None:
+        waiting = []
+        for one, reader in self._readers:
+            answer = reader.answer(one.outputs, one.ended)
+            if answer is None:
+                waiting.append((one, reader))
+            else:
+                self._emit((LOG_CHUNK, reader.number, None, answer))
+        self._readers = waiting
+
+    def _look_at(self, one: Running) -> bool:
+        now_ms = int(time.time() * 1000)
+        wrote = False
+        for output in one.outputs.values():
+            wrote = output.look(now_ms) or wrote
+        return wrote
+
+    def _look_soon(self) -> None:
+        if self._timer is None and not self._closing:
+            self._timer = self._loop.after_s(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        """Note what was written, answer who waits for it; again while attempts live."""
+        self._timer = None
+        if self._closing:
+            return
+        live = self._live()
+        wrote = False
+        for one in live:
+            wrote = self._look_at(one) or wrote
+        self._answer_readers()
+        if live:
+            pause = LOOK_S if wrote or self._readers else IDLE_LOOK_S
+            self._timer = self._loop.after_s(pause, self._look)
+
+    # -- the end of the agent
+
+    def kill_all(self) -> None:
+        """First part of the agent's end: nothing of any attempt lives on."""
+        self._closing = True
+        for one in self._live():
+            if one.pid:
+                _signal_group(one.pid, SIGKILL)
+
+    def close(self) -> None:
+        """Second part: reap, and remove what attempts left."""
+        deadline = time.monotonic() + 2.0
+        for one in list(self._attempts.values()):
+            while not one.ended and one.pidfd >= 0 and time.monotonic() < deadline:
+                try:
+                    if _native.reap(one.pidfd) is not None:
+                        break
+                except ChildProcessError:
+                    pass
+                time.sleep(0.002)
+            if not one.ended:
+                self._finish(one)
+        for one in self._attempts.values():
+            self._forget(one)
+        self._attempts.clear()
+
+
+def _file_name(job_id: str, number: int) -> str:
+    from hashlib import blake2b
+
+    plain = "".join(char if char.isalnum() or char in "-_." else "_" for char in job_id.replace("/", "__"))
+    digest = blake2b(job_id.encode(), digest_size=4).hexdigest()
+    return f"job-{plain[:80]}-{digest}_attempt_{number}"
+
+
+def _signal_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):  # gone, or only zombies are left
+        pass
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
