@@ -297,14 +297,15 @@ class Gang:
 
         Raises:
             IndexError: there is no such rank.
+            TypeError: `cls` is not a class.
             ValueError: the rank was launched already.
             ActorPlacementGroupRemoved: the gang was released.
         """
         self._check_rank(rank)
         self._check_open()
-        if not isinstance(cls, (ActorClass, type)):
+        if not isinstance(cls, (type, ActorClass)):
             raise TypeError(f"a rank is an actor: {cls!r} is not a class")
-        actor = cls if isinstance(cls, ActorClass) else remote(cls)
+        actor: ActorClass = cls if isinstance(cls, ActorClass) else remote(cls)
         with self._lock:
             if rank in self._launches:
                 raise ValueError(f"rank {rank} of gang {self.id} was launched already")

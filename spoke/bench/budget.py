@@ -67,6 +67,7 @@ TARGETS: dict[str, Target] = {
     "single client wait 1k refs": Target(over_ray=30),
     "placement group create/removal": Target(over_ray=8),
     "20 actors created and called": Target(limit=0.3),
+    "gang of 8 reserved, launched, answering": Target(limit=0.15, over_ray=10),
     "idle cluster memory": Target(limit=60),
     "Python frames to submit an actor call": Target(limit=12),
     "Python frames to get its result": Target(limit=8),

@@ -20,7 +20,8 @@ from statistics import median
 
 from spoke import config
 
-from . import handover as handover  # its workloads register themselves
+from . import gangs as gangs  # these register their workloads themselves
+from . import handover as handover
 from .budget import TARGETS
 from .floors import FLOORS
 from .workloads import MARK, WORKLOADS, Workload, cluster_processes
