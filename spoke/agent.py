@@ -243,7 +243,7 @@ class Agent:
             self._stop_worker(worker_id, wish == KILL)
 
     def _could_not_start(self, worker_id: bytes, reason: str) -> None:
-        self._report_exit(worker_id, 0, None, 0, reason)
+        self._report_exit(worker_id, 0, None, 0, reason, 0)
 
     def _worker_config(self, worker_id: bytes) -> dict[str, Any]:
         mine = self._settings
@@ -307,7 +307,7 @@ class Agent:
     def _exited(self, worker: Worker) -> None:
         """The pidfd is readable: the leader is dead, and a zombie until `reap`."""
         _signal_group(worker.pid, SIGKILL)
-        status = _reap(worker.pidfd)
+        status = _reap_child(worker.pid)
         if status is None:
             return
         if worker.kill_timer is not None:
@@ -319,7 +319,8 @@ class Agent:
         self._forget(worker)
         self.segments.table.owner_died(worker.worker_id)
         self._sweep_soon()
-        self._report_exit(worker.worker_id, worker.pid, *status, tail)
+        code, number, memory = status
+        self._report_exit(worker.worker_id, worker.pid, code, number, tail, memory)
 
     def _report_exit(self, *fields: Any) -> None:
         self._gpus.ended(fields[0])  # first: the hub must not give away what is still held
@@ -411,6 +412,18 @@ def _reap(pidfd: int) -> tuple[int | None, int] | None:
         return _native.reap(pidfd)
     except ChildProcessError:  # forked by the zygote a moment ago, and not our child yet
         return None
+
+
+def _reap_child(pid: int) -> tuple[int | None, int, int] | None:
+    """Exit code, signal and the most memory (bytes) of a child that is dead; None if it is not."""
+    try:
+        found, status, usage = os.wait4(pid, os.WNOHANG)
+    except ChildProcessError:  # forked by the zygote a moment ago, and not our child yet
+        return None
+    if not found:
+        return None
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    return None if number else os.WEXITSTATUS(status), number, usage.ru_maxrss * 1024
 
 
 def _signal_group(pid: int, number: int) -> None:

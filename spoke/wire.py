@@ -171,10 +171,10 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     # env: variables on top of the agent's; gpu_ids: devices to show, None = leave as inherited
     SPAWN: ("SPAWN", (("worker_id", _B), ("env", _D), ("cwd", _NS), ("gpu_ids", _NL), ("log_dir", _NS))),
     STOP_WORKER: ("STOP_WORKER", (("worker_id", _B), ("force", _BOOL))),
-    # code: exit code >= 0 or None, signal: number or 0; tail: last lines of stderr
+    # code: exit code >= 0 or None, signal: number or 0; tail: last lines of stderr; memory: peak, bytes
     WORKER_EXIT: (
         "WORKER_EXIT",
-        (("worker_id", _B), ("pid", _I), ("code", _NI), ("signal", _I), ("tail", _S)),
+        (("worker_id", _B), ("pid", _I), ("code", _NI), ("signal", _I), ("tail", _S), ("memory", _I)),
     ),
     SHUTDOWN: ("SHUTDOWN", (("reason", _S),)),
     # role: "driver" | "worker"; info: job and namespace of a driver, pid, env hash, entrypoint

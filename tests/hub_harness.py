@@ -73,7 +73,7 @@ class Harness:
 
     def exit_of(self, worker_id: bytes, code: int | None = None, signal: int = 0, tail: str = "") -> Event:
         node_id = self.worker_node[worker_id]
-        return Received(node_id, [wire.WORKER_EXIT, worker_id, 5, code, signal, tail])
+        return Received(node_id, [wire.WORKER_EXIT, worker_id, 5, code, signal, tail, 0])
 
     # -- actors of the test
 

@@ -170,7 +170,7 @@ class Agent:
             if proc is not None:
                 proc.die()
             self.segments.owner_died(worker_id)
-            self._tell(wire.WORKER_EXIT, worker_id, 9, code, signal, "")
+            self._tell(wire.WORKER_EXIT, worker_id, 9, code, signal, "", 0)
 
     def die(self, silently: bool = False) -> None:
         """The node is gone, with its processes (PROC-1)."""

@@ -214,7 +214,7 @@ class Agent(Process):
                 worker.die()
             self.world.died(worker_id)
             self._linger(self.gpus.pop(worker_id))
-            exit_ = [worker_id, 9, code, signal, tail]
+            exit_ = [worker_id, 9, code, signal, tail, 0]
 
             def report() -> None:
                 self.exits.append(exit_)

@@ -84,7 +84,8 @@ def alive(pid: int) -> bool:
 
 def test_a_worker_runs_and_its_exit_is_reported_with_code_and_tail(bench: Bench) -> None:
     bench.spawn("import sys; print('out'); print('last words', file=sys.stderr); sys.exit(3)")
-    _kind, worker_id, pid, code, number, tail = bench.exit()
+    _kind, worker_id, pid, code, number, tail, memory = bench.exit()
+    assert 1 << 20 < memory < 1 << 32
     assert (worker_id, code, number, tail) == (b"w" * 28, 3, 0, "last words")
     assert pid > 0 and not alive(pid)
     assert sorted(bench.lines()) == [("", "stderr", "last words"), ("", "stdout", "out")]
@@ -97,7 +98,7 @@ def test_death_by_signal_is_reported(bench: Bench) -> None:
 
 def test_what_cannot_start_is_reported(bench: Bench) -> None:
     bench.spawn("pass", cwd="/no/such/dir")
-    _kind, _worker_id, pid, code, number, tail = bench.exit()
+    _kind, _worker_id, pid, code, number, tail, _memory = bench.exit()
     assert (pid, code, number) == (0, None, 0) and "could not be started" in tail
 
 
@@ -220,7 +221,7 @@ def test_zygote_worker_has_all_that_an_executed_one_has(warm: Bench) -> None:
     config = warm.agent._worker_config
     warm.agent._worker_config = lambda worker_id: {**config(worker_id), "parent": os.getpid()}  # type: ignore[method-assign]
     warm.spawn("", env={"CODE": code, "A": "1", "HOME": None}, cwd="/")
-    assert warm.exit()[3:] == (5, 0, "words"), warm.heard
+    assert warm.exit()[3:6] == (5, 0, "words"), warm.heard
     assert [line for _, stream, line in warm.lines() if stream == "stdout"] == [
         "True 1 None / True True ['0', '1', '2', '3'] True",
         "9",

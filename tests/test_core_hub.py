@@ -432,7 +432,7 @@ def test_unknown_and_early_messages_do_no_harm() -> None:
     hub.say(driver, wire.GIVE_BACK, 12345, False)
     hub.say(driver, wire.REMOVE_GROUP, GONE)
     hub.say(driver, wire.ACTOR_READY, name("x", 16), 0)
-    hub.say(node, wire.WORKER_EXIT, GONE, 1, 0, 0, "")
+    hub.say(node, wire.WORKER_EXIT, GONE, 1, 0, 0, "", 0)
     hub.say(driver, wire.HEARTBEAT, 1)
     hub.lose(GONE)
     impostor = b"w" * 28

@@ -70,6 +70,49 @@ def test_obits(gang: Any) -> None:
     assert {row["rank"] for row in rows if row["what"] == "actor"} == {0, 1}
 
 
+def test_every_death_leaves_one_record_with_memory_and_last_call(gang: Any) -> None:
+    """Of an actor for good, of one that restarts, of a task's worker: each once, and the caller hears it."""
+    import spoke
+
+    @spoke.remote(num_cpus=0)
+    class Doomed:
+        def die(self) -> None:
+            print("last words", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+        def live(self) -> int:
+            return 1
+
+    @spoke.remote(num_cpus=0, max_retries=0)
+    def doomed_task() -> None:
+        os._exit(7)
+
+    final, again = Doomed.remote(), Doomed.options(max_restarts=1).remote()
+    with pytest.raises(spoke.exceptions.ActorDiedError) as caught:
+        spoke.get(final.die.remote(), timeout=30)
+    for part in ("SIGSEGV", "MiB of memory", "last call was die()", "last words"):
+        assert part in str(caught.value)
+    with pytest.raises(spoke.exceptions.RayActorError, match="SIGSEGV"):
+        spoke.get(again.die.remote(), timeout=30)
+    with pytest.raises(spoke.exceptions.WorkerCrashedError, match=r"doomed_task.*exit code 7"):
+        spoke.get(doomed_task.remote(), timeout=30)
+    deadline = time.monotonic() + 30
+    while True:
+        rows = json.loads(cli("obits", "--json", "-n", "50"))
+        mine = [row for row in rows if "Doomed" in row["name"] or row["what"] == "worker"]
+        if len(mine) == 3 and all(row["last_call"] for row in mine):
+            break
+        assert time.monotonic() < deadline, rows
+        time.sleep(0.05)
+    found = {row["what"]: row for row in mine}
+    assert sorted(found) == ["actor", "restarted actor", "worker"]
+    assert all(row["memory"] > 1 << 20 and row["pid"] for row in mine)
+    assert found["worker"]["code"] == 7 and "doomed_task" in found["worker"]["last_call"]
+    assert found["restarted actor"]["signal"] == signal.SIGSEGV == found["actor"]["signal"]
+    assert "last words" in found["restarted actor"]["tail"]
+    assert "last call die()" in cli("obits", "-n", "50")
+
+
 def test_why(gang: Any) -> None:
     for name in ("tp", gang.id, gang.id[:10]):
         assert cli("why", name).startswith(f"{gang.id}: the placement group is CREATED; latest: rank 0")

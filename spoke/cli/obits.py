@@ -16,7 +16,7 @@ from spoke.cli.common import HostPort, ask_hub, plain
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def obits(address: str | None, number: int, as_json: bool) -> None:
     """Show dead actors, gangs and nodes, the latest last, with the cause of each."""
-    nodes, actors, groups = ask_hub(address, "nodes", "actors", "groups")
+    nodes, actors, groups, deaths = ask_hub(address, "nodes", "actors", "groups", "deaths")
     rows = [
         {"what": "node", "name": node["NodeName"], "id": node["NodeID"], "cause": node["DeathReasonMessage"]}
         for node in nodes
@@ -28,6 +28,7 @@ def obits(address: str | None, number: int, as_json: bool) -> None:
         for group in groups
         if group["state"] == "REMOVED"
     ][-number:]  # fmt: skip
+    rows += [_worker(death) for death in deaths][-number:]
     rows += [_actor(actor) for actor in actors if actor["state"] == "DEAD"][-number:]
     if as_json:
         click.echo(json.dumps(rows, default=plain))
@@ -36,7 +37,10 @@ def obits(address: str | None, number: int, as_json: bool) -> None:
         click.echo("nobody died")
     for row in rows:
         rank = f" rank {row['rank']}" if row.get("rank") is not None else ""
-        click.echo(f"{row['what']} {row['name']}{rank} ({row['id']}): {row['cause'] or 'unknown'}")
+        memory = f"; at most {row['memory'] >> 20} MiB" if row.get("memory") else ""
+        call = f"; last call {row['last_call']}()" if row.get("last_call") else ""
+        name = f"{row['what']} {row['name']}{rank}".rstrip()
+        click.echo(f"{name} ({row['id']}): {row['cause'] or 'unknown'}{memory}{call}")
         for line in str(row.get("tail") or "").splitlines():
             click.echo(f"    | {line}")
 
@@ -51,6 +55,29 @@ def _actor(actor: dict[str, Any]) -> dict[str, Any]:
         "cause": info.get("cause", ""),
         "code": info.get("code"),
         "signal": info.get("signal") or 0,
+        **_end(info),
+    }
+
+
+def _worker(death: dict[str, Any]) -> dict[str, Any]:
+    """A worker that was followed by another: of tasks, or of an actor that restarted."""
+    actor_id = death["actor_id"]
+    return {
+        "what": "worker" if actor_id is None else "restarted actor",
+        "name": death["name"],
+        "id": (actor_id or death["worker_id"]).hex(),
+        "rank": death["rank"],
+        "cause": death["cause"],
+        "code": death["code"],
+        "signal": death["signal"],
+        **_end(death),
+    }
+
+
+def _end(info: dict[str, Any]) -> dict[str, Any]:
+    return {
         "pid": info.get("pid") or 0,
+        "memory": info.get("memory") or 0,  # bytes
+        "last_call": info.get("last_call") or "",
         "tail": info.get("tail") or "",
     }

@@ -170,6 +170,8 @@ class ActorChannels:
     def _interrupted(self, channel: ActorChannel) -> None:
         """Calls that were with the lost incarnation: again if they may, else their named error."""
         calls, channel.inflight = list(channel.inflight.values()), {}
+        if calls and channel.info.get("kind") == "worker_died":
+            self._tell_last(channel, calls[0])
         again = []
         for call in calls:
             call.left, call.peer = call.peer, None
@@ -183,6 +185,12 @@ class ActorChannels:
                 text = describe_death(channel.name, channel.info) + " The actor is being restarted."
                 self.table.fail_named(call, "ActorUnavailableError", text)
         channel.queue.extendleft(reversed(again))
+
+    def _tell_last(self, channel: ActorChannel, call: Call) -> None:
+        """The record of a death names the oldest call that was under way."""
+        channel.info = {**channel.info, "last_call": call.name}
+        said = {"worker": call.peer or call.left or b"", "actor": channel.actor_id, "call": call.name}
+        self.table.out.append(("hub", (wire.REQUEST, 0, "last_call", said)))
 
     def _fail_dead(self, channel: ActorChannel) -> None:
         while channel.queue:

@@ -50,6 +50,8 @@ class Directory:
             "group": self._group,
             "topology": lambda client, args: reached.describe(self.find_group(client, args)),
             "why": self._why,
+            "deaths": self._deaths,
+            "last_call": self._last_call,
             "demands": self._demands,
             "jobs": self._jobs,
             "pids": self._pids,
@@ -292,6 +294,19 @@ class Directory:
                     row.update(what="group", id=item.group_id, count=1, bundles=bundles)
                 rows.append(row)
         return rows
+
+    # -- deaths
+
+    def _deaths(self, client: Client, args: dict[str, Any]) -> list[dict[str, Any]]:
+        """Of workers that were followed by another; those of actors for good are on the actors' rows."""
+        return [{**record, "worker_id": worker_id} for worker_id, record in self.s.deaths.items()][-ROWS_MAX:]
+
+    def _last_call(self, client: Client, args: dict[str, Any]) -> None:
+        """A caller says which call of its was under way when a worker died; the first word counts."""
+        actor = self.s.dead_actors.get(args.get("actor") or b"")
+        record = self.s.deaths.get(args["worker"]) or (actor.info if actor is not None else {})
+        if record.get("kind") == "worker_died":
+            record.setdefault("last_call", str(args["call"])[:200])
 
     # -- key-value store
 

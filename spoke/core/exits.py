@@ -14,10 +14,18 @@ from spoke.core.obituary import describe_exit
 class Exit:
     """Kind is ``worker_died``, ``node_died`` or ``start_failed``."""
 
-    __slots__ = ("code", "kind", "pid", "signal", "tail", "text")
+    __slots__ = ("code", "kind", "memory", "pid", "signal", "tail", "text")
 
     def __init__(
-        self, kind: str, text: str, *, pid: int = 0, code: int | None = None, signal: int = 0, tail: str = ""
+        self,
+        kind: str,
+        text: str,
+        *,
+        pid: int = 0,
+        code: int | None = None,
+        signal: int = 0,
+        tail: str = "",
+        memory: int = 0,
     ) -> None:
         self.kind = kind
         self.text = text
@@ -25,6 +33,7 @@ class Exit:
         self.code = code
         self.signal = signal
         self.tail = tail
+        self.memory = memory  # the most that it had, in bytes; 0: unknown
 
     @property
     def reason(self) -> str:
@@ -40,13 +49,14 @@ class Exit:
             "signal": self.signal,
             "tail": self.tail,
             "pid": self.pid,
+            "memory": self.memory,
         }
 
 
-def worker_exit(pid: int, host: str, code: int | None, signal: int, tail: str, why: str) -> Exit:
+def worker_exit(pid: int, host: str, code: int | None, signal: int, tail: str, memory: int, why: str) -> Exit:
     """The obituary of a worker that its agent reaped."""
     text = f"its worker process on {host} ended ({describe_exit(code, signal)})" + (f": {why}" if why else "")
-    return Exit("worker_died", text, pid=pid, code=code, signal=signal, tail=tail)
+    return Exit("worker_died", text, pid=pid, code=code, signal=signal, tail=tail, memory=memory)
 
 
 def node_exit(node_id: bytes, host: str, why: str) -> Exit:

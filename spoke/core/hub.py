@@ -21,6 +21,7 @@ from spoke.core.audit import Snapshot, audit, take_snapshot
 from spoke.core.directory import DEFERRED, Directory, RequestError
 from spoke.core.endpoints import Endpoints
 from spoke.core.exits import Exit, node_exit, worker_exit
+from spoke.core.gangs import rank_of
 from spoke.core.groups import Groups
 from spoke.core.hubconfig import HubConfig
 from spoke.core.jobs import Submissions
@@ -224,12 +225,12 @@ class HubCore:
     # -- agents
 
     def _on_worker_exit(self, node: Node, message: list[Any], payload: Any) -> None:
-        _, worker_id, pid, code, signal, tail = message
+        _, worker_id, pid, code, signal, tail, memory = message
         worker = self.state.workers.get(worker_id)
         if worker is None or worker.node is not node:
             self.state.log("debug", "exit of an unknown worker", worker_id=worker_id.hex())
             return
-        self._worker_gone(worker, worker_exit(pid, node.host, code, signal, tail, worker.why))
+        self._worker_gone(worker, worker_exit(pid, node.host, code, signal, tail, memory, worker.why))
 
     def _on_agent_report(self, node: Node, message: list[Any], payload: Any) -> None:
         """It was of a hub whose records are lost: nobody can use its workers any more."""
@@ -252,6 +253,7 @@ class HubCore:
                 self.leases.lost(user, exit_)
             elif isinstance(user, Actor):
                 self.actors.worker_died(user, exit_)
+            self._record_death(worker, user, exit_)
         for waiting in hopeless:
             self._start_failed(waiting, exit_)
         s.remember(s.fenced, worker.worker_id, True, 4 * MAX_DEAD_RECORDS)
@@ -259,6 +261,23 @@ class HubCore:
         if client is not None:
             self.client_lost(client)
             s.out.append(Drop(worker.worker_id, "its process ended"))
+
+    def _record_death(self, worker: Worker, user: Lease | Actor | None, exit_: Exit) -> None:
+        """One record of every death that nobody asked for: of a task's worker, of an actor that restarts.
+
+        The death of an actor for good, or of a node, is on the record of that.
+        """
+        if exit_.kind != "worker_died" or worker.why or (isinstance(user, Actor) and user.state == "DEAD"):
+            return
+        if user is not None:
+            actor = user if isinstance(user, Actor) else None
+            record = {
+                **exit_.info(),
+                "actor_id": actor.actor_id if actor is not None else None,
+                "name": (actor.name or actor.spec.get("class_name") or "") if actor is not None else "",
+                "rank": rank_of(actor) if actor is not None else None,
+            }
+            self.state.remember(self.state.deaths, worker.worker_id, record, MAX_DEAD_RECORDS)
 
     def _start_failed(self, holding: Holding, exit_: Exit) -> None:
         user = holding.user

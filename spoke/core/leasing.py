@@ -312,6 +312,9 @@ class TaskClasses:
         error = "NodeDiedError" if kind == "node_died" else "WorkerCrashedError"
         if kind == "out_of_memory":
             error = "OutOfMemoryError"
+        if lease.inflight and kind == "worker_died":
+            said = {"worker": lease.peer, "call": next(iter(lease.inflight.values())).name}
+            self.table.out.append(("hub", (wire.REQUEST, 0, "last_call", said)))
         for call in lease.inflight.values():
             call.left, call.peer = call.peer, None
             if call.retries_left != 0 and not call.cancelled:

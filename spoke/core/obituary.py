@@ -20,7 +20,8 @@ def describe_exit(code: int | None, signal_number: int) -> str:
 def describe_death(name: str, info: dict[str, Any], actor_id: bytes = b"") -> str:
     """One paragraph on why an actor is gone, from the hub's ``info`` of its state.
 
-    Keys used, all optional: cause, code, signal, tail (last lines of its stderr), pid, node_id.
+    Keys used, all optional: cause, code, signal, tail (last lines of its stderr), pid, memory (bytes),
+    last_call (the oldest call that was under way).
     """
     lines = [f"\tclass_name: {name}"] if name else []
     if actor_id:
@@ -36,6 +37,10 @@ def describe_death(name: str, info: dict[str, Any], actor_id: bytes = b"") -> st
             details.append(exit_text)
     if info.get("pid"):
         details.append(f"pid {info['pid']}")
+    if info.get("memory"):
+        details.append(f"at most {info['memory'] >> 20} MiB of memory")
+    if info.get("last_call"):
+        details.append(f"its last call was {info['last_call']}()")
     if details:
         text += " Worker: " + ", ".join(details) + "."
     if info.get("tail"):

@@ -111,11 +111,18 @@ class Recovery:
             self._exited(peer, *one)
 
     def _exited(
-        self, node_id: bytes, worker_id: bytes, pid: int, code: int | None, signal: int, tail: str
+        self,
+        node_id: bytes,
+        worker_id: bytes,
+        pid: int,
+        code: int | None,
+        signal: int,
+        tail: str,
+        memory: int,
     ) -> None:
         self.workers.pop(worker_id, None)
         host = self.agents[node_id][2]
-        self.exits[worker_id] = worker_exit(pid, host, code, signal, tail, "")
+        self.exits[worker_id] = worker_exit(pid, host, code, signal, tail, memory, "")
         if self._clearing is not None:
             self._clearing.pop(worker_id, None)
 

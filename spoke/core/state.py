@@ -419,6 +419,7 @@ class State:
         self.dead_actors: dict[bytes, Actor] = {}  # the latest, in order of death
         self.actor_names: dict[tuple[str, str], Actor] = {}
         self.groups: dict[bytes, Group] = {}
+        self.deaths: dict[bytes, dict[str, Any]] = {}  # the latest of workers that were followed by another
         self.refused: dict[bytes, list[Any]] = {}  # ids not created: [error or None, id of the one that is]
         self.removed_groups: dict[bytes, Group] = {}  # the latest, in order of removal
         self.group_names: dict[tuple[str, str], Group] = {}
