@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from typing import Final
 
+from spoke.core.fit import FitIndex
 from spoke.core.ledger import Amounts, Ledger, show
+from spoke.core.request import Request
 from spoke.core.selectors import count_matching, matches_all
 from spoke.core.selectors import show as show_selectors
 from spoke.core.shape import Shape
 from spoke.core.state import Bundle, Group, Item, Node, State, Want
 
 PACK_UNTIL: Final = 0.5  # share of the caller's node that is filled before others are used
+INDEXED_MIN: Final = 64  # nodes; below, looking at each is as quick and more exact
 _REASON_NODES_MAX: Final = 8
 
 
@@ -32,8 +35,10 @@ class GroupGone(Unplaceable):
     kind = "group_gone"
 
 
-def choose_node(s: State, shape: Shape, item: Item, origin: bytes) -> Node | None:
+def choose_node(s: State, index: FitIndex, shape: Shape, item: Item, origin: bytes) -> Node | None:
     """The node for a request outside groups, or None while none fits.
+
+    On a large cluster the index answers where it can: by classes of nodes, in sixteen levels of use.
 
     Raises:
         Unplaceable: the node it must run on is dead.
@@ -49,7 +54,14 @@ def choose_node(s: State, shape: Shape, item: Item, origin: bytes) -> Node | Non
     if len(nodes) == 1:
         node = nodes[0]
         return node if _admits(node, shape) and _fits(s, node, shape, item) else None
+    plain = not (shape.soft or shape.locality or shape.spread or shape.node_id or s.earmarked)
+    indexed = len(nodes) >= INDEXED_MIN and plain and bool(shape.need)
     for hard in shape.hards:
+        if indexed:
+            found = index.least_used(Request([shape.place], "PACK", selectors=[hard]), origin)
+            if found is not None:
+                return s.nodes[found]
+            continue
         fitting = [
             node
             for node in nodes

@@ -177,6 +177,11 @@ class FitIndex:
         if self.vacant is not None:
             self.vacant.leave(node)
 
+    def vacant_node(self, node: Node) -> Node:
+        """The node as it is when nothing runs there."""
+        assert self.vacant is not None
+        return self.vacant.nodes[node.node_id]
+
     def possible(self, request: Request) -> bool:
         """Whether the request would fit if nothing ran on any node."""
         assert self.vacant is not None
@@ -241,6 +246,28 @@ class FitIndex:
             if doubtful and (labels, kinds) == request.required:
                 return self._search(self._entries(table, list(table.zones), request, apart), request)
         return None
+
+    def least_used(self, request: Request, origin: bytes) -> bytes | None:
+        """The node for a request of one bundle that is to be spread, or None while none fits.
+
+        The origin while less than half of it is used; else one of the least used, without GPUs where none
+        are asked for.
+        """
+        table = self._table(request)
+        entries = self._entries(table, _admitted(table, request), request, {})
+        if not entries:
+            return None
+        home = table.key_of.get(origin)
+        best = min(entries, key=lambda entry: (entry.avoid, entry.level))
+        if (
+            home is not None
+            and home[3] < _LEVELS // 2
+            and not (home[2] and best.avoid is False and not request.gpus)
+        ):
+            node = self.nodes[origin]
+            if request.admits(node.labels, 0) and node.ledger.fits(request.bundles[0]):
+                return origin
+        return next(iter(best.members))
 
     def _apart(self, request: Request, seen: Mapping[bytes, Ledger]) -> dict[bytes, Ledger]:
         """The nodes that are looked at one by one."""

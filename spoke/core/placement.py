@@ -212,6 +212,9 @@ def reserve(ledger: Ledger, request: Request, indices: Sequence[int]) -> list[Sh
 
     They are close to each other where they can be: in one domain of the closest kind that has room.
     """
+    if len(indices) == 1 and not request.same and request.devices is None:
+        one = ledger.take(request.bundles[indices[0]])
+        return None if one is None else [one]
     gpus = [request.bundles[index].get(GPU, 0) for index in indices]
     named = [request.devices[index] for index in indices] if request.devices else None
     devices = _close_devices(ledger, gpus, named, request)

@@ -30,6 +30,7 @@ EARMARKS_MAX: Final = 4
 # method, a file), depend on the small ones that are held back.
 KEEP_S: Final = 8.0
 PAUSE_S: Final = 2.0
+SPAN_MAX_S: Final = 1024.0  # of room that is kept where groups and actors must leave first
 
 
 class Scheduler:
@@ -141,7 +142,7 @@ class Scheduler:
                 return None
             node, ledger = bundle.node, bundle.ledger
         else:
-            node = choose_node(s, shape, item, origin)
+            node = choose_node(s, self.index, shape, item, origin)
             if node is None:
                 return None
             ledger = node.ledger
@@ -276,8 +277,7 @@ class Scheduler:
             self.reclaim(head)
             due = head.blocked_since + s.config.reserve_after_s
             if due <= s.now:
-                if (s.now - due) % (KEEP_S + PAUSE_S) < KEEP_S:
-                    old.append((head.seq, head))
+                old.append((head.seq, head))
                 s.wake_at(s.now + s.config.reclaim_every_s)
             else:
                 s.wake_at(due)
@@ -287,26 +287,24 @@ class Scheduler:
             item.earmark = None
         s.earmarked = []
         for _, item in old[:EARMARKS_MAX]:
-            item.earmark = self._earmark(item)
+            assert item.blocked_since is not None
+            item.earmark = self._earmark(item, s.now - item.blocked_since - s.config.reserve_after_s)
             if item.earmark is not None:
                 s.earmarked.append(item)
         if before != [(item, item.earmark) for item in s.earmarked]:
             s.grew()
 
-    def _earmark(self, item: Item) -> dict[bytes, Amounts] | None:
-        """Where the request would fit if all leases ended; None if not even then."""
+    def _earmark(self, item: Item, waited: float) -> dict[bytes, Amounts] | None:
+        """Where room is kept now for a request that has waited so long beyond its patience."""
         views = self._without_leases(item)
         if isinstance(item, Group):
             homes = self.index.choose(item.request, views)
             if homes is None:
-                return None
-            room: dict[bytes, Amounts] = {}
-            for index, home in enumerate(homes):
-                if item.request.fixed[index] is None:
-                    kept = room.setdefault(home, {})
-                    for name, units in item.request.bundles[index].items():
-                        kept[name] = kept.get(name, 0) + units
-            return room
+                return self._kept_for_long(item, waited)
+            item.kept = None
+            return _room(item, homes) if waited % (KEEP_S + PAUSE_S) < KEEP_S else None
+        if waited % (KEEP_S + PAUSE_S) >= KEEP_S:
+            return None
         if not isinstance(item, (Want, Actor)) or item.shape.group_id is not None:
             return None
         shape = item.shape
@@ -321,6 +319,47 @@ class Scheduler:
             return None
         homes = self.index.choose(placement.Request([bundle], "PACK", selectors=selector), views)
         return None if homes is None else {homes[0]: bundle}
+
+    def _kept_for_long(self, group: Group, waited: float) -> dict[bytes, Amounts] | None:
+        """Room on nodes that other groups or actors must leave, which may take for ever.
+
+        It is kept in growing spans, each followed by as long a pause: in the end a span outlasts what
+        lives there, and until then nobody else waits for more than half of the time.  The nodes are
+        chosen at the start of a span: those whose oldest occupant came latest.
+        """
+        span, keep = _span(waited)
+        if not keep:
+            group.kept = None
+            return None
+        known = group.kept
+        if known is not None and known[0] == span and all(self._alive(node_id) for node_id in known[1]):
+            return known[1]
+        oldest = self._oldest_occupants()
+        vacant = [self.index.vacant_node(node) for node in self.s.alive]
+        vacant.sort(key=lambda node: -oldest.get(node.node_id, self.s.now))
+        homes = placement.choose(vacant, group.request)
+        group.kept = None if homes is None else (span, _room(group, homes))
+        return None if group.kept is None else group.kept[1]
+
+    def _alive(self, node_id: bytes) -> bool:
+        node = self.s.nodes.get(node_id)
+        return node is not None and node.alive
+
+    def _oldest_occupants(self) -> dict[bytes, float]:
+        """Since when the oldest of what is on each node is there."""
+        s = self.s
+        found: dict[bytes, float] = {}
+        for node in s.alive:
+            for worker in node.workers.values():
+                if worker.holding is not None and worker.holding.bundle is None:
+                    since = worker.holding.since
+                    found[node.node_id] = min(since, found.get(node.node_id, since))
+        for group in [*s.groups.values(), *s.removed_groups.values()]:
+            for bundle in group.bundles:
+                if bundle.node is not None:
+                    node_id = bundle.node.node_id
+                    found[node_id] = min(group.placed_at, found.get(node_id, group.placed_at))
+        return found
 
     def _without_leases(self, item: Item) -> dict[bytes, Ledger]:
         """The nodes as this item would see them if all leases ended, where that makes a difference."""
@@ -338,3 +377,24 @@ class Scheduler:
             if holding.blocked:
                 ledger.overdraw(holding.shape.cpu)
         return views
+
+
+def _room(group: Group, homes: list[bytes]) -> dict[bytes, Amounts]:
+    """What the open bundles of a group take of each node."""
+    room: dict[bytes, Amounts] = {}
+    for index, home in enumerate(homes):
+        if group.request.fixed[index] is None:
+            kept = room.setdefault(home, {})
+            for name, units in group.request.bundles[index].items():
+                kept[name] = kept.get(name, 0) + units
+    return room
+
+
+def _span(waited: float) -> tuple[int, bool]:
+    """The number of the span after so many seconds, and whether room is kept in it or it is a pause."""
+    number, length = 0, KEEP_S
+    while waited >= 2 * length:
+        waited -= 2 * length
+        number += 1
+        length = min(2 * length, SPAN_MAX_S)
+    return number, waited < length

@@ -335,6 +335,7 @@ class Group(Item):
         "holdings",
         "incarnation",
         "job",
+        "kept",
         "lost",
         "name",
         "namespace",
@@ -360,6 +361,7 @@ class Group(Item):
         self.bundles: list[Bundle] = []
         self.state = "PENDING"
         self.placed_at = 0.0
+        self.kept: tuple[int, dict[bytes, dict[str, int]]] | None = None  # room kept, and in which span
         self.reason = ""
         self.name: str = spec.get("name") or ""
         self.namespace: str = spec.get("namespace") or ""
