@@ -99,9 +99,10 @@ class Actors:
         self._respond(client, spec, None, {"existing": False, "actor": describe(actor)})
         actor.watchers[client.peer] = client
         client.watching[actor_id] = actor
-        for peer, watcher in list(s.clients.items()):
-            if self._early_watchers and self._early_watchers.pop((actor_id, peer), None) is not None:
-                self.watch(watcher, actor_id)
+        if self._early_watchers:  # rarely: not worth a look at every client each time
+            for peer, watcher in list(s.clients.items()):
+                if self._early_watchers.pop((actor_id, peer), None) is not None:
+                    self.watch(watcher, actor_id)
         s.enqueue(actor, shape.fit_key)
         reason = self._early_kills.pop(actor_id, None)
         if reason is not None:
