@@ -27,7 +27,7 @@ from spoke.errors import ProtocolError
 from spoke.futures import Futures
 from spoke.hubside import HubSide
 from spoke.lead import Lead
-from spoke.links import ACCEPTED, CLOSED, FRAME, READABLE, Link, Links
+from spoke.links import ACCEPTED, CLOSED, FRAME, HELD_MAX, READABLE, Link, Links
 from spoke.objectref import ObjectRef
 from spoke.replies import Replies
 from spoke.sharing import Sharing
@@ -245,25 +245,29 @@ class Client:
 
     def _settle(self) -> None:
         """Carry out all that the tables want; lock held."""
+        refs, calls, dropped = self.refs, self.calls, self._dropped
         while True:
-            while self._dropped:
-                self.refs.drop(self._dropped.popleft())
+            while dropped:
+                refs.drop(dropped.popleft())
             while self._abandoned:
                 call = self._abandoned.popleft()._entry.call
                 if isinstance(call, Call):
-                    self.calls.cancel(call, False, True)
-            if self.refs.freed:
-                self._free(self.refs.freed.popleft())
-            elif self.calls.out:
-                out, self.calls.out = self.calls.out, []
+                    calls.cancel(call, False, True)
+            if refs.freed:
+                entry = refs.freed.popleft()
+                value = entry.value
+                if not value or len(value) > 1 or type(value[0]) is not bytes:  # as inline values are
+                    self._free(entry)
+            elif calls.out:
+                out, calls.out = calls.out, []
                 by_peer, send_call = self.links.by_peer, self.submitter.send
                 for order in out:
                     if order[0] == "send" and order[1] in by_peer:
                         send_call(by_peer[order[1]], order[3])
                     else:
                         self._carry_out(order)
-            elif self.refs.out:
-                sends, self.refs.out = self.refs.out, []
+            elif refs.out:
+                sends, refs.out = refs.out, []
                 for send in sends:
                     assert isinstance(send, Send)
                     self.tell(send.peer, *send.message)
@@ -302,16 +306,23 @@ class Client:
         self.links.send(link, encode(*message))
 
     def send_soon(self, conn: int, meta: bytes) -> None:
-        """Send a frame that the peer is not waiting for: held back while nobody polls.
+        """Send a frame that the peer is not waiting for, as it has others to work on; lock held.
 
-        Then the I/O thread will take the lead within milliseconds and write it, if nothing does before.
+        While nobody polls it is held back, for one system call and one wake for up to `HELD_MAX` frames: it
+        goes out with the next for that peer, when this process waits, or when the I/O thread takes the
+        lead, within milliseconds.
         """
-        if self.lead.taken():
-            self.reactor.send(conn, meta)
-            return
-        self.links.send_held(conn, meta)
-        if self.lead.taken():  # taken meanwhile, perhaps before the frame was there to be written
-            self.links.flush_held()
+        taken, held = self.lead.taken, self.links.held
+        if not taken():
+            count = held.get(conn, 0) + 1
+            if count < HELD_MAX:
+                held[conn] = count
+                self.reactor.send(conn, meta, None, -1, True)
+                if taken():  # taken meanwhile, perhaps before the frame was there to be written
+                    self.links.flush_held()
+                return
+            held.pop(conn, None)
+        self.reactor.send(conn, meta)
 
     def _open(self, peer: bytes, address: wire.Address) -> Link | None:
         try:
@@ -322,14 +333,11 @@ class Client:
 
     def _free(self, entry: Entry) -> None:
         """An owned object is gone: give its blocks back to whoever allocated them."""
-        value = entry.value
-        if value and len(value) == 1 and type(value[0]) is bytes:
-            return  # inline, as most
         if len(entry.id) == 28 and entry.id.endswith(ACTOR_SUFFIX):
             self.hub.tell(wire.KILL_ACTOR, entry.id[:16], True, "all handles to it went out of scope")
             return
         blocks: dict[bytes, list[Any]] = {}
-        for part in value or ():
+        for part in entry.value or ():
             if type(part) is not bytes:
                 blocks.setdefault(part[1], []).append(part)
         for allocator, descriptors in blocks.items():

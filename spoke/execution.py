@@ -103,17 +103,20 @@ class Executor:
         """Run jobs until the process ends."""
         while True:
             try:
-                self._run_next()
+                while self.queue or self._starting is not None or self._stop is not None:
+                    self._run_next()
+                self._wait_for_more()
             except KeyboardInterrupt:
                 continue  # an interrupt that came too late for its task
 
     def _run_next(self) -> None:
-        starting, self._starting = self._starting, None
-        if starting is not None:
+        """One of the things that wait for the main thread."""
+        if self._starting is not None:
+            starting, self._starting = self._starting, None
             self._start_actor(*starting)
         elif self._stop is not None:
             self._exit(self._stop)
-        elif self.queue:
+        else:
             job = self.queue.popleft()
             if self.actor is not None:
                 self.actor.run_here(job)
@@ -121,13 +124,14 @@ class Executor:
                 function = self.functions[job.message[3]]
                 job.task_name = function.__name__
                 self.execute(job, function)
-        else:
-            idle = Waiter(1)
-            with self.client.lock:
-                if self.queue or self._starting or self._stop is not None:
-                    return
-                self._idle = idle
-            self.client.lead.wait(idle)
+
+    def _wait_for_more(self) -> None:
+        idle = Waiter(1)
+        with self.client.lock:
+            if self.queue or self._starting is not None or self._stop is not None:
+                return
+            self._idle = idle
+        self.client.lead.wait(idle)
 
     def wake(self) -> None:
         """There is something for the main thread; lock held."""

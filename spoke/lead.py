@@ -77,6 +77,7 @@ class Lead:
         self._next_deadline = next_deadline
         self._tick = tick
         self._lead = threading.Lock()
+        self.taken = self._lead.locked  # whether some thread polls right now
         self._followers: list[Waiter] = []
         self._turn = 0  # counts takeovers, so that the I/O thread sees whether others lead
         self._io_leads = False
@@ -86,10 +87,6 @@ class Lead:
         self.held: Mapping[int, int] = {}  # what was held back, to be sent by ...
         self.before_waiting: Callable[[], None] = lambda: None  # ... this, where there is anything
         self._io = threading.Thread(target=self._io_loop, name="spoke-io", daemon=True)
-
-    def taken(self) -> bool:
-        """Whether some thread polls right now."""
-        return self._lead.locked()
 
     def start(self) -> None:
         self._io.start()

@@ -88,21 +88,6 @@ class Links:
         else:
             link.outbox.append((meta, payload))
 
-    def send_held(self, conn: int, meta: bytes) -> None:
-        """Send together with what follows soon: one system call and one wake for up to `HELD_MAX` frames.
-
-        For messages that the peer cannot be waiting for, as it has others to work on.  They go out with
-        the next frame for that peer, when this process waits, or when the I/O thread takes the lead;
-        the caller must look whether that has happened meanwhile, and then call `flush_held`.
-        """
-        held = self.held.get(conn, 0) + 1
-        if held >= HELD_MAX:
-            self.held.pop(conn, None)
-            self.reactor.send(conn, meta)
-        else:
-            self.held[conn] = held
-            self.reactor.send(conn, meta, None, -1, True)
-
     def flush_held(self) -> None:
         """Write all that is held back; safe in any thread."""
         while self.held:

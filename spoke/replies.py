@@ -63,9 +63,6 @@ class Replies:
             return
         if retained:
             self._retain(link, call, retained)
-        may_retry = status == EXCEPTION and call.retry_on is not None and call.retries_left != 0
-        if may_retry and self._may_retry(call, values) and client.calls.retry(call):
-            return
         if status == VALUE:
             entries = call.entries
             if len(entries) == 1 and values and values[0][1] is None:
@@ -73,6 +70,9 @@ class Replies:
             else:
                 self._resolve_each(link, call, values or [])
         else:
+            may_retry = status == EXCEPTION and call.retry_on is not None and call.retries_left != 0
+            if may_retry and self._may_retry(call, values) and client.calls.retry(call):
+                return
             value = values[0][0] if values else []
             if call.stream is not None:
                 self._fail_stream(call, status, value)

@@ -15,7 +15,7 @@ from spoke.objectref import ObjectRef
 from spoke.running import running
 from spoke.streams import ObjectRefGenerator, Stream
 from spoke.values import EMPTY_ARGS
-from spoke.wire import encode
+from spoke.wire import CALL, encode
 
 if TYPE_CHECKING:
     from spoke.client import Client
@@ -92,18 +92,19 @@ class Submitter:
             TypeError: an argument cannot be serialized.
         """
         client = self._client
-        client.check_open()
-        packed = client.values.pack_args(args, kwargs)
+        if client.closed is not None:
+            client.check_open()
+        packed = client.values.pack_args(args, kwargs) if args or kwargs else None
         class_id = self._classes.get(spec_key)
         if class_id is None:
             class_id = self._classes.setdefault(spec_key, len(self._classes) + 1)
-        call = Call(client.new_call_id(), class_id, function_id, EMPTY_ARGS, num_returns)
-        call.name = name
-        call.retries_left = max_retries
-        call.retry_on = retry_on
-        call.options = options
+        call_id = client.call_prefix + next(client.call_counter).to_bytes(8, "big")
+        call = Call(
+            call_id, class_id, function_id, EMPTY_ARGS, num_returns, name, max_retries, retry_on, options
+        )
         with client.lock:
-            client.calls.tasks.task_class(class_id, spec)
+            if class_id not in client.calls.tasks.classes:
+                client.calls.tasks.task_class(class_id, spec)
             return self._submit(call, packed)
 
     def place(self, call: Call) -> None:
@@ -217,11 +218,9 @@ class Submitter:
             client.check_open()
         packed = client.values.pack_args(args, kwargs) if args or kwargs else None
         call_id = client.call_prefix + next(client.call_counter).to_bytes(8, "big")
-        call = Call(call_id, actor_id, method, EMPTY_ARGS, num_returns)
-        call.name = method
-        call.retries_left = max_retries
-        call.retry_on = retry_on
-        call.options = options
+        call = Call(
+            call_id, actor_id, method, EMPTY_ARGS, num_returns, method, max_retries, retry_on, options
+        )
         with client.lock:
             if max_pending > 0 and client.calls.actors.pending(actor_id) >= max_pending:
                 self._unpack_pins(packed)
@@ -300,20 +299,20 @@ class Submitter:
         """Put one call on the wire; lock held."""
         if call.peer != link.peer or call.id not in self._client.calls.calls:
             return  # what arrived together with the reason to send it has resolved or moved it
-        slots = self._wire_slots(call.slots) if call.slots else None
-        extra = [call.args, slots, call.options] if call.args or slots or call.options else None
         client = self._client
-        if slots or (call.args and (len(call.args) > 1 or type(call.args[0]) is not bytes)):
-            self._share(link, call)
+        extra = None
+        if call.args or call.slots or call.options:
+            slots = self._wire_slots(call.slots) if call.slots else None
+            extra = [call.args, slots, call.options]
+            if slots or (call.args and (len(call.args) > 1 or type(call.args[0]) is not bytes)):
+                self._share(link, call)
         payload = None
-        ahead = 0  # calls that the callee has to work on already
+        # `ahead`: calls that the callee has to work on already
         if type(call.key) is bytes:
             channel = client.calls.actors.channels[call.key]
             ahead = len(channel.inflight)
             incarnation = channel.incarnation
-            meta = self._pack(
-                (wire.CALL, call.id, call.key, incarnation, call.target, call.num_returns, extra)
-            )
+            meta = self._pack((CALL, call.id, call.key, incarnation, call.target, call.num_returns, extra))
         else:
             lease = client.calls.tasks.by_peer.get(link.peer)
             lease_id = lease.lease_id if lease is not None else 0
@@ -326,10 +325,11 @@ class Submitter:
             if call.target not in link.sent_functions:
                 link.sent_functions.add(call.target)
                 payload = self.functions[call.target]
-        if link.ready and payload is None and ahead >= AHEAD_MIN:
-            client.send_soon(link.conn, meta)
-        elif link.ready:
-            client.reactor.send(link.conn, meta, payload)
+        if link.ready:
+            if ahead >= AHEAD_MIN and payload is None:
+                client.send_soon(link.conn, meta)
+            else:
+                client.reactor.send(link.conn, meta, payload)
         else:
             link.outbox.append((meta, payload))
 

@@ -59,7 +59,9 @@ class Waiting:
                         client._settle()
                 else:
                     waiter.done = True
-            if not self.block_on(waiter, timeout):
+            if timeout is None and self.hook is None:
+                client.lead.wait(waiter)
+            elif not self.block_on(waiter, timeout):
                 self._late([ref], waiter, timeout)
         if entry.status == VALUE:
             return client.values.read(entry)

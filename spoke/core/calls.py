@@ -34,7 +34,11 @@ class Call:
         "parent", "peer", "pins", "retries_left", "retry_on", "slots", "stream", "target", "waiting",
     )  # fmt: skip
 
-    def __init__(self, call_id: bytes, key: Any, target: Any, args: list[Any], num_returns: int) -> None:
+    def __init__(
+        self, call_id: bytes, key: Any, target: Any, args: list[Any], num_returns: int, name: str = "",
+        retries_left: int = 0, retry_on: Callable[[Any], bool] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self.id = call_id
         self.key = key  # actor id (bytes) or class id (int)
         self.target = target  # method name, or function id of a task
@@ -43,15 +47,15 @@ class Call:
         self.entries: list[Entry] = []  # of the returns
         self.slots: list[tuple[int | str, Entry]] | None = None  # top-level refs: position and entry
         self.pins: list[Entry] | None = None  # counted for this call until it resolves
-        self.options: dict[str, Any] | None = None  # travels with the call
-        self.retries_left = 0
-        self.retry_on: Callable[[Any], bool] | None = None  # which user exceptions to retry
+        self.options = options  # travels with the call
+        self.retries_left = retries_left
+        self.retry_on = retry_on  # which user exceptions to retry
         self.waiting = 0  # dependencies not yet resolved
         self.peer: bytes | None = None  # where it was sent
         self.left: bytes | None = None  # where it was sent and may still run, though it is given up
         self.cancelled = False
         self.stream: Any = None  # generator state of num_returns="streaming"
-        self.name = ""
+        self.name = name
         self.attempt = 0
         self.parent: bytes | None = None  # the call whose code submitted this one
 
@@ -100,6 +104,9 @@ class CallTable:
                 return
             if not self.actors.enqueue(call):
                 return
+        elif call.slots is None:
+            self.tasks.enqueue(call)
+            return
         if call.slots:
             for _, entry in call.slots:
                 if entry.status == PENDING:

@@ -119,7 +119,8 @@ class TaskClasses:
     def _depth(self, group: TaskClass) -> int:
         if group.micros is None or group.max_calls:
             return 1
-        return max(1, min(DEPTH_MAX, int(AHEAD_S * 1e6 / (group.micros + 1))))
+        depth = int(AHEAD_S * 1e6 / (group.micros + 1))
+        return 1 if depth < 1 else depth if depth < DEPTH_MAX else DEPTH_MAX
 
     def _dispatch(self, group: TaskClass) -> None:
         """Fill the least loaded workers first, then ask for as many more as could be used."""
@@ -131,19 +132,17 @@ class TaskClasses:
                 if lease is None or len(lease.inflight) >= depth:
                     break
                 self._send(lease, queue.popleft())
-        self._want(group)
+        if queue or group.wanted > len(group.leases):
+            self._want(group)
 
     @staticmethod
     def _least_loaded(group: TaskClass) -> Lease | None:
-        best = None
+        best, least = None, 0
         for lease in group.leases.values():
-            if (
-                lease.lost is None
-                and not lease.returning
-                and (best is None or len(lease.inflight) < len(best.inflight))
-            ):
-                best = lease
-                if not best.inflight:
+            load = len(lease.inflight)
+            if (best is None or load < least) and lease.lost is None and not lease.returning:
+                best, least = lease, load
+                if load == 0:
                     break
         return best
 

@@ -105,10 +105,14 @@ class RefTable:
         """One use less; at zero the object is freed or returned to its owner."""
         entry.local -= 1
         if entry.local == 0:
-            self._unused(entry)
+            contains = self._forget(entry)
+            if contains:
+                self._drop_all(contains)
 
     def _unused(self, entry: Entry) -> None:
-        contains = self._forget(entry)
+        self._drop_all(self._forget(entry) or [])
+
+    def _drop_all(self, contains: list[Entry]) -> None:
         while contains:  # a loop, not recursion: chains of contained refs can be long
             inner = contains.pop()
             inner.local -= 1
