@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "arena.h"
+#include "bind_message.h"
 #include "bind_verbs.h"
 #include "reactor.h"
 #include "segment.h"
@@ -344,5 +345,6 @@ NB_MODULE(_native, module) {
     bind_reactor(module);
     bind_memory(module);
     bind_processes(module);
+    bind_message(module);
     bind_verbs(module);
 }

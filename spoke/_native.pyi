@@ -189,6 +189,11 @@ def spawn(
 def reap(pidfd: int) -> tuple[int | None, int] | None:
     """``(exit code, 0)`` or ``(None, signal)`` of a child that ended, None while it runs."""
 
+def decode(meta: bytes, signatures: dict[int, tuple[tuple[type, ...], ...]]) -> list[Any] | None:
+    """The list that `meta` is in msgpack, where its first item is a key of `signatures` and the types of
+    the others are among those there (`object`: any).  None where it is not, or is not plain msgpack.
+    """
+
 def become_subreaper() -> bool:
     """Orphans below this process become its children.  False where the system does not offer that."""
 

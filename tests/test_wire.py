@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from spoke import wire
+from spoke import _native, wire
 from spoke.errors import ProtocolError
 
 EXAMPLE: dict[type, Any] = {
@@ -123,3 +123,36 @@ def test_bombs(bomb: bytes) -> None:
 def test_unix_name_is_abstract_and_short() -> None:
     name = wire.unix_name(b"\xab" * 28)
     assert name[0] == 0 and len(name) < 108
+
+
+def test_the_short_way_and_the_long_way_agree() -> None:
+    """`decode` reads plain messages natively; what it leaves over is read by msgpack."""
+    rng = random.Random(7)
+
+    def value(depth: int) -> Any:
+        kind = rng.randrange(9 if depth < 4 else 7)
+        if kind == 0:
+            return rng.choice([None, True, False])
+        if kind in (1, 2):
+            return rng.choice([-1, 1]) * rng.randrange(2 ** rng.choice([4, 7, 8, 15, 16, 31, 32, 63]))
+        if kind == 3:
+            return rng.choice([0.0, -1.5, 1e300, float("inf")])
+        if kind in (4, 5):
+            return rng.randbytes(rng.choice([0, 3, 40, 300, 70_000]))
+        if kind == 6:
+            return "tä" * rng.choice([0, 1, 15, 16, 200])
+        if kind == 7:
+            return [value(depth + 1) for _ in range(rng.choice([0, 2, 15, 17]))]
+        return {rng.choice(["k", 7, b"b"]): value(depth + 1) for _ in range(rng.choice([0, 1, 3]))}
+
+    for _ in range(300):
+        meta = wire.encode(wire.RESPONSE, 1, None, value(0))
+        short = _native.decode(meta, wire._SIGNATURES)
+        assert short is not None and short == wire._decode_slowly(meta) == wire.decode(meta)
+    deep: Any = 1
+    for _ in range(100):
+        deep = [deep]
+    for odd in (deep, msgpack.Timestamp(5), msgpack.ExtType(3, b"x")):
+        meta = wire.encode(wire.RESPONSE, 1, None, odd)
+        assert _native.decode(meta, wire._SIGNATURES) is None
+        assert wire.decode(meta)[3] == odd
