@@ -102,6 +102,8 @@ _LAZY = {
     "ClusterResolver": "endpoints.resolvers",
     "EndpointPool": "endpoints.pool",
     "FixedResolver": "endpoints.resolvers",
+    "JobSubmissionClient": "job_submission",
+    "RetryPolicy": "jobs.spec",
     "WorkerPool": "workerpool",
     "ctx": "jobcontext",
     "lookup": "endpoints.resolvers",

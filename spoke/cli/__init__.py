@@ -1,4 +1,4 @@
-"""The command line: ``spoke start | stop | status | doctor | tickets | obits | why | logs``.
+"""The command line: ``spoke start | stop | status | doctor | tickets | obits | why | logs | job | run``.
 
 Exit codes: 0 done, 1 it could not be done (one line on standard error says why), 2 the command was
 not understood.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import click
 
 from spoke.cli.doctor import doctor
+from spoke.cli.job import job
 from spoke.cli.logs import logs
 from spoke.cli.obits import obits
+from spoke.cli.run import run
 from spoke.cli.start import start
 from spoke.cli.status import status
 from spoke.cli.stop import stop
@@ -32,3 +34,5 @@ main.add_command(tickets)
 main.add_command(obits)
 main.add_command(why)
 main.add_command(logs)
+main.add_command(job)
+main.add_command(run)

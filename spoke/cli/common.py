@@ -66,6 +66,16 @@ def parse_resources(ctx: click.Context, param: click.Parameter, value: str | Non
     return {name: float(amount) for name, amount in table.items()}
 
 
+def parse_ports(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """``"30000-40000"``, checked."""
+    if value is not None:
+        try:
+            config.parse_port_range(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+    return value
+
+
 def parse_labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     """``("k=v", "a=b,c=d")`` as a table."""
     labels = {}

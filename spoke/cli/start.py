@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from spoke import config, journal, records, token
-from spoke.cli.common import Bytes, Failed, HostPort, parse_labels, parse_resources
+from spoke.cli.common import Bytes, Failed, HostPort, parse_labels, parse_ports, parse_resources
 from spoke.launch import Launched, LaunchError, launch
 
 DEFAULT_PORT = 6380
@@ -52,6 +52,10 @@ DEFAULT_PORT = 6380
     type=click.Path(file_okay=False),
     help="Where the head keeps what its next life must know.  [default: one per port, for the user]",
 )
+@click.option("--scheduler", type=click.Choice(["fifo", "strict_fifo", "locality", "spread"]),
+              help="Of jobs; the head's.  [default: fifo]")  # fmt: skip
+@click.option("--job-port-range", metavar="FIRST-LAST", callback=parse_ports,
+              help="Ports for jobs.  [default: 30000-40000]")  # fmt: skip
 @click.option("--block", is_flag=True, help="Stay in the foreground until the daemon ends.")
 def start(head: bool, address: str | None, port: int | None, host: str, block: bool, **node: Any) -> None:
     """Start a node: --head for a new cluster, --address HOST:PORT to join one."""
@@ -90,9 +94,13 @@ def _launch(settings: dict[str, Any], address: str | None) -> Launched:
         if settings["state_dir"]:
             given = given or journal.facts_of(settings["state_dir"]).get("token")
         settings["token"] = given or token.generate()
+        environment = config.environment()
+        ports = settings.pop("job_port_range")
+        if ports:
+            environment["SPOKE_JOB_PORT_RANGE"] = ports
         if settings["log_dir"]:
             settings["log_dir"] = os.path.abspath(settings["log_dir"])
-        return launch(settings)
+        return launch(settings, environment)
     except (OSError, ValueError, LaunchError) as error:
         raise Failed(str(error)) from None
 

@@ -1,0 +1,159 @@
+"""``spoke job submit | status | stop | list | logs | delete``: jobs of a cluster, as ``ray job`` has them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from spoke.cli.common import Failed, HostPort, parse_labels, parse_resources
+
+
+def _client(address: str | None) -> Any:
+    from spoke.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, ValueError) as error:
+        raise Failed(str(error)) from None
+
+
+def _address(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--address", type=HostPort(), help="The cluster's head.  [default: this machine's cluster]"
+    )(command)
+
+
+def _do(what: Callable[[], Any]) -> Any:
+    try:
+        return what()
+    except (RuntimeError, ValueError, TypeError, OSError, KeyError) as error:
+        raise Failed(str(error)) from None
+
+
+def _json(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any]:
+    if value is None:
+        return {}
+    try:
+        table = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise click.BadParameter("not a JSON object")
+    return table
+
+
+@click.group()
+def job() -> None:
+    """Submit command lines to a cluster and look after them."""
+
+
+@job.command(context_settings={"ignore_unknown_options": True})
+@_address
+@click.option("--submission-id", help="Id of the job, unique for ever.  [default: made up]")
+@click.option("--runtime-env-json", metavar="JSON", callback=_json, help="env_vars and working_dir.")
+@click.option("--working-dir", help="Directory on the node to run in.")
+@click.option("--metadata-json", metavar="JSON", callback=_json, help="Notes to keep with the job.")
+@click.option("--entrypoint-num-cpus", type=click.FloatRange(0), help="CPUs that the command holds.")
+@click.option("--entrypoint-num-gpus", type=click.FloatRange(0), help="GPUs that the command holds.")
+@click.option("--entrypoint-memory", type=click.IntRange(0), help="Bytes; above them it is killed.")
+@click.option("--entrypoint-resources", metavar="JSON", callback=parse_resources, help="Further resources.")
+@click.option("--label", "labels", metavar="KEY=VALUE", multiple=True, callback=parse_labels,
+              help="A label that the node must have.")  # fmt: skip
+@click.option("--no-wait", is_flag=True, help="Return at once instead of showing its output to its end.")
+@click.argument("entrypoint", nargs=-1, required=True, type=click.UNPROCESSED)
+def submit(address: str | None, entrypoint: tuple[str, ...], no_wait: bool, **options: Any) -> None:
+    """Run ENTRYPOINT on the cluster: spoke job submit -- python script.py --arg"""
+    client = _client(address)
+    env = dict(options["runtime_env_json"])
+    if options["working_dir"]:
+        env["working_dir"] = options["working_dir"]
+    line = entrypoint[0] if len(entrypoint) == 1 else shlex.join(entrypoint)
+    job_id = _do(lambda: client.submit_job(
+        entrypoint=line, submission_id=options["submission_id"], runtime_env=env,
+        metadata=options["metadata_json"], entrypoint_num_cpus=options["entrypoint_num_cpus"],
+        entrypoint_num_gpus=options["entrypoint_num_gpus"], entrypoint_memory=options["entrypoint_memory"],
+        entrypoint_resources=options["entrypoint_resources"], entrypoint_label_selector=options["labels"],
+    ))  # fmt: skip
+    click.echo(f"job {job_id} submitted")
+    if not no_wait:
+        _follow(client, job_id)
+
+
+def _follow(client: Any, job_id: str) -> None:
+    """Show its output to its end; exit code 1 unless it succeeded."""
+    from spoke.jobs.job import Job
+
+    for line in _do(lambda: Job(job_id, client._line).logs(follow=True)):
+        click.echo(line)
+    Job(job_id, client._line).wait()
+    found = client.get_job_info(job_id)
+    click.echo(f"job {job_id} {found.status}")
+    if found.status != "SUCCEEDED":
+        raise Failed(f"job {job_id} {found.status}: {found.message}")
+
+
+@job.command()
+@_address
+@click.argument("job_id")
+def status(address: str | None, job_id: str) -> None:
+    """Where a job stands, and why."""
+    found = _do(lambda: _client(address).get_job_info(job_id))
+    click.echo(f"{found.status}: {found.message}")
+
+
+@job.command()
+@_address
+@click.option("--no-wait", is_flag=True, help="Return before its processes are gone.")
+@click.argument("job_id")
+def stop(address: str | None, job_id: str, no_wait: bool) -> None:
+    """End a job and everything below it."""
+    client = _client(address)
+    if not _do(lambda: client.stop_job(job_id)):
+        click.echo(f"job {job_id} had ended")
+        return
+    if not no_wait:
+        from spoke.jobs.job import Job
+
+        Job(job_id, client._line).wait()
+    click.echo(f"job {job_id} {client.get_job_status(job_id) if not no_wait else 'is being stopped'}")
+
+
+@job.command()
+@_address
+@click.argument("job_id")
+def delete(address: str | None, job_id: str) -> None:
+    """Forget a job that has ended."""
+    _do(lambda: _client(address).delete_job(job_id))
+    click.echo(f"job {job_id} forgotten")
+
+
+@job.command(name="list")
+@_address
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with all states that Spoke tells apart.")
+def list_(address: str | None, as_json: bool) -> None:
+    """All jobs, one a line."""
+    rows = _do(lambda: _client(address)._line.ask("submitted_jobs"))
+    if as_json:
+        click.echo(json.dumps(rows, default=lambda value: value.hex(), sort_keys=True))
+        return
+    for row in rows:
+        click.echo(f"{row['job_id']}  {row['state']}  {row['entrypoint']}")
+
+
+@job.command()
+@_address
+@click.option("-f", "--follow", is_flag=True, help="Go on until it has ended.")
+@click.option("--tail", type=click.IntRange(0), help="Only the last lines.")
+@click.argument("job_id")
+def logs(address: str | None, job_id: str, follow: bool, tail: int | None) -> None:
+    """The output of a job."""
+    from spoke.jobs.job import Job
+
+    client = _client(address)
+    lines = _do(lambda: Job(job_id, client._line).logs(follow=follow, tail=tail))
+    while (line := _do(lambda: next(lines, None))) is not None:
+        click.echo(line)

@@ -1,0 +1,150 @@
+"""`JobSubmissionClient`, ``spoke job`` and ``spoke run`` (rows F-03, F-07, F-43, M-22)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import spoke
+from spoke import jobs
+from spoke.job_submission import JobDetails, JobStatus, JobSubmissionClient, JobType
+from tests.test_cli import Shell
+
+
+@pytest.fixture
+def client(spoke_cluster: Any) -> Iterator[JobSubmissionClient]:
+    found = JobSubmissionClient()
+    yield found
+    found.close()
+
+
+def ended(client: JobSubmissionClient, job_id: str) -> JobStatus:
+    deadline = time.monotonic() + 60
+    while not client.get_job_status(job_id).is_terminal():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return client.get_job_status(job_id)
+
+
+def test_f03_the_same_job_through_both(client: JobSubmissionClient) -> None:
+    job_id = client.submit_job(entrypoint="echo out; echo $MINE", runtime_env={"env_vars": {"MINE": "x"}},
+                               metadata={"k": "v"})  # fmt: skip
+    assert job_id.startswith("raysubmit_") and ended(client, job_id) == JobStatus.SUCCEEDED
+    assert client.get_job_logs(job_id) == "out\nx\n"
+    assert jobs.get(job_id).status() == "SUCCEEDED"
+    info = client.get_job_info(job_id)
+    assert isinstance(info, JobDetails) and info.type == JobType.SUBMISSION
+    assert (info.submission_id, info.status, info.driver_exit_code) == (job_id, "SUCCEEDED", 0)
+    assert info.metadata == {"k": "v"} and info.runtime_env == {"env_vars": {"MINE": "x"}}
+    assert info.start_time <= info.end_time and int(info.driver_info.pid) > 0
+    assert job_id in [row.submission_id for row in client.list_jobs()]
+
+
+def test_by_address_without_init(spoke_cluster: Any) -> None:
+    port = spoke.nodes()[0]["NodeManagerPort"]
+    client = JobSubmissionClient(f"http://127.0.0.1:{port}")
+    assert client.get_address() == f"127.0.0.1:{port}"
+    job_id = client.submit_job(entrypoint="seq 1 3; exit 4", submission_id="mine")
+    assert job_id == "mine"
+
+    async def tail() -> str:
+        return "".join([piece async for piece in client.tail_job_logs(job_id)])
+
+    assert asyncio.run(tail()) == "1\n2\n3\n"
+    assert ended(client, job_id) == JobStatus.FAILED
+    assert client.get_job_info(job_id).driver_exit_code == 4
+    with pytest.raises(RuntimeError, match="'mine' exists already"):
+        client.submit_job(entrypoint="true", submission_id="mine")
+    assert client.delete_job("mine") is True
+    client.close()
+
+
+def test_stop_and_delete(client: JobSubmissionClient) -> None:
+    job_id = client.submit_job(entrypoint="sleep 300")
+    with pytest.raises(RuntimeError, match="stop it before"):
+        client.delete_job(job_id)
+    assert client.stop_job(job_id) is True and ended(client, job_id) == JobStatus.STOPPED
+    assert client.stop_job(job_id) is False
+    client.delete_job(job_id)
+    for method in (client.get_job_status, client.get_job_info, client.stop_job, client.delete_job,
+                   client.get_job_logs):  # fmt: skip
+        with pytest.raises(RuntimeError, match=f"Job {job_id} does not exist"):
+            method(job_id)
+
+
+def test_a_job_is_a_driver_of_the_cluster(client: JobSubmissionClient, tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text("import spoke as ray\nprint(ray.get(ray.remote(lambda: 6 * 7).remote()), "
+                      "ray.get_runtime_context().namespace)\n")  # fmt: skip
+    job_id = client.submit_job(entrypoint=f"{_python()} {script}", submission_id="drv")
+    assert ended(client, job_id) == JobStatus.SUCCEEDED, client.get_job_logs(job_id)
+    assert client.get_job_logs(job_id) == "42 drv\n"
+
+
+def _python() -> str:
+    import sys
+
+    return sys.executable
+
+
+def test_waiting_job_is_pending_and_has_no_logs(client: JobSubmissionClient) -> None:
+    job_id = client.submit_job(entrypoint="true", entrypoint_resources={"absent": 1})
+    assert client.get_job_status(job_id) == JobStatus.PENDING and client.get_job_logs(job_id) == ""
+    assert client.stop_job(job_id)
+    with pytest.raises(TypeError, match="unexpected argument 'x'"):
+        JobSubmissionClient(x=1)
+
+
+def test_nobody_there_is_a_connection_error() -> None:
+    with pytest.raises(ConnectionError):
+        JobSubmissionClient("127.0.0.1:1")
+
+
+# -- the command line -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    made = Shell(tmp_path)
+    yield made
+    made.run("stop", "--force")
+
+
+def test_spoke_job_and_spoke_run(shell: Shell, tmp_path: Path) -> None:
+    shell.done("start", "--head", "--port", "0", "--num-cpus", "2", "--scheduler", "spread",
+               "--job-port-range", "31000-31010")  # fmt: skip
+    out = shell.done("job", "submit", "--submission-id", "one", "--", "echo", "hello world")
+    assert out.splitlines() == ["job one submitted", "hello world", "job one SUCCEEDED"]
+    # The client is gone, the job goes on: it outlives whoever submitted it.
+    shell.done("job", "submit", "--no-wait", "--submission-id", "two", "sleep 300")
+    assert shell.done("job", "status", "two").startswith(("RUNNING", "PENDING"))
+    assert "job two STOPPED" in shell.done("job", "stop", "two")
+    assert shell.done("job", "stop", "two") == "job two had ended\n"
+    result = shell.run("job", "submit", "--", "exit 3")
+    assert result.returncode == 1 and "exit code 3" in result.stderr
+    assert shell.done("job", "logs", "one") == "hello world\n"
+    assert [line.split()[:2] for line in shell.done("job", "list").splitlines()][:2] == [
+        ["one", "SUCCEEDED"], ["two", "KILLED"],
+    ]  # fmt: skip
+    rows = json.loads(shell.done("job", "list", "--json"))
+    assert rows[0]["job_id"] == "one" and rows[0]["exit_code"] == 0
+    assert shell.done("job", "delete", "one") == "job one forgotten\n"
+    assert "does not exist" in shell.fails("job", "status", "one")
+    script = tmp_path / "s.py"
+    script.write_text("import sys, spoke\nspoke.init()\nprint(sys.argv[1:], len(spoke.nodes()))\n"
+                      "print(spoke.cluster_resources()['CPU'])\n")  # fmt: skip
+    assert shell.done("run", str(script), "-x", "1").splitlines() == ["['-x', '1'] 1", "2.0"]
+    assert "no file" in shell.fails("run", str(tmp_path / "none.py"))
+    ports = shell.run("job", "submit", "--", "echo $SPOKE_ADDRESS")
+    assert "127.0.0.1" in ports.stdout
+
+
+def test_f43_a_malformed_range_is_exit_code_2(shell: Shell) -> None:
+    assert shell.run("start", "--head", "--job-port-range", "9-x").returncode == 2
+    assert shell.run("job", "submit").returncode == 2
