@@ -124,8 +124,8 @@ _LAZY = {
 # Modules that `import spoke` lets one look up; everything else below `spoke` is internal.
 MODULES = frozenset({
     "actor", "cloudpickle", "cluster_utils", "dag", "endpoints", "exceptions", "experimental", "internal",
-    "job_config", "job_submission", "jobs", "remote_function", "runtime_context", "runtime_env", "types",
-    "util",
+    "job_config", "job_submission", "jobs", "remote_function", "runtime_context", "runtime_env", "testing",
+    "types", "util",
 })  # fmt: skip
 
 
