@@ -193,14 +193,17 @@ class Client:
 
     def release(self, entry: Entry) -> None:
         """One use of `entry` less; safe at any instruction of any thread."""
-        self._dropped.append(entry)
-        if self.lock.acquire(False):
-            try:
-                self._settle()
-            finally:
-                self.lock.release()
-            if self._dropped:  # by another thread, after the last look
-                self.release_later()
+        if not self.lock.acquire(False):
+            self._dropped.append(entry)
+            self.release_later()
+            return
+        try:
+            self.refs.drop(entry)
+            self._settle()
+        finally:
+            self.lock.release()
+        if self._dropped:  # by another thread, after the last look
+            self.release_later()
 
     def release_later(self) -> None:
         """Settle now if nobody holds the lock; whoever does looks again when he lets go."""
