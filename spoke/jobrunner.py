@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoke import _native, config, joblimits, jobports, orphans
 from spoke.devices import visible_devices
+from spoke.jobkeeper import Keeper
 from spoke.joblogs import SOURCES, Output, Reader, start_offsets
 from spoke.jobruntimes import SHELL, Container, RuntimeMissing
 from spoke.limits import MAX_JOB_BLOB_BYTES
@@ -120,6 +121,7 @@ class JobRunner:
         self._ports = jobports.Ports(*config.get("job_port_range"))
         self._timer: Timer | None = None
         self._closing = False
+        self._keeper = Keeper()
 
     def message(self, message: list[Any] | tuple[Any, ...]) -> bool:
         """A message of the hub; whether it was for the runner."""
@@ -135,7 +137,8 @@ class JobRunner:
 
     def pids(self) -> dict[int, bytes]:
         """Process ids of the live attempts and the ids that their processes carry."""
-        return {one.pid: one.process_id for one in self._live() if one.pid}
+        found = {one.pid: one.process_id for one in self._live() if one.pid}
+        return {**found, self._keeper.pid: b""}
 
     def report(self) -> None:
         """Tell a hub that was started again what runs here, and how the latest others ended."""
@@ -253,6 +256,10 @@ class JobRunner:
 
     def _started(self, one: Running, pid: int, pidfd: int) -> None:
         one.pid, one.pidfd = pid, pidfd
+        try:
+            self._keeper.add(pid)
+        except OSError:
+            pass  # a system without a shell: the death signal alone ends the leader
         one.source = self._loop.reactor.watch(pidfd)
         self._loop.handle(one.source, lambda kind, meta, payload: self._exited(one))
         if one.stop is not None:
@@ -400,6 +407,7 @@ class JobRunner:
             self._loop.forget(one.source)
             os.close(one.pidfd)
             one.pidfd = -1
+            self._keeper.remove(one.pid)
         self._end_container(one)
         if one.cgroup is not None:
             one.cgroup.remove()
@@ -512,6 +520,7 @@ class JobRunner:
         for one in self._attempts.values():
             self._forget(one)
         self._attempts.clear()
+        self._keeper.close()
 
 
 def _file_name(job_id: str, number: int) -> str:

@@ -1,0 +1,135 @@
+"""Every row of Fluster and Mini-Ray has its test, or stands in spoke/DESIGN.md's list of rows left out.
+
+`ROWS` names for each row the tests that hold it: file and function (a case of the conformance suite is a
+function as well).  A row that loses its test fails here.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FLUSTER, MINI_RAY = 59, 26
+CASES = "conformance/cases"
+
+ROWS: dict[str, list[str]] = {
+    "F-01": ["test_testing:test_f46_nodes_with_made_up_resources"],
+    "F-02": ["test_schedulers:test_simulated_rounds_oversell_nothing_and_repeat_exactly",
+             "test_core_jobs:test_equal_events_give_equal_commands"],
+    "F-03": ["test_job_submission:test_f03_the_same_job_through_both",
+             "test_job_submission:test_nobody_there_is_a_connection_error"],
+    "F-04": ["test_jobs:test_f04_a_function_and_its_value", "test_core_jobs:test_f04_names"],
+    "F-05": ["test_jobs:test_f05_closures_and_lambdas_run_and_what_does_not_pickle_is_a_type_error"],
+    "F-06": ["test_jobs:test_f06_waiting", "test_jobs:test_f06_stream_logs_prints_each_line_once"],
+    "F-07": ["test_jobs:test_f07_terminate_prefix_and_list",
+             "test_job_submission:test_spoke_job_and_spoke_run"],
+    "F-08": ["test_core_jobs:test_f08_one_table_of_transitions"],
+    "F-09": ["test_core_jobs:test_f09_two_run_and_two_wait", "test_jobs:test_bad_arguments"],
+    "F-10": ["test_core_jobs:test_f10_a_cpu_job_runs_on_a_gpu_node"],
+    "F-11": ["test_core_jobs:test_f11_a_big_job_holds_up_nobody",
+             "test_schedulers:test_fifo_keeps_a_node_for_who_waits_long"],
+    "F-12": ["test_jobs:test_f12_scheduling_timeout",
+             "test_core_jobs:test_f12_the_clock_begins_anew_with_each_attempt"],
+    "F-13": ["test_core_jobs:test_f13_f15_failures_within_their_budget",
+             "test_core_jobs:test_f13_preemptions_are_counted_apart"],
+    "F-14": ["test_core_jobs:test_f14_policy_of_exit_codes_and_delays", "test_jobs:test_f14_bad_policies"],
+    "F-15": ["test_jobs:test_f15_fail_twice_then_succeed",
+             "test_core_jobs:test_f15_stale_reports_are_ignored"],
+    "F-16": ["test_jobs:test_f16_variables_and_directory", "test_jobs:test_f16_secrets_are_not_forwarded"],
+    "F-19": ["test_jobs:test_f19_a_job_over_its_memory_limit_dies_alone_with_137",
+             "test_jobs:test_f19_podman_and_docker"],
+    "F-20": ["test_jobs:test_f20_two_jobs_have_disjoint_ports", "test_jobs:test_f20_f26_ports_and_context"],
+    "F-21": ["test_jobs:test_f21_injected_variables_cannot_be_spoofed"],
+    "F-22": ["test_jobs:test_f22_timeout_is_a_failure"],
+    "F-23": ["test_jobs:test_f23_terminate_ends_every_process_of_the_job",
+             "test_jobs:test_f23_who_ignores_sigterm_is_killed_after_the_grace"],
+    "F-24": ["test_core_jobs:test_f24_children_end_with_their_parent_and_before_it",
+             "test_jobs:test_f24_a_child_ends_with_its_parent"],
+    "F-25": ["test_endpoints:test_f25_names_are_per_namespace", f"{CASES}/names:same_name_in_two_namespaces"],
+    "F-26": ["test_jobs:test_f20_f26_ports_and_context",
+             "test_endpoints:test_f26_the_context_is_injected_only_where_it_is_asked_for"],
+    "F-27": ["test_endpoints:test_f27_register_lookup_list_unregister",
+             "test_endpoints:test_f27_gone_with_its_owner"],
+    "F-28": ["test_endpoints:test_f28_an_undecorated_object_is_callable_by_name_in_the_cluster"],
+    "F-29": ["test_endpoints:test_f29_errors_of_the_method_arrive_as_themselves"],
+    "F-30": ["test_endpoints:test_f30_health_and_methods"],
+    "F-31": ["test_endpoints:test_f31_client_waits_for_the_name"],
+    "F-32": ["test_endpoints:test_f32_six_calls_hit_each_of_three_twice"],
+    "F-33": ["test_endpoints:test_f33_errors_pass_and_nothing_is_retried",
+             "test_endpoints:test_f33_a_dead_member_raises_or_is_passed_over"],
+    "F-34": ["test_endpoints:test_f34_broadcast_in_order_of_endpoints",
+             "test_endpoints:test_f34_the_timeout_is_for_all_together"],
+    "F-35": ["test_endpoints:test_f35_fixed", "test_endpoints:test_f35_cloud",
+             "test_endpoints:test_f35_cluster_by_address"],
+    "F-36": ["test_workerpool:test_f36_map_of_squares"],
+    "F-37": ["test_workerpool:test_f37_status_size_and_names"],
+    "F-38": ["test_workerpool:test_f38_futures"],
+    "F-39": ["test_jobs:test_f39_ten_thousand_lines_of_one_millisecond_each_once_in_order"],
+    "F-40": ["test_jobs:test_f40_a_callback_gets_every_line_and_its_error_ends_nothing"],
+    "F-43": ["test_job_submission:test_f43_a_malformed_range_is_exit_code_2"],
+    "F-44": ["test_testing:test_a_job_whose_node_dies_is_tried_again_elsewhere"],
+    "F-46": ["test_testing:test_f46_nodes_with_made_up_resources"],
+    "F-48": ["test_examples_jobs:test_f48_worker_pool", "test_examples_jobs:test_f48_actor_server",
+             "test_examples_jobs:test_f48_job_retries"],
+    "F-49": ["test_jobs:test_f49_launch_group",
+             "test_core_jobs:test_f49_a_group_with_an_impossible_member_starts_none"],
+    "F-50": ["test_schedulers:test_labels_limit_the_nodes"],
+    "F-51": ["test_endpoints:test_f51_backoff"],
+    "F-52": ["test_endpoints:test_f29_errors_of_the_method_arrive_as_themselves"],
+    "F-55": ["test_jobs:test_f55_a_port_that_stops_answering_is_a_failure",
+             "test_jobs:test_f55_a_check_that_hangs_is_a_failure"],
+    "F-56": ["test_jobs:test_f56_every_job_has_a_process_of_its_own"],
+    "F-58": ["test_examples_jobs:test_f58_elastic_barrier"],
+    "F-59": ["test_examples_jobs:test_f59_rl_weights_in_two_runs_that_do_not_see_each_other"],
+    "M-01": [f"{CASES}/tasks:positional", f"{CASES}/tasks:many_tasks_keep_their_results"],
+    "M-02": [f"{CASES}/objects:get_of_a_list", f"{CASES}/objects:get_timeout"],
+    "M-03": [f"{CASES}/refs:fan_in", f"{CASES}/errors:through_a_dependency"],
+    "M-04": [f"{CASES}/actors:state_is_kept", f"{CASES}/actors:missing_method"],
+    "M-05": [f"{CASES}/actors:calls_run_in_order"],
+    "M-06": [f"{CASES}/objects:put_and_get_plain_values", f"{CASES}/objects:put_of_a_ref"],
+    "M-07": [f"{CASES}/refs:large_argument_by_ref", f"{CASES}/objects:put_takes_a_copy"],
+    "M-09": [f"{CASES}/refs:equality_and_hash"],
+    "M-10": [f"{CASES}/refs:shape_of_a_ref", f"{CASES}/refs:future_of_a_ref"],
+    "M-11": [f"{CASES}/errors:exception_tree"],
+    "M-12": ["test_wire:test_golden_bytes"],
+    "M-16": [f"{CASES}/refs:same_ref_twice_as_argument", f"{CASES}/refs:nested_is_not_resolved"],
+    "M-17": [f"{CASES}/names:get_actor_by_name", f"{CASES}/names:unknown_name"],
+    "M-18": ["test_schedulers:test_fifo_order_on_one_slot",
+             "test_schedulers:test_locality_goes_where_the_data_are"],
+    "M-21": [f"{CASES}/errors:retry_after_a_crash"],
+    "M-22": ["test_job_submission:test_spoke_job_and_spoke_run"],
+    "M-23": ["test_examples_jobs:test_m23_wordcount_equals_counter"],
+    "M-24": ["test_examples_jobs:test_m24_pi"],
+    "M-25": ["test_examples_jobs:test_m25_actor_counter"],
+}  # fmt: skip
+
+ALL = [f"F-{n:02d}" for n in range(1, FLUSTER + 1)] + [f"M-{n:02d}" for n in range(1, MINI_RAY + 1)]
+
+
+@functools.cache
+def _functions(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+def _left_out() -> set[str]:
+    text = (ROOT / "spoke/DESIGN.md").read_text(encoding="utf-8")
+    section = text.split("## Rows left out", 1)[1].split("\n## ", 1)[0]
+    return set(re.findall(r"\b[FM]-\d\d\b", section))
+
+
+@pytest.mark.parametrize("row", ALL)
+def test_the_row_has_its_test_or_is_left_out_by_name(row: str) -> None:
+    left_out = _left_out()
+    if row not in ROWS:
+        assert row in left_out, f"{row} has no test and does not stand in spoke/DESIGN.md, 'Rows left out'"
+        return
+    assert row not in left_out, f"{row} has a test and is listed as left out"
+    for place in ROWS[row]:
+        file, name = place.split(":")
+        assert name in _functions(ROOT / "tests" / f"{file}.py"), f"{row}: no {name} in tests/{file}.py"
