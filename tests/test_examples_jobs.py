@@ -1,4 +1,4 @@
-"""The examples of jobs, pools and endpoints (rows F-48, F-58, F-59, M-23 to M-25), as the rows expect them."""
+"""The examples of jobs, pools and endpoints (rows F-48, F-58, F-59, M-23 to M-25), as rows expect them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of jobs, pools and endpoints, beside what Python itself has: ``python -m spoke.bench.jobs [--quick]``.
+"""Figures of jobs, pools and endpoints, beside what Python has: ``python -m spoke.bench.jobs [--quick]``.
 
 Each row says what was measured, the figure, and its target; ratios are of figures taken in one run.  A missed
 target is told and fails nothing.
