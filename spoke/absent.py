@@ -89,7 +89,6 @@ REFUSED: Final[dict[str, str]] = {
     "ray.experimental.channel": _LATER,
     "ray.experimental.collective": _LATER,
     "ray.experimental.compiled_dag_ref": _LATER,
-    "ray.util.collective": _LATER,
     "ray.util.multiprocessing.pool": "machinery of Ray's Pool",
     "ray.util.state.common": "machinery of Ray's state server",
     "ray.experimental.sandbox": "run containers with your container runtime",

@@ -77,7 +77,7 @@ def test_vllm_tokens_and_a_killed_worker(models: str, apart: str) -> None:
 
 def test_vllm_is_ready_beside_real_ray(models: str, record_property: Any) -> None:
     seconds: dict[str, list[float]] = {"spoke": [], "ray": []}
-    for engine in ("spoke", "ray", "spoke", "ray"):
+    for engine in ("ray", "spoke"):
         seen = run(
             "vllm", "vllm_engine.py", models, engine=engine, VLLM_ENABLE_V1_MULTIPROCESSING="0", **VLLM
         )
