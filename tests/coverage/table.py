@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spoke import absent, options
-from spoke.lifecycle import init
+from spoke.lifecycle import _IGNORED, init
 
 HERE = Path(__file__).parent
 TABLE = HERE.parent.parent / "spoke" / "COVERAGE.md"
+README = TABLE.parent.parent / "README.md"
+BEGIN, END = "<!-- coverage: made by python -m tests.coverage.table -->", "<!-- end of coverage -->"
 WORKS, IGNORED, REFUSED = "works", "accepted and ignored", "refused by name"
 
 # The modules that are promised; the others are what those consist of in Ray.
@@ -180,7 +182,9 @@ def options_rows() -> Iterator[tuple[str, list[Row]]]:
     ours = set(inspect.signature(init).parameters)
     fact = names()["modules"]["ray"]["init"]
     given = [name for name in fact["params"] if not name.startswith(("*", "_"))]
-    yield "arguments of `init`", [_option(name, name in ours, NO_EFFECT_INIT) for name in given]
+    without = {**dict.fromkeys(_IGNORED, "what it turns does not exist here"), **NO_EFFECT_INIT}
+    rows = [_option(name, name in ours or name in _IGNORED, without) for name in given]
+    yield "arguments of `init`", rows
 
 
 def _option(name: str, known: bool, no_effect: dict[str, str]) -> Row:
@@ -223,11 +227,31 @@ def _line(title: str, rows: list[Row]) -> str:
     return f"| {title} | {works} | {ignored} | {refused} | {total} | {share} |"
 
 
-def render() -> str:
-    """The whole document."""
-    modules = judged()
+def summary(modules: dict[str, list[Row]]) -> str:
+    """The totals as a table, which README.md shows too."""
     every = [row for rows in modules.values() for row in rows]
     promised = [row for module in PROMISED for row in modules[module]]
+    lines = [
+        "| | works | ignored | refused | names | works |",
+        "|---|---|---|---|---|---|",
+        _line("**public names of the promised modules**", [row for row in promised if not row.imported]),
+        _line("names that those modules only import", [row for row in promised if row.imported]),
+        _line("all names, the insides of Ray's packages too", every),
+        *[_line(title, rows) for title, rows in options_rows()],
+    ]
+    return "\n".join(lines)
+
+
+def readme(modules: dict[str, list[Row]]) -> str:
+    """README.md with the present totals."""
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{summary(modules)}\n{END}{after}"
+
+
+def render(modules: dict[str, list[Row]]) -> str:
+    """The whole document."""
     parts = [
         "# Ray's names on Spoke",
         "",
@@ -235,12 +259,7 @@ def render() -> str:
         "`import ray` through `ray_compat`) have it?  Made by `python -m tests.coverage.table`; a test keeps "
         "it true.  What the names do is compared with real Ray by `tests/conformance`.",
         "",
-        "| | works | ignored | refused | names | works |",
-        "|---|---|---|---|---|---|",
-        _line("**public names of the promised modules**", [row for row in promised if not row.imported]),
-        _line("names that those modules only import", [row for row in promised if row.imported]),
-        _line("all names, the insides of Ray's packages too", every),
-        *[_line(title, rows) for title, rows in options_rows()],
+        summary(modules),
         "",
         "Not in these modules, and refused as a whole:",
         "",
@@ -277,10 +296,12 @@ def _main() -> int:
     parser = argparse.ArgumentParser(description="make or check spoke/COVERAGE.md")
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if the file is out of date")
     check = parser.parse_args().check
-    text = render()
+    modules = judged()
+    wanted = {TABLE: render(modules), README: readme(modules)}
     if check:
-        return int(TABLE.read_text(encoding="utf-8") != text)
-    TABLE.write_text(text, encoding="utf-8")
+        return int(any(path.read_text(encoding="utf-8") != text for path, text in wanted.items()))
+    for path, text in wanted.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

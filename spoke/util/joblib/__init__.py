@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from spoke import absent
+
 __all__ = ["register_ray"]
 
 
@@ -18,3 +20,6 @@ def register_ray() -> None:
     from spoke.util.joblib.ray_backend import RayBackend
 
     register_parallel_backend("ray", RayBackend)
+
+
+__getattr__ = absent.getter(__name__)

@@ -15,7 +15,7 @@ from multiprocessing import TimeoutError
 from types import FunctionType
 from typing import Any, Final
 
-from spoke import api
+from spoke import absent, api
 from spoke.errors import GetTimeoutError, RayError
 from spoke.util.multiprocessing.working import APPLY, CALL, MAP, STAR, Failure, PoolActor, Work
 
@@ -421,3 +421,6 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     source = iter(items)
     while chunk := list(itertools.islice(source, size)):
         yield chunk
+
+
+__getattr__ = absent.getter(__name__)
