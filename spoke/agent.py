@@ -281,7 +281,9 @@ class Agent:
         return changes
 
     def _open_logs(self, worker_id: bytes, log_dir: str | None) -> tuple[int, int]:
-        base = os.path.join(log_dir or self._settings.log_dir, f"worker-{worker_id.hex()}")
+        # The hub names its own machine's directory; another machine has not got it.
+        folder = log_dir if log_dir and os.path.isdir(log_dir) else self._settings.log_dir
+        base = os.path.join(folder, f"worker-{worker_id.hex()}")
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         out = os.open(base + ".out", flags, 0o600)
         try:

@@ -46,8 +46,9 @@ class Bench:
         argv = [sys.executable, "-S", "-c", code]
         self._monkeypatch.setattr(spawning, "worker_argv", lambda: argv)
         self.agent.message(
-            (wire.SPAWN, name, fields.get("env", {}), fields.get("cwd"), fields.get("gpu_ids"), None)
-        )
+            (wire.SPAWN, name, fields.get("env", {}), fields.get("cwd"), fields.get("gpu_ids"),
+             fields.get("log_dir"))
+        )  # fmt: skip
 
     def until(self, condition: Callable[[], Any], limit_s: float = 10.0) -> Any:
         deadline = time.monotonic() + limit_s
@@ -100,6 +101,12 @@ def test_what_cannot_start_is_reported(bench: Bench) -> None:
     bench.spawn("pass", cwd="/no/such/dir")
     _kind, _worker_id, pid, code, number, tail, _memory = bench.exit()
     assert (pid, code, number) == (0, None, 0) and "could not be started" in tail
+
+
+def test_the_hubs_log_directory_need_not_be_on_this_machine(bench: Bench) -> None:
+    bench.spawn("print('started')", log_dir="/nowhere/on/this/machine")
+    bench.until(lambda: bench.of(wire.WORKER_EXIT))
+    assert bench.of(wire.WORKER_EXIT)[0][3:5] == (0, 0)
 
 
 def test_a_worker_gets_its_environment_and_configuration_but_no_token_in_sight(bench: Bench) -> None:

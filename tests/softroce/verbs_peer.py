@@ -5,8 +5,9 @@ Run by the system's Python.  One JSON request per line of standard input, one JS
 - ``{"do": "open", "bytes": n}``: device, a region of n bytes and a queue pair; answers where they are.
 - ``{"do": "connect", "qpn", "psn", "gid"}``: to a queue pair of another program.
 - ``{"do": "fill", "seed": s}``: pseudo-random bytes into the region; answers their sha256.
-- ``{"do": "read" | "write", "addr", "rkey", "length"}``: one RDMA operation between the region's first
-  bytes and the other side; answers the completion's status (0 is success) and the region's sha256.
+- ``{"do": "read" | "write", "addr", "rkey", "length", "wait_s"}``: one RDMA operation between the region's
+  first bytes and the other side; answers the completion's status (0 is success, -1 that there was none
+  within wait_s, by default 60) and the region's sha256.
 
 It knows nothing of Spoke, so that both cannot be wrong in the same way.
 """
@@ -71,13 +72,13 @@ class Endpoint:
         attr.sq_psn, attr.timeout, attr.retry_cnt, attr.rnr_retry, attr.max_rd_atomic = self.psn, 14, 7, 7, 1
         self.qp.to_rts(attr)
 
-    def operate(self, what: str, addr: int, rkey: int, length: int) -> dict[str, Any]:
+    def operate(self, what: str, addr: int, rkey: int, length: int, wait_s: float = 60) -> dict[str, Any]:
         """One READ or WRITE; waits for its completion."""
         opcode = e.IBV_WR_RDMA_READ if what == "read" else e.IBV_WR_RDMA_WRITE
         request = SendWR(num_sge=1, sg=[SGE(self.mr.buf, length, self.mr.lkey)], opcode=opcode)
         request.set_wr_rdma(rkey, addr)
         self.qp.post_send(request)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline:
             count, done = self.cq.poll(1)
             if count:
