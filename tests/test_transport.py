@@ -101,6 +101,7 @@ def test_rdma_that_fails_falls_to_tcp_and_keeps_the_reason() -> None:
     rdma.fails = "the port went down"
     assert bytes(router.fetch([_part(THERE, 1, 2)])[0]) == b"\x01\x02"
     assert router.tcp.blocks == 1
+    assert router.path(THERE) == ("tcp", "the port went down"), "what was taken, though RDMA is tried again"
     rdma.why = "being rebuilt"
     assert router.path(THERE) == ("tcp", "the port went down")
     rdma.fails = rdma.why = None

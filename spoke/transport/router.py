@@ -50,11 +50,16 @@ class Router:
         self._failed: dict[bytes, str] = {}  # node -> why RDMA did not work when it was tried last
 
     def path(self, node_id: bytes) -> Path:
-        """The path that the next block of a node takes.
+        """The path that blocks of a node take: TCP where the last try by RDMA failed, with the reason.
 
         Raises:
             RayDirectTransportError: ``SPOKE_TRANSPORT`` allows none.
         """
+        path, failed = self._next(node_id), self._failed.get(node_id)
+        return Path("tcp", failed) if path.name == "rdma" and failed and self.mode != "rdma" else path
+
+    def _next(self, node_id: bytes) -> Path:
+        """The path that is tried for the next block."""
         if node_id == self.node_id and self.maps:
             return Path("shm", "")
         if self.mode == "tcp":
@@ -108,7 +113,7 @@ class Router:
     def _run(self, node_id: bytes, kind: int, what: str, *batch: Any) -> Any:
         if kind == OWN_REGION:
             return getattr(self.shm, what)(*batch)
-        name = self.path(node_id).name
+        name = self._next(node_id).name
         if name == "shm" and kind == REGION:
             name = "tcp"
         if name == "rdma":
