@@ -104,6 +104,7 @@ def init(
             "local" always starts one; "auto" joins the one that runs on this machine; "host:port" joins.
         num_cpus, num_gpus, resources, labels, object_store_memory: of the node of a new cluster; by default
             the CPUs this process may use, the GPUs found, and 30 % of memory in bytes.
+        local_mode: tasks and actors run inline, in this process; see `spoke.localmode`.
         ignore_reinit_error: a second `init` returns the first one's context instead of raising.
         namespace: for named actors; default a namespace of this job's own.
         runtime_env: for all workers of this job.
@@ -142,6 +143,11 @@ def init(
         "object_store_memory": object_store_memory,
     }
     _connect(address, options, node)
+    if local_mode:
+        from spoke import localmode
+
+        assert current.client is not None
+        localmode.install(current.client)
     return _context()
 
 

@@ -97,6 +97,7 @@ ROWS: dict[str, list[str]] = {
     "M-10": [f"{CASES}/refs:shape_of_a_ref", f"{CASES}/refs:future_of_a_ref"],
     "M-11": [f"{CASES}/errors:exception_tree"],
     "M-12": ["test_wire:test_golden_bytes"],
+    "M-15": ["test_localmode:test_m15_it_runs_in_this_process", "test_localmode:test_the_same_exceptions"],
     "M-16": [f"{CASES}/refs:same_ref_twice_as_argument", f"{CASES}/refs:nested_is_not_resolved"],
     "M-17": [f"{CASES}/names:get_actor_by_name", f"{CASES}/names:unknown_name"],
     "M-18": ["test_schedulers:test_fifo_order_on_one_slot",
