@@ -105,10 +105,12 @@ class ObjectRef(Generic[T]):
         return TaskID(self._id[:24])
 
     def job_id(self) -> Any:
-        """The id of the job that the object belongs to."""
+        """The id of this process's job, which made the object unless the ref came from another job."""
+        from spoke import current
         from spoke.ids import JobID
 
-        return JobID(self._id[:4])
+        client = current.client
+        return JobID.nil() if client is None else JobID(client.runtime_context["job_id"])
 
     def redis_shard_hash(self) -> int:
         """A hash that is equal in every process, unlike `hash`."""

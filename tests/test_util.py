@@ -82,6 +82,10 @@ def test_state_needs_a_cluster() -> None:
         state.list_nodes()
 
 
+def test_the_job_of_a_ref(spoke_cluster: Any) -> None:
+    assert spoke_cluster.put(1).job_id() == spoke_cluster.get_runtime_context().job_id
+
+
 # -- metrics --------------------------------------------------------------------------------------
 
 
