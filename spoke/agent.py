@@ -297,6 +297,8 @@ class Agent:
         if worker is None:
             if worker_id in self._starting:
                 self._starting[worker_id] = KILL if force else ASK
+            else:  # its end was told, or the order to start it never came: who asks waits for its end
+                self._emit((WORKER_EXIT, worker_id, 0, None, 0, "no such worker is on this node", 0))
             return
         if force:
             _signal_group(worker.pid, SIGKILL)

@@ -494,3 +494,14 @@ def test_equal_events_give_equal_commands() -> None:
         runs.append(hub.inbox)
     assert runs[0] == runs[1]
     assert isinstance(Received(b"", []), Received)
+
+
+def test_time_that_the_hub_slept_is_forgiven_once() -> None:
+    """A node that was heard after the sleep and is silent from then on dies as soon as any other."""
+    hub, node, _ = one_node()
+    hub.now += 1000.0
+    hub.step(Received(node, [wire.HEARTBEAT, 1]))
+    hub.hub.state.next_check = None
+    hub.hub.state.wake_at(0.0)
+    hub.pass_time(8.0)
+    assert not hub.hub.state.nodes[node].alive

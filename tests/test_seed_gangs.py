@@ -46,12 +46,19 @@ class Rank:
 
 
 @pytest.fixture(scope="module")
-def gpus() -> Iterator[Any]:
+def node() -> Iterator[Any]:
     import spoke
 
     spoke.init(num_cpus=8, num_gpus=8, log_to_driver=False)
     yield spoke
     spoke.shutdown()
+
+
+@pytest.fixture
+def gpus(node: Any) -> Any:
+    """The module `spoke` with a node of 8 GPUs, all of them free again."""
+    until(lambda: node.available_resources().get("GPU") == 8, "what earlier tests released is free")
+    return node
 
 
 def until(condition: Callable[[], Any], what: str, within: float = SOON_S) -> Any:
@@ -207,7 +214,7 @@ def test_s2_24_exit_codes_and_signals_reach_who_waits(gpus: Any) -> None:
             gpus.get(ranks[0].leave.remote(3), timeout=SOON_S)
         with pytest.raises(ActorDiedError, match="rank 0"):
             gpus.get(ranks[1].square.remote(2), timeout=SOON_S)
-        assert "exit code 3" in gang.explain()
+        until(lambda: "exit code 3" in gang.explain(), "the gang says what it died of")
 
 
 def test_s2_25_the_others_go_with_one_rank_and_the_ticket_is_freed_once(gpus: Any) -> None:

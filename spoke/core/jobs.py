@@ -532,7 +532,7 @@ class Submissions:
         first event, and counts as preempted otherwise.
         """
         self._restored = True
-        self.s.wake_at(0.0)
+        self.s.wake_at(self.s.now)
         for record in records:
             job = self.jobs[record["id"]] = Submitted.of(record)
             self._result_bytes += len(job.result or b"")

@@ -144,4 +144,4 @@ class Nodes:
     def forgive(self, slept_s: float) -> None:
         """The hub did not run for a while: heartbeats may wait unread."""
         for node in self.s.alive:
-            node.last_heard += slept_s
+            node.last_heard = min(self.s.now, node.last_heard + slept_s)

@@ -122,7 +122,7 @@ class Recovery:
     ) -> None:
         self.workers.pop(worker_id, None)
         host = self.agents[node_id][2]
-        self.exits[worker_id] = worker_exit(pid, host, code, signal, tail, memory, "")
+        self.exits.setdefault(worker_id, worker_exit(pid, host, code, signal, tail, memory, ""))
         if self._clearing is not None:
             self._clearing.pop(worker_id, None)
 

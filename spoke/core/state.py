@@ -458,6 +458,8 @@ class State:
             self.changed[table, key] = what
 
     def wake_at(self, when: float) -> None:
+        """Look again at `when`, or now if that is past: a hub that looks late takes it that it slept."""
+        when = max(when, self.now)
         if self.next_check is None or when < self.next_check:
             self.next_check = when
 
