@@ -193,6 +193,10 @@ void bind_reactor(nb::module_& module) {
              "hold"_a = false)
         .def("flush", &Reactor::flush, "conn"_a, nb::call_guard<nb::gil_scoped_release>())
         .def("poll", &poll, "timeout_us"_a, "spin_us"_a = 0)
+        .def("divert", [](Reactor& self, int conn, TunnelHandle& tunnel) { self.divert(conn, tunnel.it); },
+             "conn"_a, "tunnel"_a)
+        .def("receive_from", [](Reactor& self, int conn, TunnelHandle& tunnel) { self.receive_from(conn, tunnel.it); },
+             "conn"_a, "tunnel"_a)
         .def("take_fd", &Reactor::take_fd, "conn"_a)
         .def("wake", &Reactor::wake)
         .def("set_limit", &Reactor::set_limit, "conn"_a, "max_frame_bytes"_a)

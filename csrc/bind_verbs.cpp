@@ -10,6 +10,7 @@
 #include "bind_verbs.h"
 #include "fake_verbs.h"
 #include "segment.h"
+#include "verbs_pipe.h"
 #include "verbs_reader.h"
 
 namespace nb = nanobind;
@@ -32,6 +33,12 @@ struct RegionHandle {
 };
 struct OperationHandle {
     std::shared_ptr<Operation> it;
+};
+
+// As Python has it: the same pipe, also as what `Reactor.divert` takes.
+struct PipeHandle : TunnelHandle {
+    explicit PipeHandle(const std::shared_ptr<Engine>& engine) : TunnelHandle{std::make_shared<spoke::Pipe>(engine)} {}
+    spoke::Pipe& pipe() { return static_cast<spoke::Pipe&>(*it); }
 };
 
 const spoke::VerbsApi& library(const std::string& name) {
@@ -154,6 +161,14 @@ void bind_verbs(nb::module_& module) {
         .def_prop_ro("usable", &Responder::usable)
         .def("connect", [](Responder& self, const nb::bytes& peer) { self.connect(text_of(peer)); }, "peer"_a)
         .def("close", &Responder::close, nb::call_guard<nb::gil_scoped_release>());
+    nb::class_<TunnelHandle>(module, "Tunnel");
+    nb::class_<PipeHandle, TunnelHandle>(module, "RdmaPipe")
+        .def("__init__", [](PipeHandle* self, EngineHandle& engine) { new (self) PipeHandle(engine.it); }, "engine"_a)
+        .def_prop_ro("address", [](PipeHandle& self) { return bytes_of(self.pipe().address()); })
+        .def_prop_ro("messages", [](PipeHandle& self) { return self.pipe().messages(); })
+        .def_prop_ro("failure", [](PipeHandle& self) { return self.pipe().failure(); })
+        .def("connect", [](PipeHandle& self, const nb::bytes& peer) { self.pipe().connect(text_of(peer)); }, "peer"_a)
+        .def("close", [](PipeHandle& self, const std::string& why) { self.pipe().close(why); }, "why"_a);
     module.def("rdma_ports", &ports, "library"_a);
     module.def("fake_rdma", [](const std::string& command, int64_t value) { spoke::fake_script(command, value); },
                "command"_a, "value"_a = 0, nb::call_guard<nb::gil_scoped_release>());

@@ -15,20 +15,28 @@
 #include <vector>
 
 #include "raii.h"
+#include "tunnel.h"
 
 namespace spoke {
 
 using Piece = std::span<const char>;
 
 constexpr size_t kInlinePayload = 64 * 1024;    // a larger payload gets a buffer of its own
+constexpr size_t kHeader = 8;                // of a frame: u32 meta_bytes, u32 payload_bytes
 constexpr uint64_t kFirstFrameLimit = 64 * 1024;  // meta and payload, until the peer is trusted
 
-enum class SourceKind { kWake, kListener, kWatch, kConnection };
+inline uint32_t load_u32(const char* at) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(at);
+    return static_cast<uint32_t>(bytes[0]) | static_cast<uint32_t>(bytes[1]) << 8 |
+           static_cast<uint32_t>(bytes[2]) << 16 | static_cast<uint32_t>(bytes[3]) << 24;
+}
+
+enum class SourceKind { kWake, kListener, kWatch, kConnection, kTunnel };
 
 struct Source {
     Source(SourceKind source_kind, UniqueFd own) : kind(source_kind), fd(std::move(own)) {}
     virtual ~Source() {
-        if (kind == SourceKind::kWatch) fd.release();  // the caller's
+        if (kind == SourceKind::kWatch || kind == SourceKind::kTunnel) fd.release();  // the caller's
     }
     Source(const Source&) = delete;
     Source& operator=(const Source&) = delete;
@@ -37,6 +45,14 @@ struct Source {
     UniqueFd fd;
     int id = 0;
     bool local = false;  // a unix socket: descriptors travel, and the peer's user is known
+};
+
+// The descriptor of a tunnel; its frames are those of the connection that it carries.
+struct TunnelSource : Source {
+    TunnelSource(std::shared_ptr<Tunnel> own, int connection)
+        : Source(SourceKind::kTunnel, UniqueFd(own->fd())), tunnel(std::move(own)), carried(connection) {}
+    const std::shared_ptr<Tunnel> tunnel;
+    const int carried;
 };
 
 // Bytes that the socket did not take yet.
@@ -91,6 +107,9 @@ struct Connection : Source {
     Outbox outbox;
     bool armed = false;   // the poller waits for room
     bool broken = false;  // writing failed; the poller will see the end
+    bool diverted = false;  // what is sent goes through the tunnel
+    std::shared_ptr<Tunnel> tunnel;
+    std::atomic<int> tunnel_source{0};  // where what the tunnel brings is read
 
     std::vector<char> partial;  // the beginning of a small frame
     std::unique_ptr<LargeFrame> large;

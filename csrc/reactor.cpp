@@ -24,17 +24,10 @@ constexpr int kMaxEpollEvents = 64;
 constexpr size_t kMaxEvents = 256;              // soft: no further source is read beyond it
 constexpr size_t kMaxBatchBytes = 1024 * 1024;  // soft as well
 constexpr size_t kRead = 64 * 1024;             // one receive of small frames
-constexpr size_t kHeader = 8;
 constexpr size_t kMaxAccepts = 64;
 constexpr size_t kMaxHeldFds = 64;  // descriptors received and not taken
 constexpr size_t kFdsPerRead = 16;
 constexpr uint64_t kWakeKey = 0;
-
-uint32_t load_u32(const char* at) {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(at);
-    return static_cast<uint32_t>(bytes[0]) | static_cast<uint32_t>(bytes[1]) << 8 |
-           static_cast<uint32_t>(bytes[2]) << 16 | static_cast<uint32_t>(bytes[3]) << 24;
-}
 
 void store_u32(char* at, uint32_t value) {
     for (int i = 0; i < 4; ++i) at[i] = static_cast<char>(value >> (8 * i));
@@ -149,7 +142,9 @@ void Reactor::drop(Source& source, bool flush) {
     if (source.kind != SourceKind::kConnection) return;
     auto& conn = static_cast<Connection&>(source);
     conn.dropped = true;
+    if (conn.tunnel_source != 0) remove(conn.tunnel_source);
     const std::lock_guard lock(conn.send_mutex);
+    if (conn.tunnel) conn.tunnel->close("the connection was closed");
     if (flush && !conn.broken) conn.outbox.flush(conn.fd.get());
     conn.outbox.clear();
     conn.broken = true;
@@ -246,6 +241,7 @@ std::optional<int64_t> Reactor::send(int id, Piece meta, std::span<const Piece> 
     if (wait) lock.lock();
     else if (!lock.try_lock()) return std::nullopt;
     if (conn->broken) return -1;
+    if (conn->diverted && fd < 0) return conn->tunnel->send(pieces);
     if (hold) {
         conn->outbox.hold(pieces, fd);
         return static_cast<int64_t>(conn->outbox.bytes());
@@ -371,6 +367,10 @@ void Reactor::dispatch(const struct epoll_event& event, Batch& batch) {
         batch.events.push_back(Event(EventKind::kReadable, source->id));
     } else if (source->kind == SourceKind::kListener) {
         accept_all(*source, batch);
+    } else if (source->kind == SourceKind::kTunnel) {
+        const auto carried = connection(static_cast<TunnelSource&>(*source).carried);
+        if (carried) receive_tunnel(*carried, batch);
+        else remove(source->id);
     } else {
         auto& conn = static_cast<Connection&>(*source);
         if ((event.events & EPOLLOUT) != 0) {
@@ -378,7 +378,9 @@ void Reactor::dispatch(const struct epoll_event& event, Batch& batch) {
             if (!conn.broken && !conn.outbox.flush(conn.fd.get())) fail(conn);
             if (conn.broken || conn.outbox.bytes() == 0) arm(conn, false);
         }
-        if ((event.events & ~static_cast<uint32_t>(EPOLLOUT)) != 0) receive(conn, batch);
+        if ((event.events & ~static_cast<uint32_t>(EPOLLOUT)) == 0) return;
+        if (conn.tunnel_source != 0) receive_tunnel(conn, batch);  // what came before the end
+        receive(conn, batch);
     }
 }
 
@@ -488,108 +490,6 @@ void Reactor::receive_large(Connection& conn, Batch& batch) {
     if (conn.large->missing() != 0) return;
     finish_large(conn, batch);
     if (const size_t rest = static_cast<size_t>(size) - mine; rest != 0) parse(conn, batch, batch.used, rest);
-}
-
-// Cuts frames out of `size` bytes at `begin` (the end of what the batch uses), or, when there are
-// none, out of those kept from an earlier call.  An incomplete rest is kept in the connection.
-void Reactor::parse(Connection& conn, Batch& batch, size_t begin, size_t size) {
-    if (size == 0) {
-        size = conn.partial.size();
-        std::memcpy(batch.tail(size), conn.partial.data(), size);
-        conn.partial.clear();
-    }
-    size_t at = begin;
-    const size_t stop = begin + size;
-    bool delivered = false;
-    while (stop - at >= kHeader && !conn.dropped.load(std::memory_order_relaxed)) {
-        const uint32_t meta = load_u32(batch.bytes.data() + at);
-        const uint32_t payload = load_u32(batch.bytes.data() + at + 4);
-        const uint64_t body = uint64_t{meta} + payload;
-        if (const uint64_t limit = conn.limit; body > limit) {
-            if (delivered) {
-                // The frame before may be the one that makes the caller raise the limit.
-                recheck_.push_back(conn.id);
-                break;
-            }
-            batch.used = at;
-            const std::string sizes = std::to_string(body) + " bytes exceeds the limit of " + std::to_string(limit);
-            end(conn, "a frame of " + sizes, batch);
-            return;
-        }
-        if (meta > kInlinePayload || payload > kInlinePayload) {
-            batch.used = at + kHeader;
-            if (begin_large(conn, meta, payload, batch)) continue_large(conn, batch, stop - batch.used);
-            return;
-        }
-        if (stop - at < kHeader + body) break;
-        Event event(EventKind::kFrame, conn.id);
-        event.meta_offset = at + kHeader;
-        event.meta_size = meta;
-        event.payload_offset = event.meta_offset + meta;
-        event.payload_size = payload;
-        batch.events.push_back(std::move(event));
-        delivered = true;
-        at += kHeader + body;
-    }
-    batch.used = at;
-    conn.partial.assign(batch.bytes.data() + at, batch.bytes.data() + stop);
-}
-
-// Fills the large frame just begun with its part of the `size` bytes behind those used.
-void Reactor::continue_large(Connection& conn, Batch& batch, size_t size) {
-    const char* from = batch.bytes.data() + batch.used;
-    const size_t mine = std::min(size, conn.large->missing());
-    std::span<char> places[2];
-    const size_t count = conn.large->places(places);
-    for (size_t i = 0, done = 0; i < count && done < mine; ++i) {
-        const size_t part = std::min(places[i].size(), mine - done);
-        std::memcpy(places[i].data(), from + done, part);
-        done += part;
-    }
-    conn.large->received += mine;
-    batch.used += mine;
-    if (conn.large->missing() != 0) return;
-    // Complete already (its meta is large, or it came behind others).  What follows makes room for
-    // what finish_large puts into the batch.
-    const std::vector<char> rest(from + mine, from + size);
-    finish_large(conn, batch);
-    if (rest.empty()) return;
-    std::memcpy(batch.tail(rest.size()), rest.data(), rest.size());
-    parse(conn, batch, batch.used, rest.size());
-}
-
-bool Reactor::begin_large(Connection& conn, uint32_t meta, uint32_t payload, Batch& batch) {
-    try {
-        auto frame = std::make_unique<LargeFrame>();
-        frame->meta = RawBuffer(std::max<size_t>(meta, 1));
-        frame->meta_size = meta;
-        frame->payload = std::make_unique<RawBuffer>(std::max<size_t>(payload, 1));
-        frame->payload_size = payload;
-        conn.large = std::move(frame);
-        return true;
-    } catch (const std::bad_alloc&) {
-        end(conn, "no memory for a frame of " + std::to_string(uint64_t{meta} + payload) + " bytes", batch);
-        return false;
-    }
-}
-
-// Turns the frame that is complete into an event; its meta is copied to the end of the batch.
-void Reactor::finish_large(Connection& conn, Batch& batch) {
-    const auto frame = std::move(conn.large);
-    Event event(EventKind::kFrame, conn.id);
-    std::memcpy(batch.tail(frame->meta_size), frame->meta.data(), frame->meta_size);
-    event.meta_offset = batch.used;
-    event.meta_size = frame->meta_size;
-    batch.used += frame->meta_size;
-    event.payload_size = frame->payload_size;
-    event.payload_offset = batch.used;
-    if (frame->separate()) {
-        event.large = std::move(frame->payload);
-    } else {
-        std::memcpy(batch.tail(frame->payload_size), frame->payload->data(), frame->payload_size);
-        batch.used += frame->payload_size;
-    }
-    batch.events.push_back(std::move(event));
 }
 
 }  // namespace spoke

@@ -56,6 +56,7 @@ struct Batch {
     void add_text(Event event, const std::string& text);
 };
 
+class Tunnel;
 struct Source;
 struct Connection;
 
@@ -85,6 +86,10 @@ class Reactor {
     int64_t flush(int id);
     // Fills the batch; returns false when a signal interrupted the wait.
     bool poll(Batch& batch, int64_t timeout_us, int64_t spin_us);
+    // From now on what is sent goes through the tunnel; what is queued goes by the socket before it.
+    void divert(int id, std::shared_ptr<Tunnel> tunnel);
+    // From now on frames come out of the tunnel as well; the peer sends nothing by the socket any more.
+    void receive_from(int id, std::shared_ptr<Tunnel> tunnel);
     int take_fd(int id);
     void wake();
     void set_limit(int id, uint64_t bytes);
@@ -105,6 +110,7 @@ class Reactor {
     void accept_all(Source& listener, Batch& batch);
     void receive(Connection& conn, Batch& batch);
     void receive_large(Connection& conn, Batch& batch);
+    void receive_tunnel(Connection& conn, Batch& batch);
     void parse(Connection& conn, Batch& batch, size_t begin, size_t size);
     bool begin_large(Connection& conn, uint32_t meta, uint32_t payload, Batch& batch);
     void continue_large(Connection& conn, Batch& batch, size_t size);

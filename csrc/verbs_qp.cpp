@@ -11,7 +11,7 @@ constexpr uint8_t kVersion = 1;
 constexpr uint8_t kReadDepth = 16;     // READs in flight, where both devices allow it
 constexpr uint8_t kMinRnrTimer = 12;   // 0.64 ms; 5 bits, so 32 would mean 655 ms
 constexpr uint8_t kTimeout = 14;       // 67 ms until a packet is sent again
-constexpr uint8_t kRetries = 7;
+constexpr uint8_t kRetries = 6;        // not 7: the kernel's software device takes that for "without end"
 constexpr uint8_t kHopLimit = 255;     // a router on the way costs one
 constexpr uint32_t kInlineBytes = 64;
 

@@ -84,6 +84,12 @@ class Reactor:
         after a signal whose handler raised no exception.
         """
 
+    def divert(self, conn: int, tunnel: Tunnel) -> None:
+        """Send through the tunnel from now on, after what is queued.  OSError: the connection is gone."""
+
+    def receive_from(self, conn: int, tunnel: Tunnel) -> None:
+        """Take this connection's frames out of the tunnel too; if it fails, the connection ends."""
+
     def take_fd(self, conn: int) -> int:
         """Next descriptor received on a connection, in order of sending (close-on-exec), or -1."""
 
@@ -310,6 +316,28 @@ class RdmaResponder:
     def usable(self) -> bool: ...
     def connect(self, peer: bytes) -> None: ...
     def close(self) -> None: ...
+
+class Tunnel:
+    """Another way for the frames of a connection."""
+
+class RdmaPipe(Tunnel):
+    """A ring at each end, written by the other by RDMA WRITE with immediate."""
+
+    def __init__(self, engine: RdmaEngine) -> None: ...
+    @property
+    def address(self) -> bytes: ...
+    @property
+    def messages(self) -> int:
+        """Slots written so far."""
+
+    @property
+    def failure(self) -> str:
+        """Why it ended; empty while it works."""
+
+    def connect(self, peer: bytes) -> None:
+        """OSError EPROTO for an address that no pipe gave."""
+
+    def close(self, why: str) -> None: ...
 
 def rdma_ports(library: str) -> list[dict[str, Any]]:
     """All ports of all devices, each with the ``problem`` that keeps it from being used, or "".

@@ -408,9 +408,7 @@ class Client:
 
     def _peer_lost(self, peer: bytes) -> None:
         now = time.monotonic()
-        self.rdma.mover.peer_lost(
-            peer
-        )  # first: what it reads must not be freed before it cannot read any more
+        self.rdma.peer_lost(peer)  # before anything that it could read is freed
         self.calls.on_peer_lost(now, peer)
         self.refs.on_peer_lost(peer, encode_error(*OWNER_DIED))
         self.store.peer_lost(peer)
@@ -514,7 +512,7 @@ class Client:
                 entry.value = encode_error(
                     "RaySystemError", "this ref belongs to a cluster that was shut down"
                 )
-        self.rdma.mover.close()
+        self.rdma.close()
         objectref.install(None, None, None, None, None)
         self.futures.stop()
         self.lead.stop()

@@ -346,6 +346,25 @@ class ActorHandle:
     def _ray_is_cross_language(self) -> bool:
         return False
 
+    def init_rdma(self, timeout: float = 5.0) -> bool:
+        """Let the calls of this process to the actor, and their answers, go over RDMA.
+
+        Args:
+            timeout: limit in seconds, the actor's start included.
+
+        Returns:
+            True once they do; False where that cannot be: no device on one side, a dead actor, or not in
+            time.  Calls then go on over the socket; `_transport` says why.
+        """
+        client = current.client or engine()
+        return client.rdma.pipes.init(self._core.actor_id, timeout)
+
+    @property
+    def _transport(self) -> tuple[str, str]:
+        """("rdma", "") or ("socket", why not RDMA): how calls to the actor travel."""
+        client = current.client or engine()
+        return client.rdma.pipes.path(self._core.actor_id)
+
     def __dir__(self) -> list[str]:
         return sorted(self._core.meta.methods)
 

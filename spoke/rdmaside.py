@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoke import wire
 from spoke.lead import Waiter
+from spoke.rdmapipes import Pipes
 from spoke.transport.rdma import Rdma
 
 if TYPE_CHECKING:
@@ -23,10 +24,22 @@ class RdmaSide:
         self._client = client
         self.lock = client.lock
         self.mover = Rdma(self, client.store)
-        self.handlers = dict.fromkeys(KINDS, self._on_message)
+        self.pipes = Pipes(client, self.mover.device)
+        self.handlers = {**dict.fromkeys(KINDS, self._on_message), **self.pipes.handlers}
 
     def _on_message(self, link: Any, message: list[Any], payload: Any) -> None:
         self.mover.on_message(link.peer, message)
+
+    def peer_lost(self, peer: bytes) -> None:
+        """First of all that is done about it: what it reads must not be freed while it can; lock held."""
+        self.mover.peer_lost(peer)
+        self.pipes.peer_lost(peer)
+
+    def close(self) -> None:
+        """The process leaves the cluster."""
+        with self.lock:
+            self.pipes.close()
+        self.mover.close()
 
     def open_link(self, process_id: bytes) -> None:
         self._client.check_open()

@@ -150,6 +150,12 @@ RDMA_CLOSE = next(_NEXT)
 # -- jobs, added later: agent -> hub
 JOBS_RUNNING = next(_NEXT)
 
+# -- process <-> process, calls over RDMA (core/rdma_calls.py)
+RDMA_PIPE = next(_NEXT)
+RDMA_PIPE_ACCEPT = next(_NEXT)
+RDMA_SWITCH = next(_NEXT)
+RDMA_PIPE_CLOSE = next(_NEXT)
+
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
 _NL = (list, type(None))
@@ -314,6 +320,12 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     RDMA_GRANT: ("RDMA_GRANT", (("lease_id", _I), ("places", _NL), ("reason", _S))),
     RDMA_DONE: ("RDMA_DONE", (("lease_ids", _L),)),
     RDMA_CLOSE: ("RDMA_CLOSE", (("number", _I), ("reason", _S))),
+    # address: of a pipe, 52 bytes; None with the reason why there is none
+    RDMA_PIPE: ("RDMA_PIPE", (("number", _I), ("address", _B))),
+    RDMA_PIPE_ACCEPT: ("RDMA_PIPE_ACCEPT", (("number", _I), ("address", _NB), ("reason", _S))),
+    # the sender's last frame by the socket
+    RDMA_SWITCH: ("RDMA_SWITCH", (("number", _I),)),
+    RDMA_PIPE_CLOSE: ("RDMA_PIPE_CLOSE", (("number", _I), ("reason", _S))),
 }
 
 # What a client says to the hub that a restarted hub must hear again if it is not on record; all else

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import spoke
 from spoke import _native, current
 from spoke.cluster_utils import Cluster
-from spoke.errors import ActorDiedError, RayDirectTransportError
+from spoke.errors import ActorDiedError, ActorUnavailableError, RayDirectTransportError
 
 MIB = 1 << 20
 
@@ -39,6 +40,25 @@ class Far:
 
     def state(self) -> Any:
         return model_state()
+
+    def echo(self, value: Any) -> Any:
+        self.kept.append(value)
+        return value
+
+    def seen(self) -> list[Any]:
+        return self.kept
+
+    def divide(self) -> float:
+        return 1 / 0
+
+    def count(self, end: int) -> Iterator[int]:
+        yield from range(end)
+
+    def die(self) -> None:
+        os._exit(3)
+
+    def pipe_messages(self) -> int:
+        return current.client.rdma.pipes.messages()  # type: ignore[union-attr]
 
     def digest(self, array: Any) -> tuple[int, int]:
         return int(array.astype(numpy.int64).sum()), array.nbytes
@@ -279,3 +299,59 @@ def test_readers_killed_at_random_points_free_what_they_held(nodes: None) -> Non
         time.sleep(0.05)
     assert (spoke.get(owner.make.remote(1, MIB)) == expected(1, MIB)).all()
     spoke.kill(owner)
+
+
+def test_calls_go_through_rings_and_so_do_their_answers(far: Any) -> None:
+    assert far._transport == ("socket", "init_rdma was not called")
+    refs = [far.echo.remote(index) for index in range(50)]
+    assert far.init_rdma(timeout=30.0) is True
+    assert far.init_rdma() is True
+    assert far._transport == ("rdma", "")
+    refs += [far.echo.remote(index) for index in range(50, 300)]
+    assert spoke.get(refs) == list(range(300))
+    assert spoke.get(far.seen.remote()) == list(range(300))  # in order, across the switch (CALL-2)
+    pipes = current.client.rdma.pipes  # type: ignore[union-attr]
+    written, answered = pipes.messages(), spoke.get(far.pipe_messages.remote())
+    assert written > 10 and answered > 10  # several calls share a slot
+    for size in (0, 1, 8000, 8192, 8193, 90_000):
+        assert spoke.get(far.echo.remote(b"x" * size)) == b"x" * size
+    with pytest.raises(ZeroDivisionError):
+        spoke.get(far.divide.remote())
+    assert (spoke.get(far.make.remote(3, MIB)) == expected(3, MIB)).all()
+    assert pipes.messages() > written
+    stream = far.count.options(num_returns="streaming").remote(20)
+    assert [spoke.get(ref) for ref in stream] == list(range(20))
+
+
+def test_a_channel_that_breaks_is_like_a_lost_link(far: Any) -> None:
+    assert far.init_rdma(timeout=30.0)
+    assert spoke.get(far.echo.remote(1)) == 1
+    _native.fake_rdma("fail", 12)
+    outcomes = []
+    for index in range(20):
+        try:
+            outcomes.append(spoke.get(far.echo.remote(index), timeout=60) == index)
+        except ActorUnavailableError:
+            outcomes.append(False)
+    assert False in outcomes and outcomes[-1] is True  # the actor lives, and is called by a new link
+    assert far._transport[0] == "socket"
+    assert far.init_rdma(timeout=30.0)
+    assert spoke.get(far.echo.remote(2)) == 2
+
+
+def test_the_death_of_the_callee_is_named_over_a_ring_too(far: Any) -> None:
+    assert far.init_rdma(timeout=30.0)
+    ref = far.die.remote()
+    with pytest.raises(ActorDiedError):
+        spoke.get(ref, timeout=60)
+    assert far.init_rdma(timeout=1.0) is False
+
+
+def test_no_channel_without_a_device(far: Any) -> None:
+    _native.fake_rdma("port", 0)
+    try:
+        assert far.init_rdma(timeout=10.0) is False
+        assert "port is down" in far._transport[1]
+        assert spoke.get(far.echo.remote(1)) == 1
+    finally:
+        _native.fake_rdma("port", 1)

@@ -8,6 +8,7 @@
 
 #include "check.h"
 #include "fake_verbs.h"
+#include "verbs_pipe.h"
 #include "verbs_reader.h"
 
 namespace {
@@ -286,9 +287,101 @@ void the_best_address_is_chosen() {
     CHECK(!spoke::choose_gid({ipv4}, 2, true, -1));
 }
 
+// -- pipes
+
+struct Pipes {
+    std::shared_ptr<Engine> engines[2] = {std::make_shared<Engine>(spoke::fake_verbs(), "", 0, -1),
+                                          std::make_shared<Engine>(spoke::fake_verbs(), "", 0, -1)};
+    std::unique_ptr<spoke::Pipe> ends[2];
+    std::string sent[2], got[2];
+
+    Pipes() {
+        for (int side = 0; side < 2; ++side) ends[side] = std::make_unique<spoke::Pipe>(engines[side]);
+        for (int side = 0; side < 2; ++side) ends[side]->connect(ends[1 - side]->address());
+    }
+    void send(int side, const std::string& text) {
+        const std::span<const char> pieces[2] = {{text.data(), text.size() / 3}, {text.data() + text.size() / 3, text.size() - text.size() / 3}};
+        CHECK(ends[side]->send(pieces) >= 0);
+        sent[side] += text;
+    }
+    void take(int side, size_t most) {
+        std::string part(std::min(ends[side]->pending(), most), 0);
+        CHECK(ends[side]->take(part.data(), part.size()) == part.size());
+        got[side] += part;
+    }
+    void settle() {
+        const auto deadline = std::chrono::steady_clock::now() + kLong;
+        while (got[0] != sent[1] || got[1] != sent[0]) {
+            for (int side = 0; side < 2; ++side) take(side, 1 << 20);
+            CHECK(std::chrono::steady_clock::now() < deadline);
+            std::this_thread::yield();
+        }
+    }
+};
+
+void pipes_carry_bytes_in_order(bool faults) {
+    if (faults) {
+        spoke::fake_script("rnr", 5);
+        spoke::fake_script("reorder", 2);
+        spoke::fake_script("delay", 50);
+    }
+    Pipes pipes;
+    std::mt19937 random(3);
+    for (int turn = 0; turn < 300; ++turn) {
+        const int side = static_cast<int>(random() % 2);
+        std::string text(random() % 10 == 0 ? random() % 200000 : random() % 300, 0);
+        for (char& byte : text) byte = static_cast<char>(random());
+        pipes.send(side, text);
+        if (random() % 3 == 0) pipes.take(static_cast<int>(random() % 2), random() % 5000);
+    }
+    if (faults) spoke::fake_script("reorder", 0);
+    pipes.settle();
+    spoke::fake_script("delay", 0);
+    // More than a ring, one way only: credits come back alone.
+    for (int turn = 0; turn < 500; ++turn) pipes.send(0, "call");
+    pipes.settle();
+}
+
+void a_ring_that_is_not_emptied_is_not_overwritten() {
+    Pipes pipes;
+    for (uint32_t count = 0; count < 3 * spoke::kSlots; ++count) pipes.send(0, std::string(100, static_cast<char>('a' + count % 26)));
+    std::this_thread::sleep_for(50ms);
+    CHECK(pipes.ends[0]->messages() == spoke::kSlots);  // the rest waits for credit
+    pipes.settle();
+}
+
+void a_pipe_ends_with_its_reason() {
+    Pipes pipes;
+    pipes.send(0, "first");
+    pipes.settle();
+    pipes.ends[1].reset();
+    const auto deadline = std::chrono::steady_clock::now() + kLong;
+    while (pipes.ends[0]->failure().empty()) {
+        CHECK(std::chrono::steady_clock::now() < deadline);
+        const std::span<const char> none[1] = {{"again", 5}};
+        pipes.ends[0]->send(none);
+        std::this_thread::sleep_for(1ms);
+    }
+    CHECK(contains(pipes.ends[0]->failure(), "RDMA WRITE failed: transport retry counter exceeded"));
+    Pipes lost;
+    spoke::fake_script("fatal", 0);
+    while (lost.ends[0]->failure().empty()) std::this_thread::sleep_for(1ms);
+    CHECK(contains(lost.ends[0]->failure(), "fatal"));
+    auto engine = std::make_shared<Engine>(spoke::fake_verbs(), "", 0, -1);
+    spoke::Pipe pipe(engine);
+    std::string address = pipe.address();
+    CHECK_THROWS(spoke::SysError, pipe.connect(address.substr(1)));
+    address.back() ^= 1;
+    CHECK_THROWS(spoke::SysError, pipe.connect(address));
+}
+
 }  // namespace
 
 int main() {
+    pipes_carry_bytes_in_order(false);
+    pipes_carry_bytes_in_order(true);
+    a_ring_that_is_not_emptied_is_not_overwritten();
+    a_pipe_ends_with_its_reason();
     reads_are_exact();
     order_and_delay_do_not_matter();
     keys_are_checked();
