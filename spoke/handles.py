@@ -142,6 +142,12 @@ class RemoteFunction:
         other._prepare()
         return other
 
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of a graph that stands for a call; see `spoke.dag`."""
+        from spoke.dag.nodes import FunctionNode
+
+        return FunctionNode(self, args, kwargs)
+
     def _remote(self, args: Any = (), kwargs: Any = None, **task_options: Any) -> Any:
         """`options` and `remote` in one call."""
         function = self.options(**task_options) if task_options else self
@@ -288,6 +294,17 @@ class ActorMethod:
             ValueError, TypeError: an unknown option, or a wrong value.
         """
         return ActorMethod(self._core, self._name, self._options.updated(options), self._signature)
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of a graph that stands for a call, one per return; see `spoke.dag`.
+
+        Raises:
+            TypeError: the arguments do not fit the method.
+        """
+        from spoke.dag.nodes import bind_method
+
+        self._signature.check(args, kwargs)
+        return bind_method(ActorHandle(self._core), self, args, kwargs)
 
     def _remote(self, args: Any = (), kwargs: Any = None, **options: Any) -> Any:
         """`options` and `remote` in one call."""
@@ -508,6 +525,12 @@ class ActorClass:
         other._options = self._options.updated(actor_options, self._cls.__name__)
         other._meta = None
         return other
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """A node of a graph that stands for a new actor; see `spoke.dag`."""
+        from spoke.dag.nodes import ClassNode
+
+        return ClassNode(self, args, kwargs)
 
     def _remote(self, args: Any = (), kwargs: Any = None, **actor_options: Any) -> ActorHandle:
         """`options` and `remote` in one call."""

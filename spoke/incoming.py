@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from spoke import wire
+from spoke.errors import ObjectLostError
 from spoke.submit import ARGS_SUFFIX, RETAINED_SUFFIX
 from spoke.values import Lease, has_blocks
 from spoke.wire import encode
@@ -64,6 +65,10 @@ class CallSource:
     # -- views
 
     def lease(self, object_id: bytes, owner: Any) -> Lease:
+        """For blocks of an argument; ObjectLostError where the caller, which kept them, is gone."""
+        link = self._link
+        if link is not None and self._client.links.by_conn.get(link.conn) is not link:
+            raise ObjectLostError.from_message("the caller that kept this call's arguments has died")
         lease = self._client.values.lease()
         self._leases.append((object_id, owner, lease))
         return lease

@@ -58,14 +58,19 @@ class Creation:
 
     def resolved(self, entry: Entry) -> None:
         self.waiting -= 1
-        if entry.status > 0 and not self.failed:
+        if entry.status > 0:
+            self.fail(entry)
+        elif self.waiting == 0 and not self.failed:
+            self.client.submitter.send_creation(self)
+
+    def fail(self, entry: Entry) -> None:
+        """An argument is an error: so is the actor."""
+        if not self.failed:
             self.failed = True
             payload = (entry.value or [b""])[0]
             info = {"cause": "an argument of its constructor failed"}
             self.client.calls.actors.on_state(self.actor_id, "DEAD", 0, None, info, payload)
             self.client.submitter.actor_moved(self.actor_id, "DEAD")
-        elif self.waiting == 0 and not self.failed:
-            self.client.submitter.send_creation(self)
 
 
 class Submitter:
@@ -185,6 +190,10 @@ class Submitter:
     def send_creation(self, creation: Creation) -> None:
         """All constructor arguments are there; lock held."""
         packed = creation.packed
+        for _, entry in (packed.slots or ()) if packed else ():
+            if entry.status != VALUE:  # its owner was lost while others were awaited
+                creation.fail(entry)
+                return
         parts: list[Any] = packed.parts if packed else []
         slots = self._wire_slots(packed.slots) if packed and packed.slots else None
         args_owner = creation.actor_id + CREATION_ARGS if packed and packed.blocks else None
@@ -302,7 +311,13 @@ class Submitter:
         client = self._client
         extra = None
         if call.args or call.slots or call.options:
-            slots = self._wire_slots(call.slots) if call.slots else None
+            slots = None
+            if call.slots:
+                for _, entry in call.slots:
+                    if entry.status != VALUE:  # its owner was lost while the call was queued
+                        client.calls.fail(call, entry.status, entry.value or [])
+                        return
+                slots = self._wire_slots(call.slots)
             extra = [call.args, slots, call.options]
             if slots or (call.args and (len(call.args) > 1 or type(call.args[0]) is not bytes)):
                 self._share(link, call)

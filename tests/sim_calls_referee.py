@@ -104,7 +104,7 @@ class Referee:
             for object_id in object_ids:
                 known = client.refs.entries.get(object_id)
                 if known is None or known.owner is not None:
-                    assert object_id in self.tainted or self._doomed(peer), (
+                    assert object_id in self.tainted or self._known_to_doomed(object_id), (
                         f"REF-1: {object_id.hex()} was freed at {self.freed.get(object_id)} on its way"
                     )
             borrow(peer, object_ids)
@@ -146,6 +146,14 @@ class Referee:
         for process_id, proc in self.procs.items():
             if proc.alive and self.held.get((process_id, object_id)) and not self._doomed(process_id):
                 self.failures.append(f"REF-1: {object_id.hex()} is freed while {proc} holds a ref")
+
+    def _known_to_doomed(self, object_id: bytes) -> bool:
+        """Whether a process that is about to be killed knows the object, and may have passed it on."""
+        return any(
+            self._doomed(process_id)
+            for process_id, proc in self.procs.items()
+            if object_id in proc.client.refs.entries
+        )
 
     def _doomed(self, process_id: bytes) -> bool:
         """The hub has ended the actor of this process: it is about to be killed."""

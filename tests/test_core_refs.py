@@ -13,6 +13,7 @@ import pytest
 from spoke import codec, wire
 from spoke.core.calls import Call, CallTable
 from spoke.core.refs import EXCEPTION, PENDING, SYSTEM, VALUE, Entry, RefTable
+from spoke.errors import ObjectLostError
 from spoke.incoming import CallSource, open_args
 from spoke.links import Link
 from spoke.replies import Replies
@@ -113,6 +114,17 @@ def test_the_owners_death_ends_every_wait_and_every_pin() -> None:
     refs.out = []
     refs.drop(entry)
     assert sent(refs) == [] and not refs.entries, "nobody is left to return it to"
+
+
+@pytest.mark.parametrize(("part", "status"), [(b"inline", VALUE), ([b"n" * 28, OWNER, 1, 0, 9], SYSTEM)])
+def test_MEM_2_blocks_are_not_read_after_their_owner_is_lost(part: Any, status: int) -> None:
+    """Where only the link broke, the owner frees them and writes there again."""
+    refs = RefTable()
+    entry = refs.meet(OBJECT, ELSEWHERE)
+    entry.local += 1
+    refs.on_value(OWNER, OBJECT, VALUE, [b"body", part])
+    refs.on_peer_lost(OWNER, LOST)
+    assert entry.status == status
 
 
 def test_what_a_value_contains_lives_as_long() -> None:
@@ -371,6 +383,24 @@ def test_a_call_that_was_answered_meanwhile_is_not_sent_again(side: Tables) -> N
     for call in (moved, answered):
         submitter.send(side.link, call)
     assert side.said == []
+
+
+def test_MEM_2_blocks_of_a_dead_callers_arguments_are_not_read(side: Tables) -> None:
+    """A call can wait in an actor's queue for longer than its caller lives, which kept its arguments."""
+    source = CallSource(side, side.link, bytes(24))  # type: ignore[arg-type]
+    source.lease(OBJECT, HERE)
+    del side.by_conn[1]
+    with pytest.raises(ObjectLostError, match="caller"):
+        source.lease(OBJECT, HERE)
+
+
+def test_an_argument_whose_owner_was_lost_in_the_queue_fails_the_call(side: Tables) -> None:
+    argument = put(side.refs, OBJECT)
+    call = side.submitted(1, argument)
+    call.slots = [(0, argument)]
+    argument.status, argument.value = SYSTEM, LOST
+    Submitter(side).send(side.link, call)  # type: ignore[arg-type]
+    assert side.said == [] and side.calls.out == [("done", call, SYSTEM, LOST)]
 
 
 def test_nothing_is_handed_over_a_link_that_is_gone(side: Tables) -> None:

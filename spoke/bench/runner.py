@@ -22,6 +22,7 @@ from spoke import config
 
 from . import gangs as gangs  # these register their workloads themselves
 from . import handover as handover
+from . import surroundings as surroundings
 from .budget import TARGETS
 from .floors import FLOORS
 from .workloads import MARK, WORKLOADS, Workload, cluster_processes

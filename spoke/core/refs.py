@@ -56,6 +56,10 @@ class Entry:
         return f"Entry({self.id.hex()[:16]}, {owner}, local={self.local}, status={self.status})"
 
 
+def _in_blocks(parts: list[Any] | None) -> bool:
+    return any(type(part) is not bytes for part in parts or ())
+
+
 class RefTable:
     """All entries of one process.  Not thread safe: the shell holds its lock."""
 
@@ -243,6 +247,9 @@ class RefTable:
             entry.local += 1
             if entry.unconfirmed:
                 self._confirm(entry)
+            if entry.status == VALUE and _in_blocks(entry.value):
+                # Memory of the dead goes, and an owner that only the network took away reuses it.
+                entry.status, entry.value = SYSTEM, owner_died
             self.resolve(entry, SYSTEM, owner_died)
             self.drop(entry)
 

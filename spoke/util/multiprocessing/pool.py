@@ -131,13 +131,15 @@ class AsyncResult:
             if self._done:
                 return
             try:
-                results = list(itertools.chain.from_iterable(api.get(self._refs, timeout=timeout)))
+                chunks = api.get(self._refs, timeout=timeout)
             except GetTimeoutError:
                 raise
             except RayError as error:
                 self._error = error
             else:
-                self._error = next((item.error() for item in results if type(item) is Failure), None)
+                results = list(itertools.chain.from_iterable(found for _, found in chunks))
+                if any(failed for failed, _ in chunks):
+                    self._error = next(item.error() for item in results if type(item) is Failure)
                 self._value = results[0] if self._single and results else results
             self._done = True
             self._refs = []
@@ -192,7 +194,7 @@ class IMapIterator:
 
     def _results(self, ref: Any, timeout: float | None) -> list[Any]:
         try:
-            found: list[Any] = api.get(ref, timeout=timeout)
+            found: list[Any] = api.get(ref, timeout=timeout)[1]
         except GetTimeoutError:
             raise TimeoutError from None
         except RayError as error:

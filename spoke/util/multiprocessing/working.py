@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from functools import partial
+from itertools import starmap
 from typing import Any, Final, NamedTuple
 
 from spoke import codec
@@ -61,8 +64,8 @@ class PoolActor:
     def ping(self) -> None:
         """Nothing: to learn whether the process lives."""
 
-    def run(self, how: int, blob: bytes, keep: bool, items: list[Any]) -> list[Any]:
-        """Results of a chunk in order, a `Failure` for each item that raised."""
+    def run(self, how: int, blob: bytes, keep: bool, items: list[Any]) -> tuple[bool, list[Any]]:
+        """Whether any item raised, and results in order, a `Failure` for each that did."""
         func: Any = self._known.get(blob)
         if func is None and how != CALL:
             func = pickle.loads(blob)
@@ -70,17 +73,27 @@ class PoolActor:
                 if len(self._known) >= KNOWN_MAX:
                     self._known.clear()
                 self._known[blob] = func
+        if how == MAP:
+            calls: Iterator[Any] = map(func, items)
+        elif how == STAR:
+            calls = starmap(func, items)
+        elif how == CALL:
+            calls = starmap(_call, items)
+        else:
+            calls = starmap(partial(_call, func), items)
         results: list[Any] = []
-        for item in items:
+        failed = False
+        while len(results) < len(items):
+            error: BaseException = StopIteration()  # which ends an iteration without a word
             try:
-                if how == MAP:
-                    results.append(func(item))
-                elif how == CALL:
-                    results.append(item[0](*item[1], **item[2]))
-                elif how == STAR:
-                    results.append(func(*item))
-                else:
-                    results.append(func(*item[0], **item[1]))
-            except Exception as error:
+                results.extend(calls)
+            except Exception as raised:
+                error = raised
+            if len(results) < len(items):
                 results.append(Failure(error))
-        return results
+                failed = True
+        return failed, results
+
+
+def _call(func: Any, args: Any, kwargs: Any) -> Any:
+    return func(*args, **kwargs)

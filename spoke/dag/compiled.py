@@ -1,0 +1,455 @@
+"""A compiled graph at its driver: planned once, then fed and read over its own links."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator
+from typing import Any, Final
+
+from spoke import api, codec, current
+from spoke.dag.context import DAGContext
+from spoke.dag.links import Closed, Link, join, listen
+from spoke.dag.nodes import (
+    ClassMethodNode,
+    ClassNode,
+    DAGNode,
+    InputAttributeNode,
+    InputNode,
+    MultiOutputNode,
+    OutputNode,
+    _replaced,
+    input_value,
+)
+from spoke.dag.working import (
+    DRIVER,
+    INPUT,
+    Codec,
+    Failed,
+    Inbox,
+    Operation,
+    Plan,
+    Slot,
+    drop,
+    prepare,
+    slots_in,
+    start,
+)
+from spoke.errors import (
+    RayCgraphCapacityExceeded,
+    RayChannelError,
+    RayChannelTimeoutError,
+    RayTaskError,
+)
+
+READY_S: Final = 2.0  # for an actor to say that it lives, when a link broke
+NODES_ONLY: Final = "Compiled DAGs currently only support actor method nodes"
+
+
+class _Planner:
+    """Numbers the calls and processes of a graph, and says who takes what from whom."""
+
+    def __init__(self, root: DAGNode) -> None:
+        self.actors: list[Any] = [None]  # by process number; the driver first
+        self.calls: list[ClassMethodNode] = []  # by number, each after those it depends on
+        self.process: list[int] = []  # by call
+        self._number: dict[str, int] = {}
+        self.attributes: list[InputAttributeNode] = []
+        self.whole = False
+        self._visit(root)
+        outputs = root.get_args() if isinstance(root, MultiOutputNode) else (root,)
+        self.outputs = [self._slot(node) for node in outputs]
+        self.operations = [self._operation(number) for number in range(len(self.calls))]
+
+    def _visit(self, root: DAGNode) -> None:
+        seen: dict[str, DAGNode] = {}
+        waiting: list[tuple[DAGNode, bool]] = [(root, False)]
+        while waiting:
+            node, entered = waiting.pop()
+            if entered:
+                self._add(node)
+            elif node.get_stable_uuid() not in seen:
+                seen[node.get_stable_uuid()] = node
+                waiting.append((node, True))
+                waiting.extend((child, False) for child in reversed(list(node.children())))
+
+    def _add(self, node: DAGNode) -> None:
+        if isinstance(node, InputAttributeNode):
+            self.attributes.append(node)
+        elif isinstance(node, ClassMethodNode) and node.method is not None:
+            if node.method._core.meta.is_async:
+                raise ValueError(f"a compiled graph cannot call {node!r}: its actor is an async one")
+            actor = node.actor
+            if actor not in self.actors:
+                self.actors.append(actor)
+            self._number[node.get_stable_uuid()] = len(self.calls)
+            self.calls.append(node)
+            self.process.append(self.actors.index(actor))
+        elif isinstance(node, (ClassNode, ClassMethodNode)):
+            raise ValueError(
+                "Compiled DAGs can only bind methods to an actor that is already created with "
+                f"Actor.remote(), not to {node!r}"
+            )
+        elif not isinstance(node, (InputNode, MultiOutputNode, OutputNode)):
+            raise TypeError(f"{NODES_ONLY}, not {node!r}.")
+
+    def _slot(self, node: DAGNode) -> Slot:
+        if isinstance(node, InputNode):
+            self.whole = True
+            return Slot(DRIVER, INPUT)
+        if isinstance(node, InputAttributeNode):
+            return Slot(DRIVER, INPUT, None, node.key, node.by_item)
+        if isinstance(node, OutputNode):
+            return self._slot(node.call)._replace(position=node.index)
+        if not isinstance(node, ClassMethodNode):
+            raise ValueError(f"{node!r} cannot be an output or an argument of a compiled graph")
+        number = self._number[node.get_stable_uuid()]
+        return Slot(self.process[number], number)
+
+    def _operation(self, number: int) -> Operation:
+        node = self.calls[number]
+        args = tuple(_replaced(value, self._slot) for value in node.get_args())
+        kwargs = {name: _replaced(value, self._slot) for name, value in node.get_kwargs().items()}
+        if not slots_in([*args, *kwargs.values()]):
+            raise ValueError(
+                "Compiled DAGs require each actor method node to take the InputNode or another node: "
+                f"{node!r} takes neither."
+            )
+        return Operation(number, node.get_method_name(), args, kwargs, ())
+
+    def plans(self, inflight: int, stored_above: int) -> list[Plan]:
+        """One per process but the driver's, which only feeds and reads."""
+        takers: dict[tuple[int, int], dict[int, None]] = {}
+        for number, operation in enumerate(self.operations):
+            for slot in slots_in([*operation.args, *operation.kwargs.values()]):
+                if slot.process != self.process[number]:
+                    takers.setdefault((slot.process, slot.number), {})[self.process[number]] = None
+        for slot in self.outputs:
+            if slot.process != DRIVER:
+                takers.setdefault((slot.process, slot.number), {})[DRIVER] = None
+        links = sorted({(giver, taker) for (giver, _), found in takers.items() for taker in found})
+        plans = []
+        for process in range(len(self.actors)):
+            mine = tuple(
+                operation._replace(takers=tuple(takers.get((process, operation.number), ())))
+                for operation in self.operations
+                if self.process[operation.number] == process
+            )
+            before = tuple(giver for giver, taker in links if taker == process)
+            after = tuple(taker for giver, taker in links if giver == process)
+            plans.append(Plan(process, mine, before, after, inflight, stored_above))
+        return plans
+
+
+def compile_graph(
+    root: DAGNode, enable_asyncio: bool, buffer_bytes: int | None, inflight: int | None
+) -> CompiledDAG:
+    """See `DAGNode.experimental_compile`."""
+    context = DAGContext.get_current()
+    planner = _Planner(root)
+    if not planner.calls:
+        raise ValueError("a compiled graph needs at least one call of an actor's method")
+    return CompiledDAG(
+        planner, isinstance(root, MultiOutputNode), enable_asyncio,
+        context.buffer_size_bytes if buffer_bytes is None else buffer_bytes,
+        context.max_inflight_executions if inflight is None else inflight, context,
+    )  # fmt: skip
+
+
+class CompiledDAG:
+    """A graph whose actors are linked; `execute` feeds it.  One that is dropped is torn down."""
+
+    def __init__(
+        self, planner: _Planner, several: bool, enable_asyncio: bool, stored_above: int, inflight: int,
+        context: DAGContext,
+    ) -> None:  # fmt: skip
+        self._id = os.urandom(16)
+        self._several = several
+        self._asyncio = enable_asyncio
+        self._inflight = inflight
+        self._context = context
+        self._outputs = planner.outputs
+        self._actors = planner.actors[1:]
+        self._positions = max((n.key + 1 for n in planner.attributes if isinstance(n.key, int)), default=0)
+        self._names = sorted({n.key for n in planner.attributes if isinstance(n.key, str) and not n.by_item})
+        self._whole = planner.whole
+        self._codec = Codec(inflight, stored_above)
+        self._lock = threading.Lock()
+        self._started = 0
+        self._read = 0  # executions whose results have all arrived
+        self._partial: dict[tuple[int, int], tuple[int, bytes]] = {}
+        self._results: dict[int, dict[tuple[int, int], tuple[int, bytes]]] = {}
+        self._wanted: dict[int, int] = {}  # refs of an execution that were neither taken nor dropped
+        self._closed = False
+        self._incoming: dict[int, Link] = {}
+        self._outgoing: dict[int, Link] = {}
+        self._link(planner.plans(inflight, stored_above))
+        self._inbox = Inbox(self._incoming)
+
+    def _link(self, plans: list[Plan]) -> None:
+        """Everybody listens, then everybody connects."""
+        assert current.client is not None
+        address = current.client.address
+        remote = len([node for node in api.nodes() if node["Alive"]]) > 1
+        secret = os.urandom(32)
+        names = [self._id + number.to_bytes(4, "little") for number in range(len(plans))]
+        sockets, mine = listen(names[DRIVER], address[2], remote)
+        try:
+            ready = [
+                actor.__ray_call__.remote(prepare, name, remote)
+                for actor, name in zip(self._actors, names[1:], strict=True)
+            ]
+            where = [(mine, address[1]), *api.get(ready)]
+            begun = []
+            for actor, plan, name in zip(self._actors, plans[1:], names[1:], strict=True):
+                begun.append(actor.__ray_call__.remote(start, name, secret, plan, _targets(plan, where)))
+            own = plans[DRIVER]
+            self._incoming, self._outgoing = join(
+                DRIVER, secret, sockets, list(own.before), _targets(own, where)
+            )
+            api.get(begun)
+        except BaseException:
+            for actor, name in zip(self._actors, names[1:], strict=True):
+                actor.__ray_call__.remote(drop, name)
+            raise
+        finally:
+            for sock in sockets:
+                sock.close()
+
+    # -- feeding
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Start an execution; a `CompiledDAGRef`, or a list of them for a `MultiOutputNode`.
+
+        Raises:
+            ValueError: the arguments are not those that the graph's input names.
+            RayCgraphCapacityExceeded: too many executions whose results were not taken.
+            RayChannelError, ActorDiedError: the graph is torn down, or an actor is dead.
+        """
+        if self._asyncio:
+            raise ValueError("Use execute_async if enable_asyncio=True")
+        refs = self._execute(args, kwargs, CompiledDAGRef)
+        return refs if self._several else refs[0]
+
+    async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
+        """As `execute`, with `CompiledDAGFuture` objects, which are awaited."""
+        if not self._asyncio:
+            raise ValueError("Use execute if enable_asyncio=False")
+        refs = self._execute(args, kwargs, CompiledDAGFuture)
+        return refs if self._several else refs[0]
+
+    def _execute(self, args: tuple[Any, ...], kwargs: dict[str, Any], kind: Any) -> list[Any]:
+        self._check_arguments(args, kwargs)
+        with self._lock:
+            self._check_open()
+            self._make_room()
+            self._codec.begin()
+            frame = self._codec.encode(input_value(args, kwargs))
+            try:
+                for link in self._outgoing.values():
+                    link.send(INPUT, *frame)
+            except Closed:
+                self._broken()
+            index = self._started
+            self._started += 1
+            self._wanted[index] = len(self._outputs)
+        return [kind(self, index, position) for position in range(len(self._outputs))]
+
+    def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        wanted = 1 if self._whole else self._positions
+        if self._whole or (self._positions and not self._names):
+            if len(args) != wanted or kwargs:
+                raise ValueError(
+                    f"dag.execute() or dag.execute_async() must be called with {wanted} positional args, "
+                    f"got {len(args)} and keywords {sorted(kwargs)}"
+                )
+            return
+        if len(args) != wanted and not (len(args) == 1 and not kwargs):
+            raise ValueError(
+                f"dag.execute() or dag.execute_async() must be called with {wanted} positional args, "
+                f"got {len(args)}"
+            )
+        missing = [name for name in self._names if name not in kwargs]
+        if missing and not (len(args) == 1 and not kwargs):
+            raise ValueError(f"dag.execute() or dag.execute_async() must be called with kwarg {missing[0]!r}")
+
+    def _make_room(self) -> None:
+        """Executions that nobody asks for any more make room; others do not."""
+        while self._started - self._read >= self._inflight and not self._wanted.get(self._read):
+            self._read_one(self._context.submit_timeout)
+        held = sum(1 for index in range(self._read, self._started) if self._wanted.get(index))
+        if max(held, self._started - self._read) >= self._inflight:
+            raise RayCgraphCapacityExceeded.from_message(
+                f"The compiled graph can't have more than {self._inflight} in-flight executions, and you "
+                f"currently have {self._started - self._read} in-flight executions. Retrieve an output using "
+                "ray.get before submitting more requests or increase `_max_inflight_executions`."
+            )
+
+    # -- reading
+
+    def _take(self, index: int, position: int, timeout: float | None) -> Any:
+        """One output of one execution."""
+        seconds = self._context.get_timeout if timeout is None else timeout
+        with self._lock:
+            while self._read <= index:
+                self._check_open()
+                self._read_one(seconds)
+            slot = self._outputs[position]
+            frame = self._results[index][slot.process, slot.number]
+        self.forget(index)
+        try:
+            value = Codec.decode(*frame)
+        except Failed as failed:
+            raise _error_of(failed.body) from None
+        return value if slot.position is None else value[slot.position]
+
+    def _read_one(self, seconds: float) -> None:
+        """All outputs of the next execution; what has arrived stays where it takes too long."""
+        for slot in self._outputs:
+            where = (slot.process, slot.number)
+            if where in self._partial:
+                continue
+            self._incoming[slot.process].wait_at_most(None if seconds < 0 else seconds)
+            try:
+                self._partial[where] = self._inbox.take(*where)
+            except TimeoutError:
+                raise RayChannelTimeoutError.from_message(
+                    f"no result of the compiled graph within {seconds:g} s: give get() a longer timeout, "
+                    "or -1 for none. Otherwise, this may indicate that the execution is hanging."
+                ) from None
+            except Closed:
+                self._broken()
+        if self._wanted.get(self._read):
+            self._results[self._read] = self._partial
+        self._partial = {}
+        self._read += 1
+
+    def forget(self, index: int) -> None:
+        """One output of an execution is needed no more."""
+        left = self._wanted.get(index, 0) - 1
+        if left > 0:
+            self._wanted[index] = left
+        else:
+            self._wanted.pop(index, None)
+            self._results.pop(index, None)
+
+    # -- the end
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RayChannelError.from_message("Channel closed.")
+
+    def _broken(self) -> None:
+        """A link ended though nobody tore the graph down: an actor is dead."""
+        self._close()
+        for actor in self._actors:
+            try:
+                api.get(actor.__ray_ready__.remote(), timeout=READY_S)
+            except TimeoutError:
+                continue  # busy, so it lives
+        raise RayChannelError.from_message("Channel closed.")
+
+    def _close(self) -> None:
+        self._closed = True
+        for link in [*self._incoming.values(), *self._outgoing.values()]:
+            link.close()
+
+    def teardown(self, kill_actors: bool = False) -> None:
+        """Unlink the actors, which live on unless `kill_actors`; may be called again."""
+        self._close()
+        if kill_actors:
+            for actor in self._actors:
+                api.kill(actor)
+
+    def get_id(self) -> str:
+        """An id of this graph."""
+        return self._id.hex()
+
+    @property
+    def is_teardown(self) -> bool:
+        """Whether `teardown` was called, or a link broke."""
+        return self._closed
+
+    def __del__(self) -> None:
+        if not self.__dict__.get("_closed", True):
+            self._close()
+
+
+class CompiledDAGRef:
+    """One output of one execution; ``get`` it once."""
+
+    def __init__(self, graph: CompiledDAG, index: int, position: int) -> None:
+        self._graph = graph
+        self._index = index
+        self._position = position
+        self._taken = False
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The value.
+
+        Args:
+            timeout: seconds; default as `DAGContext` says, -1 waits for ever.
+
+        Raises:
+            RayChannelTimeoutError: not there in time; it may be asked for again.
+            RayTaskError and the class of the user's exception: a method raised.
+            ValueError: it was taken before.
+        """
+        if self._taken:
+            raise ValueError(
+                "ray.get() can only be called once on a CompiledDAGRef, and it was already called."
+            )
+        try:
+            value = self._graph._take(self._index, self._position, timeout)
+        except RayChannelTimeoutError:
+            raise
+        except BaseException:
+            self._taken = True
+            raise
+        self._taken = True
+        return value
+
+    _compiled_get = get
+
+    def __reduce__(self) -> Any:
+        raise ValueError("CompiledDAGRef cannot be copied, deep copied, or pickled: get its value instead.")
+
+    def __copy__(self) -> Any:
+        return self.__reduce__()
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.__reduce__()
+
+    def __repr__(self) -> str:
+        return f"CompiledDAGRef({self._graph.get_id()}, execution_index={self._index})"
+
+    def __del__(self) -> None:
+        if not self.__dict__.get("_taken", True):
+            self._graph.forget(self._index)
+
+
+class CompiledDAGFuture:
+    """As `CompiledDAGRef`, to be awaited once."""
+
+    def __init__(self, graph: CompiledDAG, index: int, position: int) -> None:
+        self._ref = CompiledDAGRef(graph, index, position)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(None, self._ref.get).__await__()
+
+    def __reduce__(self) -> Any:
+        raise ValueError("CompiledDAGFuture cannot be pickled.")
+
+
+def _targets(plan: Plan, where: list[tuple[list[Any], bytes]]) -> dict[int, Any]:
+    """Addresses of those that a process gives to, and whether they are on its node."""
+    node = where[plan.process][1]
+    return {taker: (where[taker][0], where[taker][1] == node) for taker in plan.after}
+
+
+def _error_of(body: bytes) -> BaseException:
+    error: BaseException = codec.loads(body)
+    return error.as_instanceof_cause() if isinstance(error, RayTaskError) else error

@@ -1,0 +1,213 @@
+"""The links of a compiled graph: from process to process, for its values alone.
+
+A link is a unix socket between processes of one node, TCP between nodes.  Both ends prove that they
+know the graph's secret, which came to them by an ordinary call, before anything is read (SEC-1).
+Frames are ``u32 bytes | i32 number | u8 kind | pickle``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import socket
+import struct
+from typing import Any, Final
+
+VALUE: Final = 0  # a pickle
+ERROR: Final = 1  # a pickle of what was raised
+STORED: Final = 2  # a pickle of a ref to the value
+
+_HEADER: Final = struct.Struct("<IiB")
+_READ_BYTES: Final = 1 << 16
+SETUP_S: Final = 30.0
+
+
+class Closed(Exception):
+    """The other end is gone."""
+
+
+def listen(name: bytes, host: str, remote: bool) -> tuple[list[socket.socket], list[Any]]:
+    """Sockets that others of the graph connect to, and their addresses; TCP only where `remote`."""
+    local = socket.socket(socket.AF_UNIX)
+    local.bind(b"\0" + name)
+    local.listen(128)
+    sockets = [local]
+    addresses: list[Any] = [name]
+    if remote:
+        wide = socket.socket(socket.AF_INET)
+        wide.bind((host, 0))
+        wide.listen(128)
+        sockets.append(wide)
+        addresses.append([host, wide.getsockname()[1]])
+    return sockets, addresses
+
+
+def connect(addresses: list[Any], same_node: bool) -> Link:
+    """A link to one who listens, not proven yet."""
+    if same_node:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(SETUP_S)
+        sock.connect(b"\0" + addresses[0])
+    else:
+        sock = socket.create_connection(tuple(addresses[1]), SETUP_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return Link(sock)
+
+
+class Link:
+    """One end of a link; one thread sends and one receives."""
+
+    __slots__ = ("_buffer", "_sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = bytearray()
+
+    # -- values
+
+    def send(self, number: int, kind: int, body: bytes) -> None:
+        """One frame; Closed where nobody is there."""
+        try:
+            self._sock.sendall(_HEADER.pack(len(body), number, kind) + body)
+        except OSError as error:
+            raise Closed(str(error)) from None
+
+    def receive(self) -> tuple[int, int, Any]:
+        """``(number, kind, body)`` of the next frame; waits.
+
+        Raises:
+            Closed: there is none, and will be none.
+            TimeoutError: none within the time of `wait_at_most`; nothing is lost.
+        """
+        buffer, head = self._buffer, _HEADER.size
+        while True:
+            have = len(buffer)
+            if have >= head:
+                length, number, kind = _HEADER.unpack_from(buffer)
+                if have >= head + length:
+                    body = bytes(memoryview(buffer)[head : head + length])
+                    del buffer[: head + length]
+                    return number, kind, body
+            try:
+                data = self._sock.recv(_READ_BYTES)
+            except (BlockingIOError, TimeoutError):
+                raise TimeoutError from None
+            except OSError as error:
+                raise Closed(str(error)) from None
+            if not data:
+                raise Closed("the other end is closed")
+            buffer += data
+
+    def wait_at_most(self, seconds: float | None) -> None:
+        """How long `receive` waits; None for ever.  The kernel keeps the time: no call more per frame."""
+        whole = 0 if seconds is None else int(seconds)
+        micros = 0 if seconds is None else max(1, int((seconds - whole) * 1e6))
+        self._sock.setblocking(True)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", whole, micros))
+
+    def close(self) -> None:
+        """Both directions end; who waits at either end hears of it."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the other end was faster
+        self._sock.close()
+
+    # -- the proof
+
+    def write(self, data: bytes) -> None:
+        """Raw bytes, before the proof."""
+        self._sock.sendall(data)
+
+    def read(self, length: int) -> bytes:
+        """Raw bytes, before the proof."""
+        self._sock.settimeout(SETUP_S)
+        data = b""
+        while len(data) < length:
+            more = self._sock.recv(length - len(data))
+            if not more:
+                raise Closed("the other end closed the link during its proof")
+            data += more
+        self._sock.settimeout(None)
+        return data
+
+
+def proof(secret: bytes, role: bytes, *parts: bytes) -> bytes:
+    """What only one who knows the secret can say."""
+    return hmac.digest(secret, role + b"".join(parts), "sha256")
+
+
+def join(
+    me: int, secret: bytes, sockets: list[socket.socket], before: list[int], after: dict[int, Any]
+) -> Any:
+    """Link a process to those that it takes values from and those that it gives values to.
+
+    Every process goes through the same steps, and each step waits only for what others do in earlier
+    ones: connect, accept, challenge, answer.
+
+    Args:
+        me: the number of this process in the graph.
+        before: numbers of the processes that connect to this one.
+        after: for those that this one connects to, addresses and whether they are on this node.
+
+    Returns:
+        ``({number: link to take from}, {number: link to give to})``
+    """
+    made: list[Link] = []
+    try:
+        return _join(me, secret, sockets, before, after, made)
+    except BaseException:
+        for link in made:
+            link.close()
+        raise
+
+
+def _join(
+    me: int,
+    secret: bytes,
+    sockets: list[socket.socket],
+    before: list[int],
+    after: dict[int, Any],
+    made: list[Link],
+) -> Any:
+    outgoing = {}
+    for number, where in after.items():
+        outgoing[number] = connect(*where)
+        made.append(outgoing[number])
+    asked: list[tuple[Link, bytes]] = []
+    for _ in before:
+        link, nonce = Link(_accept(sockets)), os.urandom(32)
+        made.append(link)
+        link.write(nonce)
+        asked.append((link, nonce))
+    mine = os.urandom(32)
+    heard = {}
+    for number, link in outgoing.items():
+        heard[number] = link.read(32)
+        number_bytes = me.to_bytes(4, "little")
+        link.write(number_bytes + mine + proof(secret, b"giver", number_bytes, mine, heard[number]))
+    incoming = {}
+    for link, nonce in asked:
+        said = link.read(4 + 32 + 32)
+        if not hmac.compare_digest(said[36:], proof(secret, b"giver", said[:36], nonce)):
+            raise Closed("a process that does not know the graph's secret connected to it")
+        link.write(proof(secret, b"taker", said[4:36], nonce))
+        incoming[int.from_bytes(said[:4], "little")] = link
+    for number, link in outgoing.items():
+        if not hmac.compare_digest(link.read(32), proof(secret, b"taker", mine, heard[number])):
+            raise Closed("a process that does not know the graph's secret answers in its place")
+    if sorted(incoming) != sorted(before):
+        raise Closed(f"processes {sorted(incoming)} connected instead of {sorted(before)}")
+    return incoming, outgoing
+
+
+def _accept(sockets: list[socket.socket]) -> socket.socket:
+    import select
+
+    ready, _, _ = select.select(sockets, [], [], SETUP_S)
+    if not ready:
+        raise Closed(f"a process of the graph did not connect within {SETUP_S:g} s")
+    sock, _ = ready[0].accept()
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock

@@ -1,0 +1,239 @@
+"""Compiled graphs: values between actors, errors, deaths, idleness."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import spoke as ray
+from spoke.dag import InputNode, MultiOutputNode
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=4)
+    yield
+    ray.shutdown()
+
+
+@ray.remote(num_cpus=0)
+class Step:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def add(self, x: Any, y: Any = 1) -> Any:
+        self.calls += 1
+        return x + y
+
+    def both(self, pair: Any) -> Any:
+        return pair[0] + pair[1]["inner"]
+
+    @ray.method(num_returns=2)
+    def split(self, x: int) -> tuple[int, int]:
+        return x, -x
+
+    def inverse(self, x: float) -> float:
+        return 1 / x
+
+    def count(self) -> int:
+        return self.calls
+
+    def pid(self, *args: Any) -> int:
+        return os.getpid()
+
+    def die(self, x: int) -> None:
+        os._exit(3)
+
+    def sleep(self, seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+
+def chain(*methods: Any, **options: Any) -> Any:
+    with InputNode() as value:
+        node: Any = value
+        for method in methods:
+            node = method.bind(node)
+    return node.experimental_compile(**options)
+
+
+def test_many_executions_through_three_actors() -> None:
+    steps = [Step.remote() for _ in range(3)]
+    graph = chain(*(step.add for step in steps))
+    assert [ray.get(graph.execute(x)) for x in range(200)] == [x + 3 for x in range(200)]
+    ahead = [graph.execute(x) for x in range(10)]
+    assert ray.get(ahead) == [x + 3 for x in range(10)]
+    graph.teardown()
+    assert ray.get([step.count.remote() for step in steps]) == [210] * 3, "the actors live on"
+
+
+def test_one_actor_may_appear_twice_and_values_may_fan_out_and_in() -> None:
+    a, b = Step.remote(), Step.remote()
+    with InputNode() as value:
+        first = a.add.bind(value.left, value.right)
+        second = b.add.bind(first, first)
+        third = a.both.bind([first, {"inner": second}])
+        graph = MultiOutputNode([third, first, second]).experimental_compile()
+    for left in range(20):
+        assert ray.get(graph.execute(left=left, right=2)) == [3 * (left + 2), left + 2, 2 * (left + 2)]
+    graph.teardown()
+
+
+def test_parts_of_a_return() -> None:
+    a, b = Step.remote(), Step.remote()
+    with InputNode() as value:
+        plus, minus = a.split.bind(value)
+        graph = MultiOutputNode([b.add.bind(plus, minus), minus]).experimental_compile()
+    assert ray.get(graph.execute(4)) == [0, -4]
+    graph.teardown()
+
+
+def test_large_values_travel_as_objects_and_are_given_back() -> None:
+    numpy = pytest.importorskip("numpy")
+    a, b = Step.remote(), Step.remote()
+    graph = chain(a.add, b.add)
+    for value in range(30):
+        result = ray.get(graph.execute(numpy.full(1 << 20, value, numpy.uint8)))
+        assert result.shape == (1 << 20,) and result[-1] == value + 2
+        del result
+    assert ray.object_store_stats()["blocks"] <= 14, "those of the last executions at most"
+    graph.teardown()
+
+
+def test_an_error_is_the_result_and_the_graph_goes_on() -> None:
+    a, b = Step.remote(), Step.remote()
+    graph = chain(a.inverse, b.add)
+    with pytest.raises(ZeroDivisionError) as caught:
+        ray.get(graph.execute(0))
+    assert isinstance(caught.value, ray.exceptions.RayTaskError) and "in inverse" in str(caught.value)
+    assert ray.get(graph.execute(1)) == 2.0
+    graph.teardown()
+
+
+def test_CALL_3_the_death_of_an_actor_ends_every_wait_by_name() -> None:
+    a, b, c = (Step.remote() for _ in range(3))
+    graph = chain(a.add, b.die, c.add)
+    refs = [graph.execute(x) for x in range(3)]
+    with pytest.raises(ray.exceptions.ActorDiedError):
+        ray.get(refs[0])
+    for ref in refs[1:]:
+        with pytest.raises(ray.exceptions.RayChannelError):
+            ray.get(ref)
+    with pytest.raises(ray.exceptions.RayChannelError):
+        graph.execute(1)
+    assert ray.get(a.add.remote(1)) == 2, "the others live"
+
+
+def test_a_late_result_can_be_asked_for_again() -> None:
+    a = Step.remote()
+    graph = chain(a.sleep)
+    ref = graph.execute(0.5)
+    with pytest.raises(ray.exceptions.RayChannelTimeoutError):
+        ref.get(timeout=0.05)
+    assert ref.get(timeout=-1) == 0.5
+    with pytest.raises(ValueError, match="only be called once"):
+        ref.get()
+    graph.teardown()
+
+
+def test_refs_that_are_dropped_make_room() -> None:
+    a = Step.remote()
+    graph = chain(a.add, _max_inflight_executions=2)
+    for x in range(9):
+        graph.execute(x)
+    kept = [graph.execute(10), graph.execute(20)]
+    with pytest.raises(ray.exceptions.RayCgraphCapacityExceeded):
+        graph.execute(30)
+    assert ray.get(kept) == [11, 21]
+    graph.teardown()
+
+
+def test_awaiting() -> None:
+    a, b = Step.remote(), Step.remote()
+
+    async def run() -> list[int]:
+        graph = chain(a.add, b.add, enable_asyncio=True)
+        futures = [await graph.execute_async(x) for x in range(5)]
+        values = [await future for future in futures]
+        with pytest.raises(ValueError, match="execute_async"):
+            graph.execute(1)
+        graph.teardown()
+        return values
+
+    assert asyncio.run(run()) == [2, 3, 4, 5, 6]
+
+
+def test_no_stranger_gets_in() -> None:
+    """SEC-1: who cannot prove the graph's secret is not read."""
+    import socket
+
+    from spoke.dag.links import Closed, join, listen
+
+    name = os.urandom(16)
+    sockets, _ = listen(name, "127.0.0.1", False)
+    stranger = socket.socket(socket.AF_UNIX)
+    stranger.connect(b"\0" + name)
+    stranger.sendall(b"x" * 68)
+    with pytest.raises(Closed, match="does not know"):
+        join(0, b"secret", sockets, [1], {})
+    stranger.close()
+    for sock in sockets:
+        sock.close()
+
+
+def test_an_idle_graph_uses_no_cpu() -> None:
+    steps = [Step.remote() for _ in range(3)]
+    pids = [*ray.get([step.pid.remote() for step in steps]), os.getpid()]
+    graph = chain(*(step.add for step in steps))
+    ray.get(graph.execute(1))
+
+    def switches() -> int:
+        total = 0
+        for pid in pids:
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/status") as file:
+                    total += sum(int(line.split()[1]) for line in file if "ctxt_switches" in line)
+        return total
+
+    before = switches()
+    time.sleep(1.0)
+    assert switches() - before < 200, "whoever waits sleeps"
+    graph.teardown()
+
+
+def test_what_cannot_be_compiled() -> None:
+    a = Step.remote()
+    function = ray.remote(lambda x: x)
+    with InputNode() as value:
+        with pytest.raises(TypeError, match="actor method nodes"):
+            function.bind(value).experimental_compile()
+        with pytest.raises(ValueError, match="already created"):
+            Step.bind().add.bind(value).experimental_compile()
+        with pytest.raises(ValueError, match="InputNode"):
+            a.count.bind().experimental_compile()
+        with pytest.raises(ValueError, match="at least one"):
+            value.experimental_compile()
+        with pytest.raises(TypeError):
+            a.add.bind(1, 2, 3)
+
+
+def test_a_graph_that_is_dropped_is_torn_down() -> None:
+    a = Step.remote()
+    graph = chain(a.add)
+    assert ray.get(graph.execute(1)) == 2
+
+    def threads() -> list[str]:
+        import threading
+
+        return [thread.name for thread in threading.enumerate()]
+
+    assert "spoke-dag" in ray.get(a.__ray_call__.remote(lambda self: threads()))
+    del graph
+    deadline = time.monotonic() + 10
+    while "spoke-dag" in ray.get(a.__ray_call__.remote(lambda self: threads())):
+        assert time.monotonic() < deadline, "the actor's thread goes on"
