@@ -52,7 +52,6 @@ SWEEP_SOON_S = 0.05  # from a worker's end to the search for its orphans
 SWEEP_AGAIN_S = 5.0  # while orphans of live workers are left
 
 EXITS_KEPT = 1000  # reports of exits that a restarted hub is told again
-KEPT_LOGS = 200  # files of dead workers that are kept in a directory of our own
 
 
 class NodeSettings:
@@ -86,10 +85,13 @@ class NodeSettings:
 class Worker:
     """One live worker process."""
 
-    __slots__ = ("kill_timer", "out", "pid", "pidfd", "source", "streams", "worker_id")
+    __slots__ = ("kill_timer", "log_base", "pid", "pidfd", "source", "streams", "worker_id")
 
-    def __init__(self, worker_id: bytes, pid: int, pidfd: int, source: int, files: tuple[int, int]) -> None:
+    def __init__(
+        self, worker_id: bytes, pid: int, pidfd: int, source: int, log_base: str, files: tuple[int, int]
+    ) -> None:
         self.worker_id = worker_id
+        self.log_base = log_base
         self.pid = pid
         self.pidfd = pidfd
         self.source = source
@@ -108,7 +110,7 @@ class Agent:
         self._workers: dict[bytes, Worker] = {}
         self._starting: dict[bytes, int] = {}  # worker id -> KEEP, ASK or KILL once it is there
         self._nursery = nursery
-        self._old_logs: deque[str] = deque()
+        self._files = logs.LogFiles(settings.log_dir, settings.keep_logs)
         self._exits: deque[tuple[Any, ...]] = deque(maxlen=EXITS_KEPT)  # for a hub that missed them
         self._sequence = 0
         self._quiet_s = logs.BUSY_S
@@ -204,7 +206,7 @@ class Agent:
         env: dict[str, Any],
         cwd: str | None,
         gpu_ids: list[int] | None,
-        log_dir: str | None,
+        log_place: str | None,
     ) -> None:
         if worker_id in self._workers or worker_id in self._starting or self._closing:
             return
@@ -212,8 +214,8 @@ class Agent:
             self._could_not_start(worker_id, f"{limits.MAX_WORKERS_PER_NODE} workers run on this node")
             return
         try:
-            files = self._open_logs(worker_id, log_dir)
-        except OSError as error:
+            base, files = self._files.open(worker_id, log_place)
+        except (OSError, ValueError) as error:
             self._could_not_start(worker_id, f"no log file: {error}")
             return
         if "SPOKE_GANG_ID" in env:
@@ -223,11 +225,13 @@ class Agent:
         changes = self._changes(worker_id, env, gpu_ids)
 
         def done(pid: int, pidfd: int, error: str) -> None:
-            self._started(worker_id, files, pid, pidfd, error)
+            self._started(worker_id, base, files, pid, pidfd, error)
 
         self._nursery.start(Order(self._worker_config(worker_id), changes, cwd, files, done))
 
-    def _started(self, worker_id: bytes, files: tuple[int, int], pid: int, pidfd: int, error: str) -> None:
+    def _started(
+        self, worker_id: bytes, base: str, files: tuple[int, int], pid: int, pidfd: int, error: str
+    ) -> None:
         wish = self._starting.pop(worker_id)
         if error:
             text = logs.tail(files[1])
@@ -236,7 +240,7 @@ class Agent:
             self._could_not_start(worker_id, f"{error}\n{text}".rstrip())
             return
         source = self._loop.reactor.watch(pidfd)
-        worker = Worker(worker_id, pid, pidfd, source, files)
+        worker = Worker(worker_id, pid, pidfd, source, base, files)
         self._workers[worker_id] = worker
         self._loop.handle(source, lambda kind, meta, payload: self._exited(worker))
         if wish != KEEP:
@@ -280,18 +284,6 @@ class Agent:
             changes[name] = None if value is None else str(value)
         return changes
 
-    def _open_logs(self, worker_id: bytes, log_dir: str | None) -> tuple[int, int]:
-        # The hub names its own machine's directory; another machine has not got it.
-        folder = log_dir if log_dir and os.path.isdir(log_dir) else self._settings.log_dir
-        base = os.path.join(folder, f"worker-{worker_id.hex()}")
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        out = os.open(base + ".out", flags, 0o600)
-        try:
-            return out, os.open(base + ".err", flags, 0o600)
-        except OSError:
-            os.close(out)
-            raise
-
     def _stop_worker(self, worker_id: bytes, force: bool) -> None:
         worker = self._workers.get(worker_id)
         if worker is None:
@@ -319,7 +311,7 @@ class Agent:
         del self._workers[worker.worker_id]
         self._follow_worker(worker, final=True)
         tail = logs.tail(worker.streams[1][1])
-        self._put_away_logs(worker)
+        self._files.put_away(worker.log_base, (worker.streams[0][1], worker.streams[1][1]))
         self._forget(worker)
         self.segments.table.owner_died(worker.worker_id)
         self._sweep_soon()
@@ -368,16 +360,6 @@ class Agent:
                 wrote = True
                 self._emit((LOG_LINES, self._settings.node_id, worker.pid, name, stream, lines))
         return wrote
-
-    def _put_away_logs(self, worker: Worker) -> None:
-        base = os.path.join(self._settings.log_dir, f"worker-{worker.worker_id.hex()}")
-        for (_, fd, _), suffix in zip(worker.streams, (".out", ".err"), strict=True):
-            if os.fstat(fd).st_size == 0:
-                _unlink(base + suffix)
-            elif not self._settings.keep_logs:
-                self._old_logs.append(base + suffix)
-        while len(self._old_logs) > KEPT_LOGS:
-            _unlink(self._old_logs.popleft())
 
     # -- the end
 
@@ -434,11 +416,4 @@ def _signal_group(pid: int, number: int) -> None:
     try:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):  # gone, or only zombies are left
-        pass
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
         pass

@@ -232,7 +232,6 @@ class Daemon:
                 session=mine.session,
                 prestart=_first(mine.prestart, config.get("prestart_workers")),
                 head_node_id=mine.node_id,
-                log_dir=node.log_dir,
                 heartbeat_s=node.heartbeat_s,
                 node_dead_s=config.get("node_dead_s"),
                 idle_worker_s=config.get("worker_idle_s"),

@@ -5,11 +5,16 @@ again and again, often while something is written and rarely while nothing is, a
 lines.  Which task or actor printed is told by the worker in the stream itself: a line that begins with
 `MARK` names what the following lines belong to, and is not shown.  A reader that falls far behind
 skips, and says so (LIM-1); the file keeps everything.
+
+The files are ``worker-<id>.out`` and ``.err``, never shared.  Those of a gang's ranks stand in the gang's
+folder, with a link ``rank-<n>.out`` to the latest attempt of each rank.  Empty files go when their worker
+does; in a directory of our own, so do all but the latest.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from typing import Final
 
 from spoke import limits
@@ -21,6 +26,9 @@ BEHIND_BYTES: Final = 4 * 1024 * 1024  # further behind than this, the follower 
 BUSY_S: Final = 0.05  # between looks while something is written
 IDLE_S: Final = 0.5
 TAIL_BYTES: Final = 4096
+KEPT_LOGS: Final = 200  # files of dead workers that are kept in a directory of our own
+SUFFIXES: Final = (".out", ".err")
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def marker(name: str) -> bytes:
@@ -112,3 +120,85 @@ def prepare_dir(path: str) -> None:
         raise PermissionError(f"{path} belongs to another user")
     if not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(f"{path} cannot be written")
+
+
+class LogFiles:
+    """The files below one directory.
+
+    Args:
+        keep: the user named the directory; nothing that was written there is removed.
+    """
+
+    def __init__(self, root: str, keep: bool) -> None:
+        self._root = root
+        self._keep = keep
+        self._old: deque[str] = deque()
+
+    def open(self, worker_id: bytes, place: str | None) -> tuple[str, tuple[int, int]]:
+        """Make a worker's files: the path without suffix, and the two descriptors.
+
+        Args:
+            place: None, or folder and name of the link, such as ``gang-<id>/rank-0``.
+
+        Raises:
+            OSError: a file cannot be made.
+            ValueError: `place` is not of that form.
+        """
+        folder, label = _split(place)
+        directory = os.path.join(self._root, folder)
+        if folder:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        base = os.path.join(directory, f"worker-{worker_id.hex()}")
+        out = os.open(base + ".out", _FLAGS, 0o600)
+        try:
+            files = out, os.open(base + ".err", _FLAGS, 0o600)
+        except OSError:
+            os.close(out)
+            raise
+        if label:
+            for suffix in SUFFIXES:
+                link = os.path.join(directory, label + suffix)
+                unlink(link)
+                os.symlink(os.path.basename(base) + suffix, link)
+        return base, files
+
+    def put_away(self, base: str, files: tuple[int, int]) -> None:
+        """A worker is gone; its descriptors are still open."""
+        for fd, suffix in zip(files, SUFFIXES, strict=True):
+            if os.fstat(fd).st_size == 0:
+                self._remove(base + suffix)
+            elif not self._keep:
+                self._old.append(base + suffix)
+        while len(self._old) > KEPT_LOGS:
+            self._remove(self._old.popleft())
+
+    def _remove(self, path: str) -> None:
+        unlink(path)
+        directory, name = os.path.split(path)
+        if directory == self._root:
+            return
+        try:
+            for entry in os.listdir(directory):
+                link = os.path.join(directory, entry)
+                if os.path.islink(link) and os.readlink(link) == name:
+                    unlink(link)
+            os.rmdir(directory)
+        except OSError:
+            pass  # other files are there
+
+
+def _split(place: str | None) -> tuple[str, str]:
+    if place is None:
+        return "", ""
+    folder, _, label = place.partition("/")
+    if not all(part.replace("-", "").isalnum() and part.isascii() for part in (folder, label)):
+        raise ValueError(f"{place!r} is no place for log files")
+    return folder, label
+
+
+def unlink(path: str) -> None:
+    """Remove a file if it is there."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

@@ -56,14 +56,15 @@ def make_session_dir(session: str) -> str:
 
 def remove_session_dir(path: str) -> None:
     """Remove a session's directory, and the one above if it was the last."""
-    for name in os.listdir(path):
-        entry = os.path.join(path, name)
-        if os.path.isdir(entry) and not os.path.islink(entry):
-            for inner in os.listdir(entry):
-                os.unlink(os.path.join(entry, inner))
-            os.rmdir(entry)
-        else:
-            os.unlink(entry)
+    for directory, folders, files in os.walk(path, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(directory, name))
+        for name in folders:
+            entry = os.path.join(directory, name)
+            if os.path.islink(entry):
+                os.unlink(entry)
+            else:
+                os.rmdir(entry)
     os.rmdir(path)
     try:
         os.rmdir(os.path.dirname(path))

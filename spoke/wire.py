@@ -175,8 +175,9 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     # all GPUs that processes of ended workers, or unknown ones, hold: [[index, [pids]], ...]
     DEVICES_HELD: ("DEVICES_HELD", (("held", _L),)),
     HEARTBEAT: ("HEARTBEAT", (("sequence", _I),)),
-    # env: variables on top of the agent's; gpu_ids: devices to show, None = leave as inherited
-    SPAWN: ("SPAWN", (("worker_id", _B), ("env", _D), ("cwd", _NS), ("gpu_ids", _NL), ("log_dir", _NS))),
+    # env: variables on top of the agent's; gpu_ids: devices to show, None = leave as inherited;
+    # log_place: folder and name of its output below the agent's log directory, None = that directory
+    SPAWN: ("SPAWN", (("worker_id", _B), ("env", _D), ("cwd", _NS), ("gpu_ids", _NL), ("log_place", _NS))),
     STOP_WORKER: ("STOP_WORKER", (("worker_id", _B), ("force", _BOOL))),
     # code: exit code >= 0 or None, signal: number or 0; tail: last lines of stderr; memory: peak, bytes
     WORKER_EXIT: (

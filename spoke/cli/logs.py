@@ -84,7 +84,7 @@ def _files(
                 missing[node_id.hex()[:12]] = True
                 continue
             for suffix, mark in ((".out", ""), (".err", "!")):
-                path = os.path.join(directory, f"worker-{worker_id.hex()}{suffix}")
+                path = os.path.join(directory, f"gang-{ids[0].hex()}", f"worker-{worker_id.hex()}{suffix}")
                 found.append((path, f"[{one['rank']}{mark}]"))
     return found
 

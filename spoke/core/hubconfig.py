@@ -11,7 +11,7 @@ class HubConfig:
         session: name of the session, told to every client.
         prestart: idle workers kept ready per node; None: one per CPU, at most `prestart_max`.
         head_node_id: the head's node; None: the first node that joins.
-        log_dir, worker_cwd, worker_env: handed on in every SPAWN.
+        worker_cwd, worker_env: handed on in every SPAWN.
         node_dead_s: silence after which a node is declared dead.
         start_timeout_s: how long a worker may take to connect before it is killed.
         idle_worker_s: idle workers beyond the kept number are stopped after this.
@@ -31,7 +31,6 @@ class HubConfig:
         "heartbeat_s",
         "idle_special_max",
         "idle_worker_s",
-        "log_dir",
         "node_dead_s",
         "prestart",
         "prestart_max",
@@ -56,7 +55,6 @@ class HubConfig:
         prestart: int | None = None,
         prestart_max: int = 8,
         head_node_id: bytes | None = None,
-        log_dir: str | None = None,
         worker_cwd: str | None = None,
         worker_env: dict[str, str] | None = None,
         heartbeat_s: float = 1.0,
@@ -78,7 +76,6 @@ class HubConfig:
         self.prestart = prestart
         self.prestart_max = prestart_max
         self.head_node_id = head_node_id
-        self.log_dir = log_dir
         self.worker_cwd = worker_cwd
         self.worker_env = dict(worker_env or {})
         self.heartbeat_s = heartbeat_s

@@ -168,7 +168,7 @@ class Pool:
             env.update(holding.shape.env_vars)
             cwd = holding.shape.cwd or cwd
         gpus = None if key[1] is None else list(key[1])
-        s.send(node.node_id, wire.SPAWN, worker_id, env, cwd, gpus, s.config.log_dir)
+        s.send(node.node_id, wire.SPAWN, worker_id, env, cwd, gpus, _log_place(holding))
         s.wake_at(s.now + s.config.start_timeout_s)
 
     def worker_up(self, worker: Worker, address: wire.Address, pid: int) -> Holding | None:
@@ -348,3 +348,10 @@ class Pool:
 
 def _overlap(mine: Key, other: Key) -> bool:
     return bool(mine[1] and other[1] and any(index in other[1] for index in mine[1]))
+
+
+def _log_place(holding: Holding | None) -> str | None:
+    """The folder of a gang's output and the name in it for a rank; None for all others."""
+    if holding is None or holding.bundle is None or holding.bundle.group.gang is None:
+        return None
+    return f"gang-{holding.bundle.group.group_id.hex()}/rank-{holding.bundle.index}"
