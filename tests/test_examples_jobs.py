@@ -86,3 +86,19 @@ def test_f58_elastic_barrier() -> None:
 def test_f59_rl_weights_in_two_runs_that_do_not_see_each_other() -> None:
     assert rl_weights.train("one", players=2, rounds=3, size=1000) == (4500.0, 6)
     assert rl_weights.train("two", players=3, rounds=1, size=10) == (20.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("section", "lines"),
+    [
+        ("Jobs", ["SUCCEEDED 42", "['training'] 0"]),
+        ("Pools", ["[0, 1, 4, 9, 16]", "49 2"]),
+        ("Endpoints", ["3 [7]"]),
+    ],
+)
+def test_the_ten_lines_of_the_readme(section: str, lines: list[str], tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split(f"## {section}\n", 1)[1]
+    program = tmp_path / "program.py"
+    program.write_text(text.split("```python\n", 1)[1].split("```", 1)[0])
+    out = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=90, cwd=ROOT)
+    assert out.stdout.splitlines() == lines, out.stderr
