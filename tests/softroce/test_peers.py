@@ -29,15 +29,11 @@ def _unpacked(address: bytes) -> dict[str, Any]:
     return {"qpn": qpn, "psn": psn, "gid": ipaddress.IPv6Address(gid).exploded}
 
 
-@pytest.fixture
-def engine() -> _native.RdmaEngine:
-    return _native.RdmaEngine("system")
-
-
 class Granted:
     """A segment of Spoke's that the other program may read."""
 
-    def __init__(self, engine: _native.RdmaEngine, verbs: Any) -> None:
+    def __init__(self, verbs: Any) -> None:
+        engine = _native.RdmaEngine("system")
         created = _native.Segment.create("granted", SIZE)
         self.segment = _native.Segment.map(created.fd, SIZE, True)
         self.data = random.Random(7).randbytes(SIZE)
@@ -50,8 +46,8 @@ class Granted:
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 1), (4097, 100_001), (0, SIZE)])
-def test_it_reads_a_granted_block(engine: Any, far_verbs: Any, offset: int, length: int) -> None:
-    granted = Granted(engine, far_verbs)
+def test_it_reads_a_granted_block(far_verbs: Any, offset: int, length: int) -> None:
+    granted = Granted(far_verbs)
     answer = far_verbs.ask(
         do="read", addr=granted.region.address + offset, rkey=granted.region.rkey, length=length
     )
@@ -60,8 +56,8 @@ def test_it_reads_a_granted_block(engine: Any, far_verbs: Any, offset: int, leng
 
 
 @pytest.mark.parametrize("wrong", ["a wrong key", "past the end", "before the beginning", "a write"])
-def test_it_is_refused_what_was_not_granted(engine: Any, far_verbs: Any, wrong: str) -> None:
-    granted = Granted(engine, far_verbs)
+def test_it_is_refused_what_was_not_granted(far_verbs: Any, wrong: str) -> None:
+    granted = Granted(far_verbs)
     shift = {"past the end": 1, "before the beginning": -1}.get(wrong, 0)
     rkey = granted.region.rkey ^ (0x100 if wrong == "a wrong key" else 0)
     answer = far_verbs.ask(
@@ -73,16 +69,17 @@ def test_it_is_refused_what_was_not_granted(engine: Any, far_verbs: Any, wrong: 
     assert bytes(granted.segment.view(0, SIZE)) == granted.data, "not a byte was written"
 
 
-def test_after_the_lease_it_reads_nothing(engine: Any, far_verbs: Any) -> None:
-    granted = Granted(engine, far_verbs)
+def test_after_the_lease_it_reads_nothing(far_verbs: Any) -> None:
+    granted = Granted(far_verbs)
     request = {"addr": granted.region.address, "rkey": granted.region.rkey, "length": 4096}
     assert far_verbs.ask(do="read", **request)["status"] == 0
     granted.responder.close()
     assert far_verbs.ask(do="read", wait_s=5, **request)["status"] != 0
 
 
-def test_spoke_reads_its_memory(engine: Any, far_verbs: Any) -> None:
+def test_spoke_reads_its_memory(far_verbs: Any) -> None:
     far = far_verbs.ask(do="open", bytes=SIZE)
+    engine = _native.RdmaEngine("system")
     created = _native.Segment.create("landing", SIZE)
     landing = _native.Segment.map(created.fd, SIZE, True)
     region = engine.register_segment(landing)
