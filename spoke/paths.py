@@ -41,12 +41,12 @@ def _of_object(client: Any, entry: Any) -> Path:
 
 def _of_actor(client: Any, handle: ActorHandle) -> Path:
     core = handle._core
-    fast = getattr(client, "rdma_calls", None)
-    if fast is not None and fast.carries(core.actor_id):
+    name, why = handle._transport
+    if name == "rdma":
         return Path("rdma", "")
     channel = client.calls.actors.channels.get(core.actor_id)
     if channel is None or channel.address is None:
         return Path("pending", "")
     if channel.address[1] == client.node_id:
         return Path("unix", "")
-    return Path("tcp", "calls go over RDMA after handle.init_rdma()")
+    return Path("tcp", why or "calls go over RDMA after handle.init_rdma()")
