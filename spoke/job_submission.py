@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from spoke import config, current
+from spoke import absent, config, current
 from spoke.jobs.job import Job
 from spoke.jobs.line import AddressLine, EngineLine, Line
 from spoke.jobs.spec import build
@@ -311,3 +311,6 @@ def _details(row: dict[str, Any]) -> JobDetails:
         metadata=row["metadata"], runtime_env=row["runtime_env"], driver_node_id=node,
         driver_exit_code=row["exit_code"],
     )  # fmt: skip
+
+
+__getattr__ = absent.getter(__name__)

@@ -60,7 +60,6 @@ NO_EFFECT_INIT = {
     "configure_logging": "Spoke touches no logger",
     "logging_format": "Spoke touches no logger",
     "logging_config": "Spoke touches no logger",
-    "local_mode": "calls run in workers, as without it",
 }
 
 
