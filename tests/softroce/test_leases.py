@@ -50,17 +50,15 @@ class Bed:
         reader, responder = self.connect()
         order = list(range(SLICES))
         rng.shuffle(order)
-        operations = {
-            index: reader.read([
-                (
-                    self.target, self.target.address + index * SLICE,
-                    self.source.address + index * SLICE, self.source.rkey, SLICE,
-                )
-            ])
-            for index in order
-        }  # fmt: skip
+        strike = SLICES if careful else rng.randrange(SLICES)
+        operations = {}
+        for turn, index in enumerate(order):
+            if turn == strike:  # a broken owner's timer: the connection stays, the memory is another's
+                self.lent.write(0, [OTHER * (SLICE * SLICES)])
+            here, there = self.target.address + index * SLICE, self.source.address + index * SLICE
+            operations[index] = reader.read([(self.target, here, there, self.source.rkey, SLICE)])
         # While the reads are under way: all of them take some ten milliseconds on the emulated device.
-        time.sleep(rng.random() * (0.008 if careful else 0.002))
+        time.sleep(rng.random() * 0.008)
         kill_reader = careful and rng.random() < 0.25
         if kill_reader:
             reader.abort("killed")
