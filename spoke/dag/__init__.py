@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from spoke import absent
 from spoke.dag import nodes
 from spoke.dag.context import DAGContext
 from spoke.dag.nodes import (
@@ -54,4 +55,4 @@ def __getattr__(name: str) -> Any:
         from spoke.dag import compiled
 
         return getattr(compiled, name)
-    raise AttributeError(f"module 'spoke.dag' has no attribute {name!r}")
+    return absent.resolve(__name__, name)

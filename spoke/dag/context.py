@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from spoke import absent
+
 
 @dataclass
 class DAGContext:
@@ -30,3 +32,6 @@ class DAGContext:
         if DAGContext._current is None:
             DAGContext._current = DAGContext()
         return DAGContext._current
+
+
+__getattr__ = absent.getter(__name__)
