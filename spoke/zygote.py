@@ -76,6 +76,7 @@ def serve(control: _Socket, agent: int) -> bool:
 
 def _fork_again(control: _Socket, request: bytes, fds: list[int], agent: int) -> bool:
     """In the middle process: fork the worker, report it, end.  Returns in the worker only."""
+    middle = os.getpid()
     try:
         worker = os.fork()
     except OSError as error:
@@ -87,20 +88,26 @@ def _fork_again(control: _Socket, request: bytes, fds: list[int], agent: int) ->
             _answer(control, request, worker)
         finally:
             os._exit(0)
-    _become_worker(control, fds, agent)
+    os.setpgid(0, 0)
+    control.close()
+    if not adopted(middle, agent):
+        os._exit(1)  # the agent is gone
+    _become_worker(fds)
     return True
 
 
-def _become_worker(control: _Socket, fds: list[int], agent: int) -> None:
-    os.setpgid(0, 0)
-    control.close()
-    while os.getppid() != agent:
-        if os.getppid() == 1:
-            os._exit(1)  # the agent is gone
-        time.sleep(0.0002)  # the middle process has not ended yet
+def adopted(middle: int, agent: int) -> bool:
+    """Wait until the middle process has ended; whether the agent is the parent now, whose death ends this one.
+
+    A dead agent's orphans go to the next subreaper above it, which need not be process 1.
+    """
+    while os.getppid() == middle:
+        time.sleep(0.0002)
     _native.set_death_signal(SIGKILL)
-    if os.getppid() != agent:
-        os._exit(1)
+    return os.getppid() == agent
+
+
+def _become_worker(fds: list[int]) -> None:
     config, out, err = fds
     for ours, theirs in ((out, 1), (err, 2), (config, spawning.CONFIG_FD)):
         if ours != theirs:

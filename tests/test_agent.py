@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from spoke import _native, boot, lent, limits, logs, orphans, segments, spawning, wire
+from spoke import _native, boot, lent, limits, logs, orphans, segments, spawning, wire, zygote
 from spoke._native import Reactor, Segment
 from spoke.agent import Agent, NodeSettings
 from spoke.link import ServerHandshakes, connect
@@ -449,3 +449,12 @@ def test_LIM_1_reads_wait_for_a_slow_reader(client: tuple[Reactor, int], bench: 
             assert kind == 0 and len(payload) == 8 << 20
             got.append(wire.decode(meta)[1])
     assert got == list(range(40))
+
+
+@pytest.mark.timeout_s(20)
+def test_PROC_1_a_worker_whose_agent_died_before_it_was_adopted_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An orphan's parent is the nearest subreaper (here: any other process), which it must not wait for."""
+    monkeypatch.setattr(_native, "set_death_signal", lambda number: None)
+    nobody, dead_agent = -2, -3
+    assert not zygote.adopted(nobody, dead_agent)
+    assert zygote.adopted(nobody, os.getppid())

@@ -83,9 +83,10 @@ def test_infinite_amounts() -> None:
 
 
 def test_what_is_no_group() -> None:
-    for call in (lambda: InGroup("x"), lambda: remove_placement_group("x")):  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="a PlacementGroup is needed, not str"):
-            call()
+    with pytest.raises(TypeError, match="a PlacementGroup is needed, not str"):
+        InGroup("x")  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match="a PlacementGroup is needed, not str"):
+        remove_placement_group("x")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="non-empty"):
         get_placement_group("")
     with pytest.raises(ValueError, match="nope"):

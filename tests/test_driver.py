@@ -77,7 +77,9 @@ assert ray.get(ray.remote(lambda: 7).remote()) == 7
 print(time.perf_counter() - start)
 """
     best = min(float(run(code, tmp_path).stdout) for _ in range(4))
-    assert best < 0.5  # 0.13 s on an idle machine
+    start = time.perf_counter()
+    run("import asyncio, typing, multiprocessing", tmp_path)  # a floor that the same load slows down
+    assert best < 5 * (time.perf_counter() - start)
 
 
 def test_PROC_2_a_killed_daemon_leaves_no_directory(tmp_path: Path) -> None:

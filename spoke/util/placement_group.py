@@ -236,10 +236,10 @@ def remove_placement_group(placement_group: PlacementGroup) -> None:
     """Give a group's resources back; its tasks and actors are killed.  May be called twice.
 
     Raises:
-        TypeError: not a placement group.
+        AttributeError: not a placement group (Ray's type).
     """
     if not isinstance(placement_group, PlacementGroup):
-        raise TypeError(f"a PlacementGroup is needed, not {type(placement_group).__name__}")
+        raise AttributeError(f"a PlacementGroup is needed, not {type(placement_group).__name__}")
     client = current.client or engine()
     client.hub.remove_group(placement_group.id.binary())
 
