@@ -97,7 +97,7 @@ def _fork_again(control: _Socket, request: bytes, fds: list[int], agent: int) ->
 
 
 def adopted(middle: int, agent: int) -> bool:
-    """Wait until the middle process has ended; whether the agent is the parent now, whose death ends this one.
+    """Wait until the middle process has ended; whether the agent is the parent then, and tied to it.
 
     A dead agent's orphans go to the next subreaper above it, which need not be process 1.
     """
