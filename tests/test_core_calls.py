@@ -332,3 +332,16 @@ def test_an_idle_worker_that_owns_what_others_hold_is_not_stopped() -> None:
         hub.say(driver, wire.GIVE_BACK, grant[2], False)
     hub.pass_time(10, node)
     assert list(hub.hub.state.nodes[node].workers) == [owner]
+
+
+def test_news_older_than_the_loss_of_an_actor_do_not_fail_its_calls() -> None:
+    """The link ends before the hub's word that the constructor returned arrives: the death decides."""
+    calls = table()
+    calls.actors.on_state(ACTOR, "STARTING", 0, HOST, {}, b"")
+    calls.submit(call(1))
+    take(calls, "send")
+    calls.on_peer_lost(10.0, WORKER)
+    alive(calls)
+    assert [order for order in calls.out if order[0] == "done"] == []
+    calls.actors.on_state(ACTOR, "DEAD", 0, None, {}, b"")
+    assert [order[3][0] for order in calls.out if order[0] == "done"] == ["ActorDiedError"]

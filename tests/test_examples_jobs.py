@@ -92,7 +92,7 @@ def test_f59_rl_weights_in_two_runs_that_do_not_see_each_other() -> None:
     ("section", "lines"),
     [
         ("Jobs", ["SUCCEEDED 42", "['training'] 0"]),
-        ("Pools", ["[0, 1, 4, 9, 16]", "49 2"]),
+        ("Pools", ["[0, 1, 4, 9, 16]", "49 6"]),
         ("Endpoints", ["3 [7]"]),
     ],
 )

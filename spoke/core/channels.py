@@ -146,6 +146,8 @@ class ActorChannels:
             self._interrupted(channel)
             self._fail_dead(channel)
         elif state in ("STARTING", "ALIVE") and address is not None:
+            if not moved and actor_id in self.verdicts:
+                return  # said before the loss of this incarnation was known: its verdict is still to come
             if moved or channel.peer is None:
                 self._unlink(channel)
                 self._interrupted(channel)

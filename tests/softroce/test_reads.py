@@ -254,6 +254,7 @@ def _python_floor() -> float:
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
+        ours.close()  # else the end of the parent's is no end
         while theirs.recv(100):
             theirs.send(b"x" * 100)
         os._exit(0)
