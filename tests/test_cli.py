@@ -126,6 +126,8 @@ def test_block_stays_and_ends_by_interrupt(shell: Shell) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "spoke.cli", "start", "--head", "--port", "0", "--block"],
         env=shell.environment, stdout=subprocess.PIPE, text=True,
+        # A run in the background hands an ignored SIGINT down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None and process.stdout.readline().startswith("ready")
     (head,) = shell.records()
