@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -39,12 +40,15 @@ def run(
         **variables,
     }
     command = [python_of(client), str(HERE / "programs" / program), *arguments]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, errors="replace", cwd="/", timeout=280
-    )
-    left = _left(mark)
-    lines = [line[8:] for line in done.stdout.splitlines() if line.startswith("@result ")]
-    assert done.returncode == 0 and len(lines) == 1, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    # Files, not pipes: what a real Ray leaves running would hold a pipe open.
+    with tempfile.TemporaryFile("w+", errors="replace") as out, tempfile.TemporaryFile("w+", errors="replace") as err:
+        try:
+            done = subprocess.run(command, env=environment, stdout=out, stderr=err, cwd="/", timeout=280)
+        finally:
+            left = _left(mark)
+        stdout, stderr = (file.seek(0) or file.read() for file in (out, err))
+    lines = [line[8:] for line in stdout.splitlines() if line.startswith("@result ")]
+    assert done.returncode == 0 and len(lines) == 1, f"{stdout[-2000:]}\n{stderr[-4000:]}"
     assert engine != "spoke" or not left, f"left behind: {left}"
     found: dict[str, Any] = json.loads(lines[0])
     return found
