@@ -41,7 +41,7 @@ def run(
     }
     command = [python_of(client), str(HERE / "programs" / program), *arguments]
     # Files, not pipes: what a real Ray leaves running would hold a pipe open.
-    with tempfile.TemporaryFile("w+", errors="replace") as out, tempfile.TemporaryFile("w+", errors="replace") as err:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         try:
             done = subprocess.run(command, env=environment, stdout=out, stderr=err, cwd="/", timeout=280)
         finally:
