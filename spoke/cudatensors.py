@@ -45,7 +45,7 @@ class Driver:
         """
         from torch.multiprocessing.reductions import reduce_tensor
 
-        rebuild, arguments = reduce_tensor(tensor.detach())  # type: ignore[no-untyped-call]
+        rebuild, arguments = reduce_tensor(tensor.detach())  # type: ignore[no-untyped-call, unused-ignore]
         return self.uuid(tensor.device.index), (rebuild, arguments)
 
     def open(self, index: int, handle: Any) -> Any:
@@ -79,7 +79,7 @@ class Driver:
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         with torch.cuda.device(tensor.device):
             host.copy_(tensor, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call, unused-ignore]
             event.record()
             event.synchronize()
         return host

@@ -41,7 +41,7 @@ def gloo_available() -> bool:
         return False
     import torch.distributed as dist
 
-    return dist.is_available() and dist.is_gloo_available()
+    return bool(dist.is_available() and dist.is_gloo_available())
 
 
 def nccl_available() -> bool:
