@@ -159,6 +159,7 @@ class Client:
     def kill(self, actor_id: bytes, no_restart: bool) -> None:
         """End an actor at once; may be repeated."""
         with self.lock:
+            self.calls.actors.kill(actor_id, no_restart)
             self.hub.tell(wire.KILL_ACTOR, actor_id, no_restart, "it was killed by `ray.kill`")
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:

@@ -345,3 +345,53 @@ def test_news_older_than_the_loss_of_an_actor_do_not_fail_its_calls() -> None:
     assert [order for order in calls.out if order[0] == "done"] == []
     calls.actors.on_state(ACTOR, "DEAD", 0, None, {}, b"")
     assert [order[3][0] for order in calls.out if order[0] == "done"] == ["ActorDiedError"]
+
+
+# -- an actor that this process kills
+
+
+def test_calls_after_a_kill_never_reach_the_killed_incarnation() -> None:
+    calls = table()
+    alive(calls)
+    calls.submit(call(1))
+    take(calls, "send")
+    calls.actors.kill(ACTOR, True)
+    calls.submit(call(2))
+    alive(calls)  # said before the hub knew of the kill
+    assert take(calls, "send") == []
+    calls.actors.on_state(ACTOR, "DEAD", 0, None, {}, b"")
+    assert [order[3][0] for order in calls.out if order[0] == "done"] == ["ActorDiedError"] * 2
+
+
+def test_calls_after_a_kill_go_to_the_next_incarnation() -> None:
+    calls = table()
+    alive(calls)
+    calls.actors.kill(ACTOR, False)
+    later = call(2)
+    calls.submit(later)
+    alive(calls, 1, OTHER_HOST)
+    assert take(calls, "send") == [later]
+    calls.on_peer_lost(10.0, WORKER)  # the end of the killed one is no news of its successor
+    calls.submit(call(3))
+    assert len(take(calls, "send")) == 1
+    assert calls.next_deadline() is None
+
+
+def test_a_call_under_way_hears_of_the_lost_link_of_an_actor_killed_from_here() -> None:
+    calls = table()
+    alive(calls)
+    calls.submit(call(1))
+    take(calls, "send")
+    calls.actors.kill(ACTOR, True)
+    calls.on_peer_lost(10.0, WORKER)
+    calls.tick(10.0 + VERDICT_S)
+    assert [order[3][0] for order in calls.out if order[0] == "done"] == ["ActorUnavailableError"]
+
+
+def test_a_kill_that_allows_a_restart_of_an_actor_not_yet_placed_holds_nothing_back() -> None:
+    calls = table()
+    mine = call(1)
+    calls.submit(mine)
+    calls.actors.kill(ACTOR, False)
+    alive(calls)
+    assert take(calls, "send") == [mine]

@@ -18,7 +18,7 @@ class ActorChannel:
     """What this process knows of one actor, and its calls to it."""
 
     __slots__ = (
-        "actor_id", "address", "blocked", "incarnation", "inflight", "info", "name", "out_of_order",
+        "actor_id", "address", "blocked", "incarnation", "inflight", "info", "killed", "name", "out_of_order",
         "payload", "peer", "queue", "state", "verdict_by",
     )  # fmt: skip
 
@@ -27,6 +27,7 @@ class ActorChannel:
         self.name = ""
         self.state = "UNKNOWN"
         self.incarnation = 0
+        self.killed = -1  # the incarnation that this process has killed: no further call goes to it
         self.address: wire.Address | None = None
         self.peer: bytes | None = None
         self.queue: deque[Call] = deque()
@@ -127,6 +128,16 @@ class ActorChannels:
         channel.queue.appendleft(call)
         self.pump(call.key)
 
+    def kill(self, actor_id: bytes, no_restart: bool) -> None:
+        """This process kills the actor: later calls wait for its death or its next incarnation.
+
+        The hub's word takes longer than a call that goes to the worker directly.
+        """
+        channel = self.channels.get(actor_id)
+        if channel is not None and (no_restart or channel.peer is not None):
+            channel.killed = channel.incarnation
+            channel.peer = channel.address = None  # `by_peer` keeps it: calls under way hear of a lost link
+
     # -- the hub's word
 
     def on_state(
@@ -146,7 +157,7 @@ class ActorChannels:
             self._interrupted(channel)
             self._fail_dead(channel)
         elif state in ("STARTING", "ALIVE") and address is not None:
-            if not moved and actor_id in self.verdicts:
+            if not moved and (actor_id in self.verdicts or incarnation == channel.killed):
                 return  # said before the loss of this incarnation was known: its verdict is still to come
             if moved or channel.peer is None:
                 self._unlink(channel)
@@ -204,6 +215,8 @@ class ActorChannels:
 
     def on_peer_lost(self, now: float, peer: bytes) -> None:
         for channel in list(self.by_peer.pop(peer, {}).values()):
+            if channel.peer != peer and channel.killed != channel.incarnation:
+                continue  # killed from here, and restarted elsewhere since
             channel.peer = channel.address = None
             channel.verdict_by = now + VERDICT_S
             self.verdicts[channel.actor_id] = channel
