@@ -132,7 +132,7 @@ class Client:
             wire.BORROW: lambda link, m, p: self.refs.on_borrow(link.peer, m[1]),
             wire.RELEASE: lambda link, m, p: self.refs.on_release(link.peer, m[1]),
             wire.HELD: self._on_held,
-            wire.FREE_BLOCKS: lambda link, m, p: self.store.returned(link.peer, m[1]),
+            wire.FREE_BLOCKS: lambda link, m, p: self.store.returned(link.peer, m[1], m[2]),
             wire.NEED_FUNCTION: self.submitter.on_need_function,
             wire.SHARED: self.sharing.on_shared,
             wire.WELCOME: self._on_welcome,
@@ -344,17 +344,22 @@ class Client:
         for part in entry.value or ():
             if type(part) is not bytes:
                 blocks.setdefault(part[1], []).append(part)
+        forfeited = self.refs.forfeited
+        retire = bool(forfeited) and forfeited.pop(entry.id, False) is None
         for allocator, descriptors in blocks.items():
-            self.free_blocks(allocator, descriptors)
+            self.free_blocks(allocator, descriptors, retire)
 
-    def free_blocks(self, allocator: bytes, descriptors: list[Any]) -> None:
-        """Blocks that this process held a use of; lock held."""
+    def free_blocks(self, allocator: bytes, descriptors: list[Any], retire: bool = False) -> None:
+        """Blocks that this process held a use of; lock held.
+
+        `retire`: their memory must not be written again, as somebody may look at it unbeknown to us.
+        """
         if allocator == self.process_id:
-            self.store.release_described(descriptors)
+            self.store.release_described(descriptors, retire)
         else:
             self.hub.count_returned(allocator, descriptors)
             if allocator in self.links.by_peer:
-                self.tell(allocator, wire.FREE_BLOCKS, descriptors)
+                self.tell(allocator, wire.FREE_BLOCKS, descriptors, retire)
             else:
                 self.hub.tell_returned(allocator)
 

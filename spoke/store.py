@@ -330,8 +330,8 @@ class Store:
                 block.segment.lent.lent(peer)
         self._drain()
 
-    def returned(self, peer: bytes, descriptors: list[list[Any]]) -> None:
-        """`peer` needs these blocks no longer."""
+    def returned(self, peer: bytes, descriptors: list[list[Any]], retire: bool) -> None:
+        """`peer` needs these blocks no longer; `retire`: whom it lost may still look at them."""
         with self._lock:
             held = self._peers.get(peer, {})
             for _, _, segment_id, offset, _ in descriptors:
@@ -342,6 +342,7 @@ class Store:
                     if not held[key]:
                         del held[key]
                     block.segment.lent.returned(peer)
+                    block.segment.retired |= retire
                     self._release(block)
             if not held:
                 self._peers.pop(peer, None)
@@ -371,12 +372,13 @@ class Store:
         self._drain()
         return found
 
-    def release_described(self, descriptors: list[list[Any]]) -> None:
-        """Give up uses of own blocks by their descriptors."""
+    def release_described(self, descriptors: list[list[Any]], retire: bool) -> None:
+        """Give up uses of own blocks by their descriptors; `retire`: a lost peer may still look at them."""
         with self._lock:
             for _, _, segment_id, offset, _ in descriptors:
                 block = self._block_at(segment_id, offset)
                 if block is not None:
+                    block.segment.retired |= retire
                     self._release(block)
         self._drain()
 

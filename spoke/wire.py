@@ -259,7 +259,7 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     BORROW: ("BORROW", (("object_ids", _L),)),
     RELEASE: ("RELEASE", (("object_ids", _L),)),
     HELD: ("HELD", (("object_ids", _L),)),
-    FREE_BLOCKS: ("FREE_BLOCKS", (("blocks", _L),)),
+    FREE_BLOCKS: ("FREE_BLOCKS", (("blocks", _L), ("retire", _BOOL))),
     NEED_FUNCTION: ("NEED_FUNCTION", (("function_id", _B),)),
     FUNCTION: ("FUNCTION", (("function_id", _B),)),
     NEW_SEGMENT: ("NEW_SEGMENT", (("request_id", _I), ("bytes", _I))),

@@ -127,6 +127,21 @@ def test_MEM_2_blocks_are_not_read_after_their_owner_is_lost(part: Any, status: 
     assert entry.status == status
 
 
+@pytest.mark.parametrize(
+    ("part", "kept"), [(b"inline", False), ([ME, b"n" * 28, 1, 64, 99], True)], ids=["inline", "block"]
+)
+def test_MEM_2_a_lost_borrower_may_still_look_at_blocks(part: Any, kept: bool) -> None:
+    """Where only the link broke, it notices later than the owner: their memory is not written again."""
+    refs = RefTable()
+    entry = refs.own(OBJECT)
+    entry.local = 1
+    refs.resolve(entry, VALUE, [b"body", part], None)
+    refs.on_borrow(PEER, [OBJECT])
+    refs.drop(entry)
+    refs.on_peer_lost(PEER, LOST)
+    assert list(refs.freed) == [entry] and (OBJECT in refs.forfeited) == kept
+
+
 def test_what_a_value_contains_lives_as_long() -> None:
     refs = RefTable()
     inner = put(refs, INNER)

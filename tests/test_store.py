@@ -129,10 +129,10 @@ def test_REF_2_what_peers_hold_is_counted_where_the_agent_can_read_it() -> None:
     parts, blocks = bench.store.write(b"", [Raw(bytes(MIB)), Raw(bytes(MIB))])
     bench.store.lend(PEER, blocks)
     assert bench.lent() == 2
-    bench.store.returned(b"q" * 28, parts[1:])  # not its word
+    bench.store.returned(b"q" * 28, parts[1:], False)  # not its word
     assert bench.lent() == 2 and bench.store.stats()["blocks"] == 2
-    bench.store.returned(PEER, [parts[1]])
-    bench.store.returned(PEER, [parts[1]])  # a duplicate changes nothing
+    bench.store.returned(PEER, [parts[1]], False)
+    bench.store.returned(PEER, [parts[1]], False)  # a duplicate changes nothing
     assert bench.lent() == 1 and bench.store.stats()["blocks"] == 1
     bench.store.peer_lost(PEER)
     assert bench.lent() == 0 and bench.store.stats()["blocks"] == 0
@@ -154,6 +154,22 @@ def test_MEM_2_what_a_lost_peer_held_is_never_written_again() -> None:
     bench.store.release(second)
     assert bench.table.get(segment.segment_id) is None, "the memory goes back when nothing is used there"
     assert bytes(memoryview(reader)) == b"x" * MIB
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own", "lent"])
+def test_MEM_2_what_a_lost_borrower_may_look_at_is_never_written_again(own: bool) -> None:
+    """The owner of the object says so when it frees the block, wherever that lies."""
+    bench = Bench(segment_bytes=32 * MIB)
+    blocks = [bench.store.allocate(MIB) for _ in range(2)]
+    parts = [bench.store.describe(block) for block in blocks]
+    if own:
+        bench.store.release_described(parts[:1], True)
+    else:
+        bench.store.lend(PEER, blocks[:1])
+        bench.store.returned(PEER, parts[:1], True)
+    assert bench.store.allocate(MIB).segment is not blocks[0].segment
+    bench.store.release(blocks[1])
+    assert bench.table.get(parts[0][2]) is None
 
 
 def test_a_mapping_goes_with_its_segment_and_views_keep_their_bytes() -> None:
@@ -178,7 +194,7 @@ def test_empty_blocks_are_found_by_any_part_of_them() -> None:
         for start, end in ((0, 200_000), (5, 6), (199_999, 200_000)):
             parts, blocks = bench.store.write(b"", [Raw(whole[start:end])])
             assert blocks == [block] and parts[1][3:] == [block.offset + start, end - start]
-            bench.store.release_described(parts[1:])
+            bench.store.release_described(parts[1:], False)
     assert bench.store.copied_bytes == copied
     del view, whole, made, block, blocks
     gc.collect()

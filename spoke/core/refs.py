@@ -70,6 +70,7 @@ class RefTable:
         self.freed: deque[Entry] = deque()  # owned entries freed; the shell takes their blocks back
         self.borrowed_from: dict[Peer, dict[bytes, Entry]] = {}
         self.lent_to: dict[Peer, dict[bytes, Entry]] = {}
+        self.forfeited: dict[bytes, None] = {}  # objects in blocks that a lost borrower may still look at
 
     # -- making entries
 
@@ -242,6 +243,8 @@ class RefTable:
         for entry in list(self.lent_to.pop(peer, {}).values()):
             if entry.fetchers:
                 entry.fetchers = [other for other in entry.fetchers if other != peer]
+            if entry.status == VALUE and _in_blocks(entry.value):
+                self.forfeited[entry.id] = None
             self._returned(entry, peer)
         for entry in list(self.borrowed_from.pop(peer, {}).values()):
             entry.local += 1
