@@ -316,6 +316,22 @@ std::pair<int, int> spawn(const nb::list& argv, const nb::dict& env, nb::handle 
     return {child.pid, child.pidfd.release()};
 }
 
+pid_t fork_sibling() {
+    pid_t pid = -1;
+    PyOS_BeforeFork();
+    try {
+        pid = spoke::fork_sibling();
+    } catch (...) {
+        PyOS_AfterFork_Parent();
+        throw;
+    }
+    if (pid == 0)
+        PyOS_AfterFork_Child();
+    else
+        PyOS_AfterFork_Parent();
+    return pid;
+}
+
 nb::object reap(int pidfd) {
     const auto status = spoke::reap(pidfd);
     if (!status) return nb::none();
@@ -325,6 +341,7 @@ nb::object reap(int pidfd) {
 
 void bind_processes(nb::module_& module) {
     module.def("spawn", &spawn, "argv"_a, "env"_a, "cwd"_a.none(), "fds"_a, "death_signal"_a, "new_process_group"_a);
+    module.def("fork_sibling", &fork_sibling);
     module.def("reap", &reap, "pidfd"_a);
     module.def("become_subreaper", &spoke::become_subreaper);
     module.def("set_death_signal", &spoke::set_death_signal, "signal"_a);

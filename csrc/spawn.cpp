@@ -308,6 +308,25 @@ std::optional<ExitStatus> reap(int pidfd) {
 
 bool become_subreaper() { return ::prctl(PR_SET_CHILD_SUBREAPER, 1UL, 0UL, 0UL, 0UL) == 0; }
 
+pid_t fork_sibling() {
+    // What fork() of the C library does besides: it keeps the thread's id, and the list of its robust mutexes.
+    pid_t* thread_id = nullptr;
+    if (::prctl(PR_GET_TID_ADDRESS, &thread_id, 0UL, 0UL, 0UL) != 0 || thread_id == nullptr)
+        throw SysError(ENOSYS, "finding where the C library keeps the thread's id");
+    void* robust = nullptr;
+    size_t robust_size = 0;
+    const bool has_robust = ::syscall(SYS_get_robust_list, 0, &robust, &robust_size) == 0;
+    const auto flags = static_cast<unsigned long>(CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD);
+#if defined(__x86_64__)
+    const long pid = ::syscall(SYS_clone, flags, nullptr, nullptr, thread_id, 0UL);
+#else
+    const long pid = ::syscall(SYS_clone, flags, nullptr, nullptr, 0UL, thread_id);
+#endif
+    if (pid < 0) throw SysError(errno, "forking");
+    if (pid == 0 && has_robust) ::syscall(SYS_set_robust_list, robust, robust_size);
+    return static_cast<pid_t>(pid);
+}
+
 bool set_death_signal(int signal) {
     return ::prctl(PR_SET_PDEATHSIG, static_cast<unsigned long>(signal), 0UL, 0UL, 0UL) == 0;
 }

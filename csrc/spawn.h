@@ -45,6 +45,10 @@ std::optional<ExitStatus> reap(int pidfd);
 // Orphans below this process become its children.
 bool become_subreaper();
 
+// A copy of this process that is its sibling: its parent is this process's parent.  0 in the copy, its pid
+// here.  For processes of one thread only; the handlers of pthread_atfork do not run.
+pid_t fork_sibling();
+
 // This process gets `signal` when the thread that is its parent ends; 0: none.
 bool set_death_signal(int signal);
 

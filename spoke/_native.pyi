@@ -192,6 +192,13 @@ def spawn(
         OSError: with the errno of the step that failed in the child, such as FileNotFoundError.
     """
 
+def fork_sibling() -> int:
+    """As `os.fork`, but the copy's parent is this process's parent.  For processes of one thread only.
+
+    Raises:
+        OSError: there can be no copy; ENOSYS: the system does not offer what it takes.
+    """
+
 def reap(pidfd: int) -> tuple[int | None, int] | None:
     """``(exit code, 0)`` or ``(None, signal)`` of a child that ended, None while it runs."""
 

@@ -148,6 +148,10 @@ class Nursery:
         except OSError as error:
             order.done(0, -1, f"the worker process ended at once: {error}")
         else:
+            try:
+                os.setpgid(pid, pid)  # the worker does so itself, and may not have come to it
+            except OSError:
+                pass  # it has ended
             order.done(pid, pidfd, "")
 
     def _zygote_died(self) -> None:

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from spoke import context, current, forking, output, spawning, wire
-from spoke._native import Reactor
+from spoke._native import Reactor, set_title
 from spoke.client import Client
 from spoke.errors import AuthenticationError
 from spoke.execution import Executor
@@ -61,6 +61,7 @@ def main() -> None:
         from spoke import jobprocess
 
         jobprocess.main(config["job"])
+    set_title("spoke-worker")
     try:
         client = join(config)
     except (OSError, AuthenticationError) as error:

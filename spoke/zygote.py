@@ -8,19 +8,18 @@ The agent starts one zygote and sends it, over descriptor 4, one request per wor
     ◀── 8-byte number, 8-byte pid (or minus errno)
 
 Rules: the zygote has one thread, runs no code of the user but what Python's start runs, and holds no
-secret.  A worker is not its child: it forks twice, so that the worker becomes the child of the agent,
-which is its subreaper; so the agent reaps it, its death signal is tied to the agent, and a dead zygote
-takes nobody along.  The worker leads a process group before the agent learns its pid.
+secret.  A worker is its sibling, not its child (`_native.fork_sibling`): the agent reaps it, its death
+signal is tied to the agent, and a dead zygote takes nobody along.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 from _signal import SIGKILL  # type: ignore[import-not-found]  # a plain number: signal imports enum
 from _socket import CMSG_SPACE, SCM_RIGHTS, SOL_SOCKET
 from _socket import socket as _Socket
+from errno import ENOSYS
 
 from spoke import _native, spawning
 
@@ -63,51 +62,33 @@ def serve(control: _Socket, agent: int) -> bool:
             return False
         fds = _unpack_fds(ancillary)
         try:
-            middle = os.fork()
+            pid = _native.fork_sibling()
         except OSError as error:
-            _answer(control, request, -(error.errno or 1))
-        else:
-            if middle == 0:
-                return _fork_again(control, request, fds, agent)
-            os.waitpid(middle, 0)
+            if error.errno == ENOSYS:
+                return False  # so that the agent starts this one and all others by itself
+            pid = -(error.errno or 1)
+        if pid == 0:
+            control.close()
+            if not tied(agent):
+                os._exit(1)
+            _become_worker(fds)
+            return True
+        control.send(request + pid.to_bytes(NUMBER_BYTES, "little", signed=True))
         for fd in fds:
             os.close(fd)
 
 
-def _fork_again(control: _Socket, request: bytes, fds: list[int], agent: int) -> bool:
-    """In the middle process: fork the worker, report it, end.  Returns in the worker only."""
-    middle = os.getpid()
-    try:
-        worker = os.fork()
-    except OSError as error:
-        _answer(control, request, -(error.errno or 1))
-        os._exit(1)
-    if worker:
-        try:
-            os.setpgid(worker, worker)
-            _answer(control, request, worker)
-        finally:
-            os._exit(0)
-    os.setpgid(0, 0)
-    control.close()
-    if not adopted(middle, agent):
-        os._exit(1)  # the agent is gone
-    _become_worker(fds)
-    return True
-
-
-def adopted(middle: int, agent: int) -> bool:
-    """Wait until the middle process has ended; whether the agent is the parent then, and tied to it.
+def tied(agent: int) -> bool:
+    """Tie this process to its parent; whether that is the agent still.
 
     A dead agent's orphans go to the next subreaper above it, which need not be process 1.
     """
-    while os.getppid() == middle:
-        time.sleep(0.0002)
     _native.set_death_signal(SIGKILL)
     return os.getppid() == agent
 
 
 def _become_worker(fds: list[int]) -> None:
+    os.setpgid(0, 0)
     config, out, err = fds
     for ours, theirs in ((out, 1), (err, 2), (config, spawning.CONFIG_FD)):
         if ours != theirs:
@@ -115,11 +96,6 @@ def _become_worker(fds: list[int]) -> None:
     for fd in fds:
         if fd > spawning.CONFIG_FD:
             os.close(fd)
-    _native.set_title("spoke-worker")
-
-
-def _answer(control: _Socket, request: bytes, pid: int) -> None:
-    control.send(request + pid.to_bytes(NUMBER_BYTES, "little", signed=True))
 
 
 def _unpack_fds(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

@@ -453,8 +453,8 @@ def test_LIM_1_reads_wait_for_a_slow_reader(client: tuple[Reactor, int], bench: 
 
 @pytest.mark.timeout_s(20)
 def test_PROC_1_a_worker_whose_agent_died_before_it_was_adopted_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An orphan's parent is the nearest subreaper (here: any other process), which it must not wait for."""
+    """An orphan's parent is the nearest subreaper (here: any other process), which is not its agent."""
     monkeypatch.setattr(_native, "set_death_signal", lambda number: None)
-    nobody, dead_agent = -2, -3
-    assert not zygote.adopted(nobody, dead_agent)
-    assert zygote.adopted(nobody, os.getppid())
+    dead_agent = -3
+    assert not zygote.tied(dead_agent)
+    assert zygote.tied(os.getppid())
