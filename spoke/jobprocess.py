@@ -2,6 +2,7 @@
 
 Exit codes: 0 and a result; 1 and a pickled error for an exception; what `sys.exit` says; 70 when the
 function itself cannot be unpickled; 75 when its result cannot be kept; 79 when its health check failed.
+The result goes into the file that the configuration came in, which the agent holds open (`jobresult`).
 Nothing of Spoke but this module runs here: `spoke.init` joins the cluster when the function asks for it.
 """
 
@@ -14,20 +15,21 @@ import threading
 from typing import Any, Final, NoReturn
 
 from spoke import _native, codec, errorpack
+from spoke.jobresult import ERROR, VALUE, Result
 from spoke.limits import MAX_JOB_BLOB_BYTES
+from spoke.spawning import CONFIG_FD
 
 NO_FUNCTION: Final = 70
 NO_RESULT: Final = 75
 UNHEALTHY: Final = 79
-VALUE, ERROR = b"V", b"E"  # first byte of the result file
 
 
-def main(job: dict[str, Any]) -> NoReturn:
+def main(job: dict[str, Any], result_fd: int = CONFIG_FD) -> NoReturn:
     """Run the function of ``job["blob"]`` and end the process."""
     _native.set_title("spoke-job")
     code = 1
     try:
-        code = _run(job)
+        code = _run(job, Result(result_fd))
     except SystemExit as error:
         code = _code(error)
     except BaseException as error:  # KeyboardInterrupt and its like
@@ -59,13 +61,13 @@ def _code(error: SystemExit) -> int:
     return 1
 
 
-def _run(job: dict[str, Any]) -> int:
+def _run(job: dict[str, Any], result: Result) -> int:
     """The exit code."""
     sys.argv = ["spoke-job"]
     try:
         function, args, kwargs = codec.loads(job["blob"])
     except BaseException as error:
-        _write(job["result"], ERROR, errorpack.pack("the function of the job", error, 1))
+        _keep_error(result, errorpack.pack("the function of the job", error, 1))
         print(f"the function of the job cannot be unpickled here: {error!r}", file=sys.stderr)
         return NO_FUNCTION
     health = job.get("health") or {}
@@ -75,7 +77,7 @@ def _run(job: dict[str, Any]) -> int:
     try:
         value = function(*args, **kwargs)
     except Exception as error:
-        _write(job["result"], ERROR, errorpack.pack(name, error))
+        _keep_error(result, errorpack.pack(name, error))
         import traceback
 
         frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
@@ -87,19 +89,19 @@ def _run(job: dict[str, Any]) -> int:
             raise ValueError(
                 f"the result has {len(body)} bytes, more than {MAX_JOB_BLOB_BYTES}: write it to a file"
             )
+        result.write(VALUE, body)
     except Exception as error:
-        _write(job["result"], ERROR, errorpack.pack(name, error, 0))
+        _keep_error(result, errorpack.pack(name, error, 0))
         print(f"the result of the job cannot be kept: {error}", file=sys.stderr)
         return NO_RESULT
-    _write(job["result"], VALUE, body)
     return 0
 
 
-def _write(path: str, kind: bytes, body: bytes) -> None:
-    part = path + ".part"
-    with open(part, "wb") as file:
-        file.write(kind + body)
-    os.rename(part, path)
+def _keep_error(result: Result, packed: bytes) -> None:
+    try:
+        result.write(ERROR, packed)
+    except OSError:
+        pass  # the log has it
 
 
 def _watch(check: Any, health: dict[str, Any]) -> None:
@@ -125,7 +127,8 @@ def inside(directory: str) -> None:
     """In a container: the job of a directory that is mounted."""
     with open(os.path.join(directory, "job.blob"), "rb") as file:
         blob = file.read()
-    main({"blob": blob, "result": os.path.join(directory, "result")})
+    fd = os.open(os.path.join(directory, "result"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    main({"blob": blob}, fd)
 
 
 if __name__ == "__main__":

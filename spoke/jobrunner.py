@@ -21,12 +21,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke import _native, config, joblimits, jobports, orphans
+from spoke import _native, config, joblimits, jobports, jobresult, orphans
 from spoke.devices import visible_devices
 from spoke.jobkeeper import Keeper
 from spoke.joblogs import SOURCES, Output, Reader, start_offsets
 from spoke.jobruntimes import SHELL, Container, RuntimeMissing
-from spoke.limits import MAX_JOB_BLOB_BYTES
 from spoke.loop import Loop, Timer
 from spoke.nursery import Nursery, Order
 from spoke.wire import JOB_STATE, JOBS_RUNNING, LOG_CHUNK, READ_LOG, RUN_JOB, STOP_JOB
@@ -64,7 +63,7 @@ class Running:
         "ports",
         "process_id",
         "reason",
-        "result",
+        "result_fd",
         "source",
         "spec",
         "stop",
@@ -78,7 +77,7 @@ class Running:
         self.ports: dict[str, int] = {}
         self.outputs: dict[str, Output] = {}
         self.files: list[str] = []  # removed at the end
-        self.result = ""
+        self.result_fd = -1  # of a function
         self.directory = ""  # of a container
         self.container: list[str] = []  # command line that ends it
         self.cgroup: joblimits.Cgroup | None = None
@@ -187,8 +186,8 @@ class JobRunner:
         base = os.path.join(self._settings.log_dir, _file_name(one.job_id, one.number))
         for source, suffix in zip(SOURCES, (".out", ".err"), strict=True):
             one.outputs[source] = Output(base + suffix)
-        one.result = base + ".result"
-        one.files = [one.result, base + ".result.part", base + ".health"]
+        if one.spec.get("health") and not one.spec["health"].get("port"):
+            one.files = [base + ".health"]
         one.ports = self._ports.take(list(one.spec.get("ports") or []))
         self._look_soon()
 
@@ -222,8 +221,8 @@ class JobRunner:
         spec = one.spec
         health = dict(spec.get("health") or {})
         if health:
-            health["file"] = one.files[2]
-        job = {"blob": spec["blob"], "result": one.result, "health": health}
+            health["file"] = one.files[0] if one.files else ""
+        job = {"blob": spec["blob"], "health": health}
         configuration = {"job": job, "sys_path": spec.get("sys_path") or self._settings.sys_path}
         files = (one.outputs["stdout"].fd, one.outputs["stderr"].fd)
 
@@ -231,9 +230,12 @@ class JobRunner:
             if error:
                 self._could_not_start(one, error)
             else:
+                one.result_fd = order.config_fd
                 self._started(one, pid, pidfd)
 
-        self._nursery.start(Order(configuration, dict(self._environment(one)), spec.get("cwd"), files, done))
+        environment = dict(self._environment(one))
+        order = Order(configuration, environment, spec.get("cwd"), files, done, keep_config=True)
+        self._nursery.start(order)
 
     def _start_container(self, one: Running, kind: str) -> None:
         import tempfile
@@ -245,7 +247,8 @@ class JobRunner:
         if one.spec.get("blob") is not None:
             with open(os.path.join(one.directory, "job.blob"), "wb") as file:
                 file.write(one.spec["blob"])
-            one.result = os.path.join(one.directory, "result")
+            path = os.path.join(one.directory, "result")
+            one.result_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         argv = container.argv(name, one.spec, self._environment(one), one.ports, one.directory)
         one.container = container.kill_argv(name)
         self._spawn(one, argv, {**environment, orphans.VARIABLE: one.process_id.hex()}, None)
@@ -306,7 +309,7 @@ class JobRunner:
             self._knock(one, one.ports[health["port"]])
         else:
             try:
-                size = os.path.getsize(one.files[2])
+                size = os.path.getsize(one.files[0])
             except OSError:
                 size = 0
             self._healthy(one, size > one.health_bytes)
@@ -384,19 +387,12 @@ class JobRunner:
             exit_code = TIMEOUT_CODE
         elif one.cgroup is not None and one.cgroup.exceeded():
             reason = f"memory limit exceeded: {one.spec['memory']} bytes"
-        result = self._result_of(one)
+        result = jobresult.read(one.result_fd) if one.result_fd >= 0 else None
         self._finish(one)
         self._swept()
         if number and not reason:
             reason = f"killed by signal {number}"
         self._tell(one, "EXITED", code=exit_code, reason=reason, result=result)
-
-    def _result_of(self, one: Running) -> bytes | None:
-        try:
-            with open(one.result, "rb") as file:
-                return file.read(MAX_JOB_BLOB_BYTES + 65536)
-        except OSError:
-            return None
 
     def _finish(self, one: Running) -> None:
         """Give back what the attempt had, but for its output."""
@@ -408,6 +404,9 @@ class JobRunner:
             os.close(one.pidfd)
             one.pidfd = -1
             self._keeper.remove(one.pid)
+        if one.result_fd >= 0:
+            os.close(one.result_fd)
+            one.result_fd = -1
         self._end_container(one)
         if one.cgroup is not None:
             one.cgroup.remove()

@@ -27,7 +27,7 @@ _AT_START = ("LD_", "PYTHON", "MALLOC_", "GLIBC_", "LC_", "LANG", "ASAN_", "TSAN
 class Order:
     """One worker to be."""
 
-    __slots__ = ("changes", "config", "cwd", "done", "files")
+    __slots__ = ("changes", "config", "config_fd", "cwd", "done", "files", "keep_config")
 
     def __init__(
         self,
@@ -36,12 +36,28 @@ class Order:
         cwd: str | None,
         files: tuple[int, int],
         done: Done,
+        keep_config: bool = False,
     ) -> None:
         self.config = config
+        self.config_fd = -1  # with `keep_config`, when `done` is told of a process: the caller's to close
+        self.keep_config = keep_config
         self.changes = changes  # of the environment; None removes a variable
         self.cwd = cwd
         self.files = files  # standard output and error; stay the caller's
         self.done = done
+
+    def hold(self, config_fd: int) -> None:
+        """The process has the file of its configuration: close it, or keep it for the caller."""
+        if self.keep_config:
+            self.config_fd = config_fd
+        else:
+            os.close(config_fd)
+
+    def close(self) -> None:
+        """There is no process: nobody is handed the file."""
+        if self.config_fd >= 0:
+            os.close(self.config_fd)
+            self.config_fd = -1
 
 
 class Nursery:
@@ -92,15 +108,17 @@ class Nursery:
         try:
             self._control.sendmsg([number], pack_fds((config_fd, *order.files)))
         except OSError:  # it is busy beyond its queue, or gone
-            self._exec(order)
-        else:
-            self._waiting[number] = order
-        finally:
             os.close(config_fd)
+            self._exec(order)
+            return
+        self._waiting[number] = order
+        order.hold(config_fd)
 
     def close(self) -> None:
         """End the zygote.  Workers that it was about to start are orphans of this process, to be swept."""
         self._drop_zygote()
+        for order in self._waiting.values():
+            order.close()
         self._waiting.clear()
 
     def _exec(self, order: Order) -> None:
@@ -117,12 +135,12 @@ class Nursery:
             fds = [(out, 1), (err, 2), (config_fd, spawning.CONFIG_FD)]
             pid, pidfd = _native.spawn(spawning.worker_argv(), environment, order.cwd, fds, SIGKILL, True)
         except OSError as error:
-            order.done(0, -1, f"the worker process could not be started: {error}")
-        else:
-            order.done(pid, pidfd, "")
-        finally:
             if config_fd >= 0:
                 os.close(config_fd)
+            order.done(0, -1, f"the worker process could not be started: {error}")
+        else:
+            order.hold(config_fd)
+            order.done(pid, pidfd, "")
 
     def _read_answers(self) -> None:
         while self._control is not None:
@@ -141,11 +159,13 @@ class Nursery:
 
     def _born(self, order: Order, pid: int) -> None:
         if pid < 0:
+            order.close()
             order.done(0, -1, f"the worker process could not be started: {os.strerror(-pid)}")
             return
         try:
             pidfd = os.pidfd_open(pid)
         except OSError as error:
+            order.close()
             order.done(0, -1, f"the worker process ended at once: {error}")
         else:
             try:
@@ -159,6 +179,7 @@ class Nursery:
         self._drop_zygote()
         orders, self._waiting = list(self._waiting.values()), {}
         for order in orders:
+            order.close()
             self._exec(order)
 
     def _drop_zygote(self) -> None:

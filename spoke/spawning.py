@@ -58,15 +58,19 @@ def config_file(config: dict[str, Any]) -> int:
 def inherited_config() -> dict[str, Any]:
     """What the parent passed by `config_file`; to be called once, first thing.
 
+    The process of a job keeps the file, since its result goes there (`spoke.jobprocess`).
+
     Raises:
         OSError, ValueError: this process was not started by spoke.
     """
     size = os.fstat(CONFIG_FD).st_size
-    data = os.pread(CONFIG_FD, size, 0)
-    os.close(CONFIG_FD)
-    config = msgpack.unpackb(data, strict_map_key=False)
+    config = msgpack.unpackb(os.pread(CONFIG_FD, size, 0), strict_map_key=False)
     if not isinstance(config, dict):
         raise ValueError("the inherited configuration is not a table")
+    if "job" in config:
+        os.set_inheritable(CONFIG_FD, False)
+    else:
+        os.close(CONFIG_FD)
     return config
 
 

@@ -162,6 +162,7 @@ class Submissions:
     def _enqueue(self, job: Submitted, delay_s: float) -> None:
         s = self.s
         job.queued_at = s.now
+        job.request = Request([job.shape.place], s.now, [job.shape.hard], job.shape.locality)
         job.ready_at = s.now + delay_s
         if delay_s:
             s.wake_at(job.ready_at)
@@ -219,6 +220,8 @@ class Submissions:
         return View(node.node_id, visible(self.s, node, first).copy(), node.labels, jobs)
 
     def _request(self, members: list[Submitted]) -> Request:
+        if len(members) == 1 and members[0].request is not None:
+            return members[0].request
         return Request(
             [job.shape.place for job in members],
             members[0].queued_at,

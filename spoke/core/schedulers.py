@@ -41,9 +41,12 @@ class View:
 
 
 class Request:
-    """What waits: the needs of its members, since when, and where its data lie."""
+    """What waits: the needs of its members, since when, and where its data lie.
 
-    __slots__ = ("locality", "needs", "selectors", "since")
+    `key` is equal for requests that fit in the same places.
+    """
+
+    __slots__ = ("key", "locality", "needs", "selectors", "since")
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class Request:
         self.since = since
         self.selectors = selectors if selectors is not None else [()] * len(needs)
         self.locality = locality or {}
+        self.key = (*(tuple(need.items()) for need in needs), *self.selectors)
 
 
 Prefer = Callable[[Request, "list[View]"], "list[View]"]  # the nodes in order of preference
@@ -111,24 +115,19 @@ def _round(requests: Sequence[Request], nodes: list[View], now: float, prefer: P
     for index, request in enumerate(requests):
         if not nodes:
             break
-        key = _key(request)
-        if key in hopeless:
+        if request.key in hopeless:
             continue
         homes = _place(request, nodes, prefer)
         if homes is not None:
             starts.append((index, homes))
             continue
         if not request.locality:
-            hopeless[key] = True
+            hopeless[request.key] = True
         if now - request.since >= PATIENCE_S:
             kept = _could_hold(request, nodes)
             nodes = [view for view in nodes if view is not kept]
             hopeless.clear()
     return starts
-
-
-def _key(request: Request) -> tuple[object, ...]:
-    return (*(tuple(need.items()) for need in request.needs), *request.selectors)
 
 
 def _could_hold(request: Request, nodes: list[View]) -> View | None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from spoke.core.jobstates import PENDING, TERMINAL, Attempt, RetryBudget
 from spoke.core.ledger import Share
+from spoke.core.schedulers import Request
 from spoke.core.shape import Shape
 from spoke.core.state import Item, Node
 
@@ -17,8 +18,8 @@ class Submitted(Item):
 
     __slots__ = (
         "attempts", "budget", "children", "ending", "exit_code", "failures", "group", "message", "name",
-        "node", "number", "parent", "preemptions", "queued_at", "ready_at", "result", "shape", "share",
-        "spec", "state", "stopping", "submission_id", "version", "waiters",
+        "node", "number", "parent", "preemptions", "queued_at", "ready_at", "request", "result", "shape",
+        "share", "spec", "state", "stopping", "submission_id", "version", "waiters",
     )  # fmt: skip
 
     def __init__(self, submission_id: str, spec: dict[str, Any]) -> None:
@@ -39,6 +40,7 @@ class Submitted(Item):
         self.preemptions = 0
         self.queued_at = 0.0
         self.ready_at = 0.0  # not before this time: back-off
+        self.request: Request | None = None  # as the scheduler sees it while it waits, without its group
         self.node: Node | None = None
         self.share: Share | None = None
         self.result: bytes | None = None
