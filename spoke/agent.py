@@ -3,7 +3,8 @@
 It decides nothing: the hub says what to start and stop (SPAWN, STOP_WORKER), the agent does it and
 reports.  Rules:
 
-- `PROC-1`: every worker leads its own process group and dies with the daemon (death signal).
+- `PROC-1`: every worker leads its own process group and dies with the daemon (death signal), and what it
+  started with it (`keeper`).
 - A worker's end is reported only after its group was killed and it was reaped, so that the hub never
   gives away what a process still holds (GANG-3).
 - The group is killed before the leader is reaped: until then its process id cannot be another's.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from spoke import _native, config, limits, logs, orphans
 from spoke.device_watch import DeviceWatch
 from spoke.devices import visible_devices
+from spoke.keeper import Keeper
 from spoke.loop import Loop, Timer
 from spoke.nursery import Nursery, Order
 from spoke.segment_service import SegmentService
@@ -50,6 +52,8 @@ KEEP, ASK, KILL = range(3)  # what to do with a worker as soon as it is there
 
 SWEEP_SOON_S = 0.05  # from a worker's end to the search for its orphans
 SWEEP_AGAIN_S = 5.0  # while orphans of live workers are left
+
+KEEPER_S = 0.2  # from the agent's start to that of its keeper, which nothing is to wait for
 
 EXITS_KEPT = 1000  # reports of exits that a restarted hub is told again
 
@@ -110,6 +114,7 @@ class Agent:
         self._workers: dict[bytes, Worker] = {}
         self._starting: dict[bytes, int] = {}  # worker id -> KEEP, ASK or KILL once it is there
         self._nursery = nursery
+        self._keeper = Keeper(nursery.environment.get(orphans.AGENT_VARIABLE, ""))
         self._files = logs.LogFiles(settings.log_dir, settings.keep_logs)
         self._exits: deque[tuple[Any, ...]] = deque(maxlen=EXITS_KEPT)  # for a hub that missed them
         self._sequence = 0
@@ -138,6 +143,7 @@ class Agent:
         self.introduce()
         self._loop.after_s(mine.heartbeat_s, self._heartbeat)
         self._loop.after_s(logs.BUSY_S, self._follow)
+        self._loop.after_s(KEEPER_S, self._keeper.start)
 
     def introduce(self) -> None:
         """Say what this node is."""
@@ -179,7 +185,9 @@ class Agent:
         if self._jobs is None:
             from spoke.jobrunner import JobRunner
 
-            self._jobs = JobRunner(self._loop, self._settings, self._emit, self._nursery, self._sweep_soon)
+            self._jobs = JobRunner(
+                self._loop, self._settings, self._emit, self._nursery, self._sweep_soon, self._keeper
+            )
         return self._jobs
 
     def _heartbeat(self) -> None:
@@ -198,7 +206,7 @@ class Agent:
     def _spared(self) -> dict[int, bytes]:
         """The children that are no orphans."""
         jobs = self._jobs.pids() if self._jobs is not None else {}
-        return {**self.worker_pids(), **jobs, self._nursery.zygote_pid: b""}
+        return {**self.worker_pids(), **jobs, self._nursery.zygote_pid: b"", self._keeper.pid: b""}
 
     def _spawn(
         self,
@@ -242,6 +250,7 @@ class Agent:
         source = self._loop.reactor.watch(pidfd)
         worker = Worker(worker_id, pid, pidfd, source, base, files)
         self._workers[worker_id] = worker
+        self._keeper.add(pid)
         self._loop.handle(source, lambda kind, meta, payload: self._exited(worker))
         if wish != KEEP:
             self._stop_worker(worker_id, wish == KILL)
@@ -325,6 +334,7 @@ class Agent:
 
     def _forget(self, worker: Worker) -> None:
         """Close what this process holds open for a worker that is reaped."""
+        self._keeper.remove(worker.pid)
         self._loop.reactor.unwatch(worker.source)
         self._loop.forget(worker.source)
         os.close(worker.pidfd)
@@ -388,6 +398,7 @@ class Agent:
         self._workers.clear()
         if self._jobs is not None:
             self._jobs.close()
+        self._keeper.close()
         while orphans.sweep({}, everything=True) and time.monotonic() < deadline:
             time.sleep(0.002)
         self.segments.table.clear()

@@ -44,6 +44,7 @@ def start_zygote(argv: list[str], environment: dict[str, str]) -> tuple[int, int
 def main() -> None:
     """Entry of the daemon's process; the arguments are the paths that hold what it imports."""
     paths = sys.argv[1:]
+    os.environ["SPOKE_AGENT"] = os.urandom(8).hex()  # by which `spoke.keeper` knows what stems from here
     zygote = start_zygote([sys.executable, "-c", _BOOT, *paths], dict(os.environ))
     sys.path += paths
     from spoke.daemon import main as run

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoke import _native, config, joblimits, jobports, jobresult, orphans
 from spoke.devices import visible_devices
-from spoke.jobkeeper import Keeper
 from spoke.joblogs import SOURCES, Output, Reader, start_offsets
 from spoke.jobruntimes import SHELL, Container, RuntimeMissing
+from spoke.keeper import Keeper
 from spoke.loop import Loop, Timer
 from spoke.nursery import Nursery, Order
 from spoke.wire import JOB_STATE, JOBS_RUNNING, LOG_CHUNK, READ_LOG, RUN_JOB, STOP_JOB
@@ -99,6 +99,7 @@ class JobRunner:
     Args:
         emit: sends one message to the hub.
         swept: asks the agent to look for orphans soon.
+        keeper: is told of every process group that lives.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class JobRunner:
         emit: Callable[[tuple[Any, ...]], None],
         nursery: Nursery,
         swept: Callable[[], None],
+        keeper: Keeper,
     ) -> None:
         self._loop = loop
         self._settings = settings
@@ -120,7 +122,7 @@ class JobRunner:
         self._ports = jobports.Ports(*config.get("job_port_range"))
         self._timer: Timer | None = None
         self._closing = False
-        self._keeper = Keeper()
+        self._keeper = keeper
 
     def message(self, message: list[Any] | tuple[Any, ...]) -> bool:
         """A message of the hub; whether it was for the runner."""
@@ -136,8 +138,7 @@ class JobRunner:
 
     def pids(self) -> dict[int, bytes]:
         """Process ids of the live attempts and the ids that their processes carry."""
-        found = {one.pid: one.process_id for one in self._live() if one.pid}
-        return {**found, self._keeper.pid: b""}
+        return {one.pid: one.process_id for one in self._live() if one.pid}
 
     def report(self) -> None:
         """Tell a hub that was started again what runs here, and how the latest others ended."""
@@ -249,7 +250,9 @@ class JobRunner:
                 file.write(one.spec["blob"])
             path = os.path.join(one.directory, "result")
             one.result_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        argv = container.argv(name, one.spec, self._environment(one), one.ports, one.directory)
+        inside = self._environment(one)
+        inside[orphans.AGENT_VARIABLE] = environment.get(orphans.AGENT_VARIABLE, "")
+        argv = container.argv(name, one.spec, inside, one.ports, one.directory)
         one.container = container.kill_argv(name)
         self._spawn(one, argv, {**environment, orphans.VARIABLE: one.process_id.hex()}, None)
 
@@ -259,10 +262,7 @@ class JobRunner:
 
     def _started(self, one: Running, pid: int, pidfd: int) -> None:
         one.pid, one.pidfd = pid, pidfd
-        try:
-            self._keeper.add(pid)
-        except OSError:
-            pass  # a system without a shell: the death signal alone ends the leader
+        self._keeper.add(pid)
         one.source = self._loop.reactor.watch(pidfd)
         self._loop.handle(one.source, lambda kind, meta, payload: self._exited(one))
         if one.stop is not None:
@@ -519,7 +519,6 @@ class JobRunner:
         for one in self._attempts.values():
             self._forget(one)
         self._attempts.clear()
-        self._keeper.close()
 
 
 def _file_name(job_id: str, number: int) -> str:

@@ -14,7 +14,7 @@ from _socket import socket as _Socket
 from collections.abc import Callable
 from typing import Any
 
-from spoke import _native, spawning
+from spoke import _native, orphans, spawning
 from spoke.loop import Loop
 from spoke.zygote import NUMBER_BYTES, pack_fds
 
@@ -99,6 +99,7 @@ class Nursery:
 
     def start(self, order: Order) -> None:
         """Start a worker; `order.done` is called once, at once or soon."""
+        order.changes.pop(orphans.AGENT_VARIABLE, None)  # not the user's to choose
         if self._control is None or any(name.startswith(_AT_START) for name in order.changes):
             self._exec(order)
             return

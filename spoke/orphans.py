@@ -14,6 +14,7 @@ from _signal import SIGKILL  # type: ignore[import-not-found]  # a plain number:
 from spoke.machine import read_text
 
 VARIABLE = "SPOKE_WORKER_ID"
+AGENT_VARIABLE = "SPOKE_AGENT"  # the same for all that stems from one life of an agent, see `keeper`
 
 
 def children(parent: int = 0) -> list[int]:
