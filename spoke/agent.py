@@ -53,7 +53,7 @@ KEEP, ASK, KILL = range(3)  # what to do with a worker as soon as it is there
 SWEEP_SOON_S = 0.05  # from a worker's end to the search for its orphans
 SWEEP_AGAIN_S = 5.0  # while orphans of live workers are left
 
-KEEPER_S = 0.2  # from the agent's start to that of its keeper, which nothing is to wait for
+KEEPER_S = 0.2  # from the agent's start to that of its keeper, which no worker is to wait for
 
 EXITS_KEPT = 1000  # reports of exits that a restarted hub is told again
 

@@ -263,6 +263,7 @@ class JobRunner:
     def _started(self, one: Running, pid: int, pidfd: int) -> None:
         one.pid, one.pidfd = pid, pidfd
         self._keeper.add(pid)
+        self._keeper.start()
         one.source = self._loop.reactor.watch(pidfd)
         self._loop.handle(one.source, lambda kind, meta, payload: self._exited(one))
         if one.stop is not None:
