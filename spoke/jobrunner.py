@@ -234,7 +234,7 @@ class JobRunner:
                 one.result_fd = order.config_fd
                 self._started(one, pid, pidfd)
 
-        environment = dict(self._environment(one))
+        environment: dict[str, str | None] = dict(self._environment(one))
         order = Order(configuration, environment, spec.get("cwd"), files, done, keep_config=True)
         self._nursery.start(order)
 
