@@ -18,9 +18,9 @@ from spoke.incoming import CallSource, open_args
 from spoke.links import Link
 from spoke.replies import Replies
 from spoke.streams import Stream
-from spoke.submit import ITEM_SUFFIX, RETAINED_SUFFIX, Submitter, return_id
+from spoke.submit import ITEM_SUFFIX, RETAINED_SUFFIX, Creation, Submitter, return_id
 from spoke.transport.router import Router
-from spoke.values import Values
+from spoke.values import PackedArgs, Values
 
 ME, PEER, OWNER = b"m" * 28, b"p" * 28, b"o" * 28
 HERE = [ME, b"n" * 28, "host", 1]
@@ -46,6 +46,25 @@ def put(refs: RefTable, object_id: bytes, contains: list[Entry] | None = None) -
 
 
 # -- the table
+
+
+class Watched(Entry):
+    """Fails where another thread could see that a value is there before it is."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        assert name != "status" or value == PENDING or self.value is not None, "resolved without a value"
+        super().__setattr__(name, value)
+
+
+def test_whoever_sees_that_an_object_is_resolved_finds_its_value() -> None:
+    """`get` looks at the status without a lock."""
+    refs = RefTable()
+    refs.entries[OBJECT] = entry = Watched(OBJECT, None)
+    entry.local = 1
+    refs.resolve(entry, VALUE, [b"value"])
+    assert (entry.status, entry.value) == (VALUE, [b"value"])
 
 
 def test_an_object_is_freed_with_its_last_use() -> None:
@@ -227,6 +246,8 @@ class Tables:
         self.by_conn = {1: self.link}
         self.by_peer = {PEER: self.link}
         self.said: list[tuple[Any, ...]] = []
+        self.submitter: Any = None
+        self.hub: Any = None
 
     def send(self, link: Link, meta: bytes, payload: Any = None) -> None:
         self.said.append((link.peer, *wire.decode(meta)))
@@ -416,6 +437,26 @@ def test_an_argument_whose_owner_was_lost_in_the_queue_fails_the_call(side: Tabl
     argument.status, argument.value = SYSTEM, LOST
     Submitter(side).send(side.link, call)  # type: ignore[arg-type]
     assert side.said == [] and side.calls.out == [("done", call, SYSTEM, LOST)]
+
+
+def test_an_actor_whose_argument_was_lost_while_others_were_awaited_fails(side: Tables) -> None:
+    """The hub never hears of it: the constructor would be called with an error for a value."""
+    side.submitter = submitter = Submitter(side)  # type: ignore[arg-type]
+    side.hub = side
+    side.calls.actors.on_death = lambda channel: (SYSTEM, [channel.payload])
+    lost, late = put(side.refs, OBJECT), put(side.refs, INNER)
+    packed = PackedArgs()
+    packed.slots = [(0, lost), (1, late)]
+    actor_id = b"a" * 16
+    side.calls.actors.channel(actor_id, watch=False)
+    creation = Creation(side, actor_id, {}, b"class", packed)  # type: ignore[arg-type]
+    creation.waiting = 1  # on `late`
+    lost.status, lost.value = SYSTEM, LOST
+    creation.resolved(late)
+    assert side.said == [] and side.calls.actors.channels[actor_id].state == "DEAD"
+    call = Call(bytes(24), actor_id, "method", [], 1)
+    side.calls.submit(call)
+    assert side.calls.out == [("done", call, SYSTEM, LOST)]
 
 
 def test_nothing_is_handed_over_a_link_that_is_gone(side: Tables) -> None:
