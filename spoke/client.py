@@ -159,8 +159,8 @@ class Client:
     def kill(self, actor_id: bytes, no_restart: bool) -> None:
         """End an actor at once; may be repeated."""
         with self.lock:
-            self.calls.actors.kill(actor_id, no_restart)
-            self.hub.tell(wire.KILL_ACTOR, actor_id, no_restart, "it was killed by `ray.kill`")
+            meant = self.calls.actors.kill(actor_id, no_restart)
+            self.hub.tell(wire.KILL_ACTOR, actor_id, no_restart, "it was killed by `ray.kill`", meant)
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
         """Cancel the call that would resolve `ref`; ValueError for `force` on an actor's call."""
@@ -338,7 +338,8 @@ class Client:
     def _free(self, entry: Entry) -> None:
         """An owned object is gone: give its blocks back to whoever allocated them."""
         if len(entry.id) == 28 and entry.id.endswith(ACTOR_SUFFIX):
-            self.hub.tell(wire.KILL_ACTOR, entry.id[:16], True, "all handles to it went out of scope")
+            reason = "all handles to it went out of scope"
+            self.hub.tell(wire.KILL_ACTOR, entry.id[:16], True, reason, wire.ANY_INCARNATION)
             return
         blocks: dict[bytes, list[Any]] = {}
         for part in entry.value or ():

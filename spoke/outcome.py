@@ -105,7 +105,8 @@ class Outcome:
         host = executor.actor
         if host is not None and code == 0:
             with client.lock:
-                client.hub.tell(wire.KILL_ACTOR, host.actor_id, True, "exit_actor() was called in it")
+                reason = "exit_actor() was called in it"
+                client.hub.tell(wire.KILL_ACTOR, host.actor_id, True, reason, wire.ANY_INCARNATION)
         executor.stop_soon(code)
 
     def pack_error(self, name: str, error: BaseException) -> bytes:

@@ -18,6 +18,7 @@ from spoke import _native
 from spoke.errors import ProtocolError
 
 PROTOCOL_VERSION: Final = 1
+ANY_INCARNATION: Final = -1  # of an actor: the present one
 
 # An address names a process: [process_id, node_id, host, tcp_port].  Two processes with the same
 # node_id talk over the abstract unix socket `unix_name(process_id)`, others over TCP; port 0 means
@@ -215,7 +216,10 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
         "ACTOR_STATE",
         (("actor_id", _B), ("state", _S), ("incarnation", _I), ("address", _NL), ("info", _D)),
     ),
-    KILL_ACTOR: ("KILL_ACTOR", (("actor_id", _B), ("no_restart", _BOOL), ("reason", _S))),
+    KILL_ACTOR: (
+        "KILL_ACTOR",
+        (("actor_id", _B), ("no_restart", _BOOL), ("reason", _S), ("incarnation", _I)),
+    ),
     CREATE_GROUP: ("CREATE_GROUP", (("group_id", _B), ("spec", _D))),
     GROUP_STATE: ("GROUP_STATE", (("group_id", _B), ("state", _S), ("info", _D))),
     REMOVE_GROUP: ("REMOVE_GROUP", (("group_id", _B),)),

@@ -143,7 +143,7 @@ class Driver(Caller):
         rng = self.world.rng
         if self.actors and rng.random() < 0.6:
             actor_id = rng.choice(self.actors)
-            self.send(wire.KILL_ACTOR, actor_id, rng.random() < 0.6, "")
+            self.send(wire.KILL_ACTOR, actor_id, rng.random() < 0.6, "", -1)
         elif self.groups:
             group_id = rng.choice(list(self.groups))
             self.groups.pop(group_id)
@@ -156,13 +156,13 @@ class Driver(Caller):
             return
         for actor_id in self.actors:
             if self.referee.actors.get(actor_id, ("?", 0))[0] == "ALIVE":
-                self.send(wire.KILL_ACTOR, actor_id, True, "finishing")
+                self.send(wire.KILL_ACTOR, actor_id, True, "finishing", -1)
         for group_id in list(self.groups):
             if self.referee.groups.get(group_id) == "CREATED":
                 self.groups.pop(group_id)
                 self.send(wire.REMOVE_GROUP, group_id)
         for actor_id in self.world.detached:
-            self.send(wire.KILL_ACTOR, actor_id, True, "finishing")
+            self.send(wire.KILL_ACTOR, actor_id, True, "finishing", -1)
         for group_id in self.world.detached_groups:
             self.send(wire.REMOVE_GROUP, group_id)
         self.world.after(0.5, self.finish)

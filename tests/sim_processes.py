@@ -478,7 +478,7 @@ class SimWorker(Caller):
                 self.world.after(self.world.rng.uniform(0.2, 4), lambda: self.leave(actor_id))
 
     def leave(self, actor_id: bytes) -> None:
-        self.send(wire.KILL_ACTOR, actor_id, True, "exit_actor")
+        self.send(wire.KILL_ACTOR, actor_id, True, "exit_actor", -1)
         self.world.after(0.05, self.crash)
 
     def crash(self) -> None:

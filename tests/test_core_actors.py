@@ -18,7 +18,7 @@ def test_life_of_an_actor() -> None:
     assert [state[2] for state in states] == ["STARTING", "ALIVE"]
     assert states[1][4][0] == worker and states[1][5]["class_name"] == "Counter"
     assert hub.free(node) == 2.0, "a default actor holds nothing"
-    hub.say(driver, wire.KILL_ACTOR, actor_id, True, "no longer needed")
+    hub.say(driver, wire.KILL_ACTOR, actor_id, True, "no longer needed", -1)
     (dead,) = hub.take(driver, wire.ACTOR_STATE)
     assert dead[2] == "DEAD" and dead[5]["cause"] == "no longer needed" and dead[4] is None
 
@@ -81,7 +81,7 @@ def test_an_actor_that_exits_by_itself_is_not_restarted() -> None:
     hub, node, driver = one_node()
     actor_id = hub.actor(driver, "a", {"max_restarts": -1}, CPU=1.0)
     worker = hub.ready(actor_id)
-    hub.say(worker, wire.KILL_ACTOR, actor_id, True, "exit_actor")
+    hub.say(worker, wire.KILL_ACTOR, actor_id, True, "exit_actor", -1)
     assert hub.states(driver)[-1] == "DEAD"
     assert not hub.take(node, wire.STOP_WORKER), "it leaves by itself"
     assert hub.free(node) == 1.0
@@ -93,8 +93,18 @@ def test_kill_without_no_restart_restarts() -> None:
     hub, _, driver = one_node()
     actor_id = hub.actor(driver, "a", {"max_restarts": 1})
     hub.ready(actor_id)
-    hub.say(driver, wire.KILL_ACTOR, actor_id, False, "")
+    hub.say(driver, wire.KILL_ACTOR, actor_id, False, "", -1)
     assert hub.states(driver)[-2:] == ["RESTARTING", "STARTING"]
+
+
+def test_a_kill_that_is_said_twice_ends_one_incarnation() -> None:
+    """Its sender cannot know whether a hub that crashed had heard it."""
+    hub, _, driver = one_node()
+    actor_id = hub.actor(driver, "a", {"max_restarts": 5})
+    hub.ready(actor_id)
+    for _ in range(2):
+        hub.say(driver, wire.KILL_ACTOR, actor_id, False, "", 0)
+    assert hub.states(driver).count("RESTARTING") == 1
 
 
 def test_names() -> None:
@@ -118,7 +128,7 @@ def test_names() -> None:
     assert hub.ask(driver, "list_named_actors", all_namespaces=True) == [
         {"name": "service", "namespace": "ns"}
     ]
-    hub.say(driver, wire.KILL_ACTOR, actor_id, True, "")
+    hub.say(driver, wire.KILL_ACTOR, actor_id, True, "", -1)
     hub.actor(driver, "d", spec)
     ((_, _, error, _),) = hub.take(driver, wire.RESPONSE)
     assert error is None
@@ -137,7 +147,7 @@ def test_actors_die_with_their_owner_unless_detached() -> None:
     assert [state[2] for state in states] == ["ALIVE", "DEAD"] and states[1][5]["kind"] == "owner_died"
     assert hub.ask(other, "get_actor", name="kept", namespace="ns")["state"] == "ALIVE"
     assert hub.free(node) == 1.5
-    hub.say(other, wire.KILL_ACTOR, kept, True, "")
+    hub.say(other, wire.KILL_ACTOR, kept, True, "", -1)
     assert hub.free(node) == 2.0 and worker not in hub.hub.state.workers
 
 
@@ -168,7 +178,7 @@ def test_a_handle_may_travel_faster_than_its_creation() -> None:
     hub.pass_time(6, node)
     (dead,) = hub.take(other, wire.ACTOR_STATE)
     assert dead[2] == "DEAD" and "no such actor" in dead[5]["cause"]
-    hub.say(other, wire.KILL_ACTOR, name("early", 16), True, "never mind")
+    hub.say(other, wire.KILL_ACTOR, name("early", 16), True, "never mind", -1)
     hub.actor(driver, "early")
     assert hub.states(driver)[-1] == "DEAD"
 

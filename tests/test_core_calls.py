@@ -302,7 +302,7 @@ def test_an_actor_that_kills_itself_through_its_handle_is_killed() -> None:
     hub, node, driver = one_node()
     actor_id = hub.actor(driver, "a")
     worker = hub.ready(actor_id)
-    hub.say(worker, wire.KILL_ACTOR, actor_id, True, "it was killed by kill()")
+    hub.say(worker, wire.KILL_ACTOR, actor_id, True, "it was killed by kill()", -1)
     assert [message[1] for message in hub.take(node, wire.STOP_WORKER)] == [worker]
 
 

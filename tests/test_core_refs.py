@@ -441,7 +441,7 @@ def test_an_argument_whose_owner_was_lost_in_the_queue_fails_the_call(side: Tabl
 
 def test_an_actor_whose_argument_was_lost_while_others_were_awaited_fails(side: Tables) -> None:
     """The hub never hears of it: the constructor would be called with an error for a value."""
-    side.submitter = submitter = Submitter(side)  # type: ignore[arg-type]
+    side.submitter = Submitter(side)  # type: ignore[arg-type]
     side.hub = side
     side.calls.actors.on_death = lambda channel: (SYSTEM, [channel.payload])
     lost, late = put(side.refs, OBJECT), put(side.refs, INNER)

@@ -59,7 +59,7 @@ def leave(world: World) -> None:
     closer = Driver(world, world.home())
     closer.finishing = True
     for actor_id in world.detached:
-        closer.send(wire.KILL_ACTOR, actor_id, True, "the end")
+        closer.send(wire.KILL_ACTOR, actor_id, True, "the end", -1)
     for group_id in world.detached_groups:
         closer.send(wire.REMOVE_GROUP, group_id)
     for driver in list(world.drivers):

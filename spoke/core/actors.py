@@ -271,8 +271,8 @@ class Actors:
             actor.error = error
             self.end(actor, "constructor", text)
 
-    def kill(self, client: Client, actor_id: bytes, no_restart: bool, reason: str) -> None:
-        """A client, or the actor itself, ends an actor."""
+    def kill(self, client: Client, actor_id: bytes, no_restart: bool, reason: str, incarnation: int) -> None:
+        """A client, or the actor itself, ends an actor; where it may restart, only the incarnation meant."""
         s = self.s
         actor = s.actors.get(actor_id)
         if actor is None:
@@ -281,6 +281,8 @@ class Actors:
             return
         holding = actor.holding
         worker = holding.worker if holding is not None else None
+        if not no_restart and wire.ANY_INCARNATION != incarnation < actor.incarnation:
+            return  # said again, and done already
         if not no_restart and actor.restarts_left:
             if worker is not None:
                 self.pool.stop(worker, True, reason or "killed")

@@ -128,15 +128,18 @@ class ActorChannels:
         channel.queue.appendleft(call)
         self.pump(call.key)
 
-    def kill(self, actor_id: bytes, no_restart: bool) -> None:
+    def kill(self, actor_id: bytes, no_restart: bool) -> int:
         """This process kills the actor: later calls wait for its death or its next incarnation.
 
-        The hub's word takes longer than a call that goes to the worker directly.
+        The hub's word takes longer than a call that goes to the worker directly.  Returns the incarnation
+        that is meant, so that a kill that is said again after a crash of the hub ends no later one.
         """
         channel = self.channels.get(actor_id)
         if channel is not None and (no_restart or channel.peer is not None):
             channel.killed = channel.incarnation
             channel.peer = channel.address = None  # `by_peer` keeps it: calls under way hear of a lost link
+            return channel.incarnation
+        return wire.ANY_INCARNATION
 
     # -- the hub's word
 

@@ -97,7 +97,7 @@ class HubCore:
                 client.worker, m[1], m[2], m[3], payload
             ),
             wire.WATCH_ACTOR: lambda client, m, _: self.actors.watch(client, m[1]),
-            wire.KILL_ACTOR: lambda client, m, _: self.actors.kill(client, m[1], m[2], m[3]),
+            wire.KILL_ACTOR: lambda client, m, _: self.actors.kill(client, m[1], m[2], m[3], m[4]),
             wire.CREATE_GROUP: lambda client, m, _: self.groups.create(client, m[1], m[2]),
             wire.REMOVE_GROUP: self._on_remove_group,
             wire.REQUEST: self._on_request,
