@@ -39,7 +39,9 @@ from spoke.wire import (
     PREPARE,
     RELEASE_SLOTS,
     SPAWN,
+    SPECIALIZE,
     STOP_WORKER,
+    SURROUNDINGS,
     WORKER_EXIT,
 )
 
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from spoke.jobrunner import JobRunner
 
 Emit = Callable[[tuple[Any, ...]], None]  # sends one message to the hub
+Tell = Callable[[bytes, tuple[Any, ...]], bool]  # sends one to a process that has a link; whether it has
 
 KEEP, ASK, KILL = range(3)  # what to do with a worker as soon as it is there
 
@@ -107,10 +110,13 @@ class Worker:
 class Agent:
     """See the module."""
 
-    def __init__(self, loop: Loop, settings: NodeSettings, emit: Emit, nursery: Nursery) -> None:
+    def __init__(
+        self, loop: Loop, settings: NodeSettings, emit: Emit, nursery: Nursery, tell: Tell
+    ) -> None:
         self._loop = loop
         self._settings = settings
         self._emit = emit
+        self._tell = tell
         self._workers: dict[bytes, Worker] = {}
         self._starting: dict[bytes, int] = {}  # worker id -> KEEP, ASK or KILL once it is there
         self._nursery = nursery
@@ -166,6 +172,8 @@ class Agent:
         """A message of the hub."""
         if message[0] == SPAWN:
             self._spawn(*message[1:])
+        elif message[0] == SPECIALIZE:
+            self._specialize(*message[1:])
         elif message[0] == STOP_WORKER:
             self._stop_worker(message[1], message[2])
         elif message[0] == PREPARE:
@@ -226,16 +234,50 @@ class Agent:
         except (OSError, ValueError) as error:
             self._could_not_start(worker_id, f"no log file: {error}")
             return
-        if "SPOKE_GANG_ID" in env:
-            self.slots.launching(str(env["SPOKE_GANG_ID"]), str(env.get("RANK")))
         self._starting[worker_id] = KEEP
-        self._gpus.starts(worker_id, gpu_ids)
-        changes = self._changes(worker_id, env, gpu_ids)
+        changes = self._launching(worker_id, env, gpu_ids)
 
         def done(pid: int, pidfd: int, error: str) -> None:
             self._started(worker_id, base, files, pid, pidfd, error)
 
         self._nursery.start(Order(self._worker_config(worker_id), changes, cwd, files, done))
+
+    def _specialize(
+        self,
+        worker_id: bytes,
+        env: dict[str, Any],
+        cwd: str | None,
+        gpu_ids: list[int] | None,
+        log_place: str | None,
+    ) -> None:
+        """A spare worker takes over what another one would have been started with, its place for output
+        included: the files move, the descriptors stay."""
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            self._stop_worker(worker_id, True)  # which tells the hub that there is none
+            return
+        try:
+            worker.log_base = self._files.move(worker.log_base, log_place)
+        except (OSError, ValueError) as error:
+            self._give_up(worker, f"no log file: {error}")
+            return
+        changes = self._launching(worker_id, env, gpu_ids)
+        if not self._tell(worker_id, (SURROUNDINGS, changes, cwd)):
+            self._give_up(worker, "its link to the agent has ended")
+
+    def _give_up(self, worker: Worker, reason: str) -> None:
+        """End a worker that cannot be what it is to be; the reason is in the tail of its exit."""
+        os.write(worker.streams[1][1], f"{reason}\n".encode())
+        self._stop_worker(worker.worker_id, True)
+
+    def _launching(
+        self, worker_id: bytes, env: dict[str, Any], gpu_ids: list[int] | None
+    ) -> dict[str, str | None]:
+        """A worker is about to have this environment and these devices: what changes in the first."""
+        if "SPOKE_GANG_ID" in env:
+            self.slots.launching(str(env["SPOKE_GANG_ID"]), str(env.get("RANK")))
+        self._gpus.starts(worker_id, gpu_ids)
+        return self._changes(worker_id, env, gpu_ids)
 
     def _started(
         self, worker_id: bytes, base: str, files: tuple[int, int], pid: int, pidfd: int, error: str

@@ -248,7 +248,7 @@ class Daemon:
             from spoke import orphans
 
             orphans.end_earlier(mine.node_id)  # what the killed head's death took not along (PROC-1)
-        self.agent = Agent(self.loop, node, self.hub.from_local, self._nursery)
+        self.agent = Agent(self.loop, node, self.hub.from_local, self._nursery, self._tell)
         self.hub.attach_local(mine.node_id, self._from_hub)
         self.agent.start()
         if self._journal is not None:
@@ -283,7 +283,7 @@ class Daemon:
                 raise Failure(f"{link.describe(target)}: {error}") from None
         self._hub_conn = conn
         node.hub_address = [hub_id, hub_id, target[0], target[1]]
-        self.agent = Agent(self.loop, node, self._to_hub, self._nursery)
+        self.agent = Agent(self.loop, node, self._to_hub, self._nursery, self._tell)
         self.loop.handle(conn, self._hub_event)
         self.agent.start()
 
@@ -471,6 +471,10 @@ class Daemon:
             self.end(f"the hub asked to: {message[1]}")
         else:
             self.agent.message(message)
+
+    def _tell(self, process_id: bytes, message: tuple[Any, ...]) -> bool:
+        conn = next((peer.conn for peer in self._peers.values() if peer.peer_id == process_id), None)
+        return conn is not None and self.loop.reactor.send(conn, wire.encode(*message)) >= 0
 
     def _to_hub(self, message: tuple[Any, ...]) -> None:
         reactor = self.loop.reactor

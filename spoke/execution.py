@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from spoke import codec, config, context, wire
+from spoke import codec, config, context, spawning, wire
 from spoke.actor_host import ActorHost
 from spoke.cancelling import Interrupts
 from spoke.incoming import CallSource, open_args
@@ -89,6 +89,7 @@ class Executor:
                 wire.TASK: self._on_task,
                 wire.CALL: self._on_call,
                 wire.START_ACTOR: self._on_start_actor,
+                wire.SURROUNDINGS: self._on_surroundings,
                 wire.CANCEL: self._on_cancel,
                 wire.RECALL: lambda link, m, p: self._hand_back(link.peer, m[1], m[2]),
                 wire.FUNCTION: self._on_function,
@@ -264,6 +265,15 @@ class Executor:
         for job in early:
             self.actor.accept(job)
         self.wake()
+
+    def _on_surroundings(self, link: Link, message: list[Any], payload: Any) -> None:
+        """This worker was started ahead of need and ran nothing: now it is for somebody with variables."""
+        try:
+            spawning.take_over(message[1], message[2])
+        except OSError as error:
+            os.write(2, f"spoke worker: {error}\n".encode())
+            os._exit(1)
+        self.client.hub.tell(wire.SPECIALIZED)
 
     def _start_actor(self, actor_id: bytes, incarnation: int, spec: dict[str, Any], payload: Any) -> None:
         """Build the actor; a constructor that raises ends this process once everybody is told."""

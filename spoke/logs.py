@@ -148,19 +148,33 @@ class LogFiles:
         directory = os.path.join(self._root, folder)
         if folder:
             os.makedirs(directory, mode=0o700, exist_ok=True)
-        base = os.path.join(directory, f"worker-{worker_id.hex()}")
+        name = f"worker-{worker_id.hex()}"
+        base = os.path.join(directory, name)
         out = os.open(base + ".out", _FLAGS, 0o600)
         try:
             files = out, os.open(base + ".err", _FLAGS, 0o600)
         except OSError:
             os.close(out)
             raise
-        if label:
-            for suffix in SUFFIXES:
-                link = os.path.join(directory, label + suffix)
-                unlink(link)
-                os.symlink(os.path.basename(base) + suffix, link)
+        _link(directory, label, name)
         return base, files
+
+    def move(self, base: str, place: str | None) -> str:
+        """Give the files of a live worker another place; its descriptors and ours go on as they are.
+
+        Raises:
+            OSError: a file cannot be moved.
+            ValueError: `place` is not of the form that `open` says.
+        """
+        folder, label = _split(place)
+        if not folder:
+            return base
+        directory, name = os.path.join(self._root, folder), os.path.basename(base)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        for suffix in SUFFIXES:
+            os.rename(base + suffix, os.path.join(directory, name + suffix))
+        _link(directory, label, name)
+        return os.path.join(directory, name)
 
     def put_away(self, base: str, files: tuple[int, int]) -> None:
         """A worker is gone; its descriptors are still open."""
@@ -185,6 +199,15 @@ class LogFiles:
             os.rmdir(directory)
         except OSError:
             pass  # other files are there
+
+
+def _link(directory: str, label: str, name: str) -> None:
+    """Let the label of a rank name its latest files."""
+    if label:
+        for suffix in SUFFIXES:
+            link = os.path.join(directory, label + suffix)
+            unlink(link)
+            os.symlink(name + suffix, link)
 
 
 def _split(place: str | None) -> tuple[str, str]:

@@ -15,14 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 from spoke import _native, orphans, spawning
+from spoke.core.shape import AT_START
 from spoke.loop import Loop
 from spoke.zygote import NUMBER_BYTES, pack_fds
 
 Done = Callable[[int, int, str], None]  # pid, pidfd, "" | 0, -1, why not
-
-# Read when a program or the interpreter starts, so a fork would not heed them.
-_AT_START = ("LD_", "PYTHON", "MALLOC_", "GLIBC_", "LC_", "LANG", "ASAN_", "TSAN_")
-
 
 class Order:
     """One worker to be."""
@@ -100,7 +97,7 @@ class Nursery:
     def start(self, order: Order) -> None:
         """Start a worker; `order.done` is called once, at once or soon."""
         order.changes.pop(orphans.AGENT_VARIABLE, None)  # not the user's to choose
-        if self._control is None or any(name.startswith(_AT_START) for name in order.changes):
+        if self._control is None or any(name.startswith(AT_START) for name in order.changes):
             self._exec(order)
             return
         self._number += 1

@@ -108,7 +108,7 @@ def enter_worker() -> dict[str, Any]:
     line so that a line is in the log once it was printed.
     """
     config = inherited_config()
-    _take_over(config.pop("environment", {}), config.pop("cwd", None))
+    take_over(config.pop("environment", {}), config.pop("cwd", None))
     sys_path = config.get("sys_path")
     if sys_path:
         extra = [path for path in own_paths() if path not in sys_path]
@@ -120,8 +120,13 @@ def enter_worker() -> dict[str, Any]:
     return config
 
 
-def _take_over(changes: dict[str, str | None], cwd: str | None) -> None:
-    """What a worker that was forked instead of started is still to be given."""
+def take_over(changes: dict[str, str | None], cwd: str | None) -> None:
+    """What a process that was not started with them is still to be given: variables (None removes one)
+    and a directory.
+
+    Raises:
+        OSError: there is no such directory.
+    """
     for name, value in changes.items():
         if value is None:
             os.environ.pop(name, None)

@@ -157,6 +157,11 @@ RDMA_PIPE_ACCEPT = next(_NEXT)
 RDMA_SWITCH = next(_NEXT)
 RDMA_PIPE_CLOSE = next(_NEXT)
 
+# -- a worker that is there and ran nothing, added later: hub -> agent, agent -> worker, worker -> hub
+SPECIALIZE = next(_NEXT)
+SURROUNDINGS = next(_NEXT)
+SPECIALIZED = next(_NEXT)
+
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
 _NL = (list, type(None))
@@ -179,6 +184,14 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     # env: variables on top of the agent's; gpu_ids: devices to show, None = leave as inherited;
     # log_place: folder and name of its output below the agent's log directory, None = that directory
     SPAWN: ("SPAWN", (("worker_id", _B), ("env", _D), ("cwd", _NS), ("gpu_ids", _NL), ("log_place", _NS))),
+    # as SPAWN, for a worker that idles and ran nothing: it takes these over instead of a new one
+    SPECIALIZE: (
+        "SPECIALIZE",
+        (("worker_id", _B), ("env", _D), ("cwd", _NS), ("gpu_ids", _NL), ("log_place", _NS)),
+    ),
+    # changes of the environment (None: remove) and the directory; answered to the hub by SPECIALIZED
+    SURROUNDINGS: ("SURROUNDINGS", (("changes", _D), ("cwd", _NS))),
+    SPECIALIZED: ("SPECIALIZED", ()),
     STOP_WORKER: ("STOP_WORKER", (("worker_id", _B), ("force", _BOOL))),
     # code: exit code >= 0 or None, signal: number or 0; tail: last lines of stderr; memory: peak, bytes
     WORKER_EXIT: (

@@ -57,6 +57,10 @@ class Harness:
             self.spawned[message[1]] = message
             if self.auto_start:
                 return [self.worker_up(message[1])]
+        elif message[0] == wire.SPECIALIZE:
+            self.spawned[message[1]] = message
+            if self.auto_start:
+                return [Received(message[1], [wire.SPECIALIZED])]
         elif message[0] == wire.OWNS:
             return [Received(peer, [wire.REQUEST, 0, "owns", {"count": self.owns.get(peer, 0)}])]
         elif message[0] == wire.PREPARE and self.auto_prepare:

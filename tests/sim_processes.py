@@ -165,6 +165,8 @@ class Agent(Process):
             self.gpus[worker_id] = message[4] or []
             self.world.live[worker_id] = self.id
             self.world.after(self.world.rng.uniform(0.01, 0.1), lambda: self._start(worker_id, message[4]))
+        elif kind == wire.SPECIALIZE:
+            self._specialize(message[1], message[4] or [])
         elif kind == wire.STOP_WORKER:
             delay = 0.001 if message[2] else self.world.rng.uniform(0.001, 0.2)
             self.world.after(delay, lambda: self.reap(message[1], None, 9, ""))
@@ -198,6 +200,19 @@ class Agent(Process):
             self.slots[group_id, attempt] = True
         else:
             self.send(wire.PREPARED, group_id, attempt, [], "no word came in time")
+
+    def _specialize(self, worker_id: bytes, gpu_ids: list[int]) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            self.send(wire.WORKER_EXIT, worker_id, 0, None, 0, "no such worker is on this node", 0)
+            return
+        assert not worker.used, "specialized after it ran something"
+        self.gpus[worker_id] = worker.gpu_ids = gpu_ids
+        if self.world.chance("start_fails"):
+            self.world.after(0.01, lambda: self.reap(worker_id, 1, 0, "no such directory"))
+        else:
+            delay = self.world.rng.uniform(0.001, 0.05)
+            self.world.after(delay, lambda: worker.alive and worker.send(wire.SPECIALIZED))
 
     def _start(self, worker_id: bytes, gpu_ids: list[int] | None) -> None:
         if not self.alive or worker_id not in self.workers:
@@ -414,6 +429,7 @@ class SimWorker(Caller):
         self.agent = agent
         self.gpu_ids = gpu_ids
         self.running = 0
+        self.used = False
         self.actor: list[Any] | None = None
         self.blocked = False
 
@@ -428,6 +444,7 @@ class SimWorker(Caller):
         if not self.alive:
             return
         self.running += 1
+        self.used = True
 
         def reply() -> None:
             self.running -= 1
@@ -463,6 +480,7 @@ class SimWorker(Caller):
         _, actor_id, incarnation, spec = message
         assert (self.gpu_ids or []) == spec["gpu_ids"], "an actor on a worker that sees other GPUs"
         assert self.actor is None, "a worker was told to start two actors"
+        self.used = True
         self.actor = [actor_id, incarnation]
         fate = self.world.rng.random()
         delay = self.world.rng.uniform(0.001, 0.1)

@@ -38,9 +38,15 @@ class Bench:
         settings.gpu_visible = "GPU-a,GPU-b"
         settings.keep_logs = True
         self.heard: list[tuple[Any, ...]] = []
+        self.told: list[tuple[Any, ...]] = []  # to workers
+        self.linked = True
         self.nursery = Nursery(self.loop, {**os.environ})
-        self.agent = Agent(self.loop, settings, self.heard.append, self.nursery)
+        self.agent = Agent(self.loop, settings, self.heard.append, self.nursery, self.tell)
         self._monkeypatch = monkeypatch
+
+    def tell(self, process_id: bytes, message: tuple[Any, ...]) -> bool:
+        self.told.append((process_id, *message))
+        return self.linked
 
     def spawn(self, code: str, name: bytes = b"w" * 28, **fields: Any) -> None:
         argv = [sys.executable, "-S", "-c", code]

@@ -105,7 +105,8 @@ def _audit_node(s: State, node: Node) -> None:
         assert s.workers[worker_id] is worker and worker.node is node
         if worker.state == STARTING:
             starting[worker.key] = starting.get(worker.key, 0) + 1
-            assert worker.holding is None and worker_id not in s.clients
+            assert worker.holding is None
+            assert worker_id not in s.clients or worker.address is not None, "neither new nor specialized"
         elif worker.state == IDLE:
             idle += 1
             assert worker in node.idle[worker.key, worker.job] and worker.holding is None

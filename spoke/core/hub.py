@@ -91,6 +91,7 @@ class HubCore:
             wire.WANT: lambda client, m, _: self.leases.want(client, m[1], m[2], m[3]),
             wire.GIVE_BACK: self._on_give_back,
             wire.BLOCKED: self._on_blocked,
+            wire.SPECIALIZED: self._on_specialized,
             wire.CREATE_ACTOR: lambda client, m, payload: self.actors.create(client, m[1], m[2], payload),
             wire.ACTOR_READY: lambda client, m, _: self.actors.ready(client.worker, m[1], m[2]),
             wire.ACTOR_FAILED: lambda client, m, payload: self.actors.failed(
@@ -432,6 +433,12 @@ class HubCore:
         holding = self.leases.give_back(client, message[1], message[2])
         if holding is not None and holding.worker is not None:
             self.scheduler.bind(holding, holding.worker)
+
+    def _on_specialized(self, client: Client, message: list[Any], payload: Any) -> None:
+        worker = client.worker
+        holding = self.pool.specialized(worker) if worker is not None else None
+        if worker is not None and holding is not None:
+            self.scheduler.bind(holding, worker)
 
     def _on_blocked(self, client: Client, message: list[Any], payload: Any) -> None:
         if client.worker is not None:

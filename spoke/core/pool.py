@@ -1,7 +1,8 @@
 """The workers of each node: started ahead of need, lent, reused, stopped.
 
-Rules of this module: a worker is started with an environment and with the GPUs it may see, and both
-stay for its life; once it ran code of a job it serves no other.  Resources are taken before a worker
+Rules of this module: a worker has an environment and GPUs that it may see, given to it when it starts or,
+if it was started ahead of need, before it runs anything (`_specialize`); then both stay for its life, and
+once it ran code of a job it serves no other.  Resources are taken before a worker
 is looked for, so what waits here (`Node.waiting`) waits only for a process to start.  A worker leaves
 the tables when its exit was reported, never before.
 """
@@ -123,10 +124,12 @@ class Pool:
                 continue
             if not self._may_start(node, key) or (key[1] and not self._clear_devices(queue[0])):
                 continue
-            missing = len(queue) - node.starting.get(key, 0)
-            while missing > 0 and node.starting_count < node.start_max:
-                self._spawn(node, key, queue[0])
-                missing -= 1
+            waiting = list(queue)[node.starting.get(key, 0) :]
+            for holding in waiting:
+                if not self._specialize(node, holding):
+                    if node.starting_count >= node.start_max:
+                        break
+                    self._spawn(node, key, holding)
         self._prestart(node)
         return bound
 
@@ -160,21 +163,42 @@ class Pool:
         worker_id = digest.digest()
         worker = Worker(worker_id, node, key, s.now)
         s.workers[worker_id] = node.workers[worker_id] = worker
+        env = {**s.config.worker_env, **(holding.shape.env_vars if holding is not None else {})}
+        cwd = (holding.shape.cwd if holding is not None else None) or s.config.worker_cwd
+        self._starts(worker, wire.SPAWN, env, cwd, holding)
+
+    def _specialize(self, node: Node, holding: Holding) -> bool:
+        """Let a spare worker, one that ran nothing, take over what the holding's worker must have; it
+        counts as one that starts until it did."""
+        spare = node.idle.get((GENERIC, b"")) if holding.shape.late_env else None
+        if not spare:
+            return False
+        worker = spare[0]
+        self._unidle(worker)
+        worker.state = STARTING
+        worker.key = holding.key
+        worker.since = self.s.now
+        self._starts(worker, wire.SPECIALIZE, holding.shape.env_vars, holding.shape.cwd, holding)
+        return True
+
+    def _starts(
+        self, worker: Worker, order: int, env: dict[str, str], cwd: str | None, holding: Holding | None
+    ) -> None:
+        s, node, key = self.s, worker.node, worker.key
         node.starting[key] = node.starting.get(key, 0) + 1
         node.starting_count += 1
-        env = dict(s.config.worker_env)
-        cwd = s.config.worker_cwd
-        if holding is not None:
-            env.update(holding.shape.env_vars)
-            cwd = holding.shape.cwd or cwd
         gpus = None if key[1] is None else list(key[1])
-        s.send(node.node_id, wire.SPAWN, worker_id, env, cwd, gpus, _log_place(holding))
+        s.send(node.node_id, order, worker.worker_id, env, cwd, gpus, _log_place(holding))
         s.wake_at(s.now + s.config.start_timeout_s)
 
     def worker_up(self, worker: Worker, address: wire.Address, pid: int) -> Holding | None:
         """A started worker connected.  Returns the holding that waited for it, if any."""
         worker.address = address
         worker.pid = pid
+        return self.specialized(worker)
+
+    def specialized(self, worker: Worker) -> Holding | None:
+        """A worker has its environment.  Returns the holding that waited for it, if any."""
         if worker.state != STARTING:
             return None  # it is being stopped already
         node = worker.node

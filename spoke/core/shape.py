@@ -27,6 +27,12 @@ from spoke.core.ledger import CPU, GPU, Amounts, to_units
 
 _NODE_ID_BYTES: Final = 28
 
+# Variables that a program, the interpreter or this package reads when a process starts, so that one that
+# runs would not heed them, but for those that a rank is told by.
+AT_START: Final = ("LD_", "PYTHON", "MALLOC_", "GLIBC_", "LC_", "LANG", "ASAN_", "TSAN_")
+_AT_JOIN: Final = ("SPOKE_", "RAY_")
+_LATER: Final = ("SPOKE_GANG_ID", "SPOKE_NIC")
+
 
 class Shape:
     """Parsed needs.  Two shapes with equal `fit_key` fit on exactly the same nodes."""
@@ -42,6 +48,7 @@ class Shape:
         "group_index",
         "hard",
         "hards",
+        "late_env",
         "locality",
         "need",
         "node_id",
@@ -126,3 +133,7 @@ class Shape:
         self.cwd: str | None = cwd
         key = repr((digest, cwd, sorted(variables.items())))
         self.env_key = key if digest or cwd or variables else ""
+        # Can a worker that runs already, but has run nothing, take this environment over?
+        self.late_env = not digest and not any(
+            name.startswith((*AT_START, *_AT_JOIN)) and name not in _LATER for name in variables
+        )
