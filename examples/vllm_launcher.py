@@ -21,6 +21,7 @@ import spoke
 from spoke.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 PATIENCE_S = 60.0
+WARM_S = 1.0  # for the pool of spare workers to be full again: both launchers start from the same
 
 
 class Worker:
@@ -193,6 +194,7 @@ def main(ranks: int = 4) -> None:
         death = noticed(workers, sentinels, victim)
         end()
         assert settled(), "resources did not come back"
+        time.sleep(WARM_S)
         rows.append((launcher.__name__, steps, death))
     for name, steps, death in rows[2:]:
         print(f"{name}: {len(steps.names)} steps, {steps.waits} of them wait, {1000 * steps.seconds:.1f} ms; "

@@ -285,7 +285,8 @@ class Gang:
                 if per_rank is not None:
                     entry = per_rank(slot) if callable(per_rank) else per_rank[slot.global_rank]
                 own.append(_arguments(args, kwargs, entry))
-            return [self.launch_actor(rank, cls, *more, **named) for rank, (more, named) in enumerate(own)]
+            actor = _actor_class(cls)  # once: each would pickle the class again
+            return [self.launch_actor(rank, actor, *more, **named) for rank, (more, named) in enumerate(own)]
 
     def launch_actor(
         self, rank: int, cls: Any, /, *args: Any, name: str | None = None, **kwargs: Any
@@ -303,9 +304,7 @@ class Gang:
         """
         self._check_rank(rank)
         self._check_open()
-        if not isinstance(cls, (type, ActorClass)):
-            raise TypeError(f"a rank is an actor: {cls!r} is not a class")
-        actor: ActorClass = cls if isinstance(cls, ActorClass) else remote(cls)
+        actor = _actor_class(cls)
         with self._lock:
             if rank in self._launches:
                 raise ValueError(f"rank {rank} of gang {self.id} was launched already")
@@ -321,8 +320,8 @@ class Gang:
 
     def _start(self, rank: int, launch: _Launch) -> ActorHandle:
         asked = dict(self._resources)
-        variables = self.environment(rank)
-        variables.pop("CUDA_VISIBLE_DEVICES", None)  # the node's agent sets it, before anything is loaded
+        # CUDA_VISIBLE_DEVICES is not among them: the node's agent sets it, before anything is loaded.
+        variables = ranks.environment(self.id, rank, self._info()[1], self._await_ports())
         environment = runtime_env.merged(launch.actor._options.runtime_env, {"env_vars": variables})
         options: dict[str, Any] = {
             "num_cpus": asked.pop("CPU", 0.0),
@@ -472,6 +471,15 @@ class Gang:
 
     def __repr__(self) -> str:
         return f"Gang({self.id[:12]}, {self._size} ranks, {self.state})"
+
+
+def _actor_class(cls: Any) -> ActorClass:
+    if isinstance(cls, ActorClass):
+        return cls
+    if not isinstance(cls, type):
+        raise TypeError(f"a rank is an actor: {cls!r} is not a class")
+    made: ActorClass = remote(cls)
+    return made
 
 
 def _arguments(

@@ -22,13 +22,14 @@ class Place:
 
 def places(nodes: list[bytes]) -> list[Place]:
     """One per rank, from the nodes of the ranks."""
-    mates: dict[bytes, list[int]] = {}
-    for rank, node in enumerate(nodes):
-        mates.setdefault(node, []).append(rank)
-    order = list(mates)
-    return [
-        Place(mates[node].index(rank), len(mates[node]), order.index(node)) for rank, node in enumerate(nodes)
-    ]
+    order: dict[bytes, int] = {}
+    mates: dict[bytes, int] = {}
+    local: list[int] = []
+    for node in nodes:
+        order.setdefault(node, len(order))
+        local.append(mates.get(node, 0))
+        mates[node] = local[-1] + 1
+    return [Place(local[rank], mates[node], order[node]) for rank, node in enumerate(nodes)]
 
 
 def environment(gang_id: str, rank: int, info: dict[str, Any], ports: list[int]) -> dict[str, str]:
