@@ -110,9 +110,7 @@ class Worker:
 class Agent:
     """See the module."""
 
-    def __init__(
-        self, loop: Loop, settings: NodeSettings, emit: Emit, nursery: Nursery, tell: Tell
-    ) -> None:
+    def __init__(self, loop: Loop, settings: NodeSettings, emit: Emit, nursery: Nursery, tell: Tell) -> None:
         self._loop = loop
         self._settings = settings
         self._emit = emit

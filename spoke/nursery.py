@@ -21,6 +21,7 @@ from spoke.zygote import NUMBER_BYTES, pack_fds
 
 Done = Callable[[int, int, str], None]  # pid, pidfd, "" | 0, -1, why not
 
+
 class Order:
     """One worker to be."""
 
