@@ -119,7 +119,9 @@ def test_one_that_never_answers_is_killed() -> None:
 
 
 def test_the_files_of_output_move_into_the_gangs_folder(bench: Bench, tmp_path: Path) -> None:  # noqa: F811
-    bench.spawn("import time; print('before', flush=True); time.sleep(1); print('after', flush=True); time.sleep(60)")
+    bench.spawn(
+        "import time; print('before', flush=True); time.sleep(1); print('after', flush=True); time.sleep(60)"
+    )
     out = tmp_path / f"worker-{(b'w' * 28).hex()}.out"
     bench.until(lambda: out.exists() and out.read_text())
     place = "gang-ab/rank-3"
@@ -231,11 +233,15 @@ def test_a_task_with_variables_takes_a_spare_worker_once(fresh_cluster: Callable
     assert mode is None and plain != pid
 
 
-def test_gangs_one_after_the_other_leave_nothing_of_their_environment(fresh_cluster: Callable[..., Any]) -> None:
+def test_gangs_one_after_the_other_leave_nothing_of_their_environment(
+    fresh_cluster: Callable[..., Any],
+) -> None:
     spoke = fresh_cluster(num_cpus=2)
     seen = []
     for _ in range(4):
         with spoke.gang_allocate(1, 2) as gang:
             gang.launch(Member)
-            seen += [one["pid"] for one in spoke.get([one.about.remote() for one in gang.handles], timeout=60)]
+            seen += [
+                one["pid"] for one in spoke.get([one.about.remote() for one in gang.handles], timeout=60)
+            ]
     assert len(set(seen)) == 8, "a process serves one gang"
