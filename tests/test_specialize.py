@@ -44,7 +44,7 @@ def test_the_constructor_waits_until_the_worker_has_its_environment() -> None:
     actor_id = hub.actor(driver, "a", ENV)
     with pytest.raises(LookupError):
         hub.started(actor_id)
-    worker_id = list(hub.worker_node)[0]
+    worker_id = next(iter(hub.worker_node))
     hub.say(worker_id, wire.SPECIALIZED)
     assert hub.started(actor_id) == worker_id
     hub.say(worker_id, wire.SPECIALIZED)  # said twice, it changes nothing
