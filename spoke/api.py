@@ -417,12 +417,16 @@ def get_gpu_ids() -> list[Any]:
 
 
 def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
-    """The recorded calls as Chrome trace events: returned, or written to a JSON file."""
-    events = list(engine().request("timeline"))
-    if filename is None:
-        return events
-    import json
+    """The calls that the cluster's workers remember, as Chrome trace events: returned, or written to a file.
 
-    with open(filename, "w", encoding="utf-8") as file:
-        json.dump(events, file)
+    Raises:
+        RaySystemError: this process is in no cluster; OSError: the file cannot be written.
+    """
+    _connected()
+    from spoke.util.state.timeline import events, write
+
+    found = events()
+    if filename is None:
+        return found
+    write(filename, found)
     return None

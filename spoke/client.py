@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke import codec, config, objectref, rdmaside, wire
+from spoke import codec, config, limits, objectref, rdmaside, wire
 from spoke._native import Reactor
 from spoke.core import Send
 from spoke.core.calls import Call, CallTable
@@ -113,6 +113,8 @@ class Client:
         self.on_hub_lost: Any = None
         self.rejoin: Rejoin | None = None  # where the hub has a journal
         self.hub_target: Any = None  # where it listens
+        self.executor: Any = None  # of a worker: runs its jobs
+        self.failed: deque[list[Any]] = deque(maxlen=limits.ENDED_CALLS_KEPT)  # without an answer
         self.worker_report: Any = None  # worker hook: what it runs, for a hub that was restarted
         self.call_prefix = os.urandom(16)
         self.call_counter = itertools.count(1)
@@ -138,6 +140,7 @@ class Client:
             wire.WELCOME: self._on_welcome,
             wire.NODE_STATE: self._on_node_state,
             wire.OWNS: self.replies.on_owns,
+            wire.INSPECT: self._on_inspect,
         }
         self.handlers.update(self.hub.handlers)
         self.handlers.update(self.rdma.handlers)
@@ -293,6 +296,8 @@ class Client:
             self.tell(order[1], *order[2])
         else:
             _, call, status, value = order
+            if self.closed is None:
+                self._remember_failure(call, status, value)
             self.replies.resolve_all(call, status, value)
 
     def tell(self, peer: bytes, *message: Any) -> None:
@@ -452,6 +457,17 @@ class Client:
             self.reactor.close(other.conn)
             self.links.closed(other.conn)
         self._lost_peers.extend(gone)
+
+    def _on_inspect(self, link: Link, message: list[Any], payload: Any) -> None:
+        """Somebody wants to see what this process runs or holds."""
+        from spoke.inspecting import answer
+
+        self.hub.tell(wire.INSPECTED, message[1], answer(self, message[2], message[3]))
+
+    def _remember_failure(self, call: Call, status: int, value: list[Any]) -> None:
+        from spoke.inspecting import remember_failure
+
+        remember_failure(self, call, status, value)
 
     def _on_grant(self, link: Link, message: list[Any], payload: Any) -> None:
         self.calls.tasks.granted(time.monotonic(), *message[1:])

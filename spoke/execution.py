@@ -83,6 +83,7 @@ class Executor:
         self._stop: int | None = None
         client.waiting.hook = self._waiting
         self._blocked = False
+        client.executor = self
         client.worker_report = self.report
         client.handlers.update(
             {
@@ -282,6 +283,7 @@ class Executor:
         blob, parts, slots, args_id, owner = msgpack.unpackb(payload, strict_map_key=False)
         host.owner = owner
         source = None
+        started = time.perf_counter_ns()
         running.enter_actor(host)
         try:
             args: Any = ()
@@ -299,6 +301,8 @@ class Executor:
             return
         finally:
             running.leave()
+        micros = (time.perf_counter_ns() - started) // 1000
+        self.outcome.ended.append((b"\xff" * 8 + actor_id, "__init__", "", None, started, micros, 0))
         with self.client.lock:
             # The creator lets go of the arguments when it hears of this.
             tell_ready = partial(self.client.hub.tell, wire.ACTOR_READY, actor_id, incarnation)

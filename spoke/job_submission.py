@@ -254,11 +254,11 @@ class JobSubmissionClient:
 
     def get_job_info(self, job_id: str) -> JobDetails:
         """All that is known of it.  RuntimeError: no such job."""
-        return _details(self._found(job_id))
+        return details_of(self._found(job_id))
 
     def list_jobs(self) -> list[JobDetails]:
         """All jobs, the first submitted first."""
-        return [_details(row) for row in self._line.ask("submitted_jobs")]
+        return [details_of(row) for row in self._line.ask("submitted_jobs")]
 
     def get_job_logs(self, job_id: str) -> str:
         """Its output so far.  RuntimeError: no such job, or the logs are gone."""
@@ -297,7 +297,7 @@ def _status(row: dict[str, Any]) -> JobStatus:
     return JobStatus(_STATUS.get(row["state"], row["state"]))
 
 
-def _details(row: dict[str, Any]) -> JobDetails:
+def details_of(row: dict[str, Any]) -> JobDetails:
     attempts = row["attempts"]
     pid = str(attempts[-1]["pid"]) if attempts else ""
     node = row["node_id"].hex()

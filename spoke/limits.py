@@ -36,11 +36,12 @@ MAX_BUNDLES: Final = 10_000  # of one placement group
 MAX_WORKERS_PER_NODE: Final = 4096
 MAX_NAME_CHARS: Final = 255
 MAX_NUM_RETURNS: Final = 100_000
+ENDED_CALLS_KEPT: Final = 4096  # answered calls that each worker remembers, for timeline and lists
 
 # -- hub
 MAX_KV_VALUE_BYTES: Final = 512 * MIB
 MAX_DEAD_RECORDS: Final = 10_000  # dead actors, nodes and groups that are remembered
-MAX_TASK_EVENTS: Final = 100_000
+MAX_TASK_EVENTS: Final = 100_000  # rows of calls or objects that one look into all processes gives
 MAX_LOG_LINES_QUEUED: Final = 10_000
 MAX_LOG_LINE_CHARS: Final = 20_000
 STDERR_TAIL_LINES: Final = 20  # of a dead worker, shown in the error of its calls

@@ -35,6 +35,7 @@ class Observer:
         import os
 
         address = [self._id, b"", "", 0]
+        self.address = ""  # host:port, where `reach` found it
         self._reactor.send(self._conn, wire.encode(wire.CLIENT_UP, "observer", address, os.getpid(), {}))
 
     def ask(self, what: str, timeout_s: float = 10.0, **args: Any) -> Any:
@@ -67,19 +68,31 @@ class Observer:
         self._reactor.close_all()
 
 
-def reach(address: str, timeout_s: float = 10.0) -> Observer:
-    """An observer of the cluster at ``host:port``, with the token that this user has for it.
+def reach(address: str | None, timeout_s: float = 10.0) -> Observer:
+    """An observer of a cluster, with the token that this user has for it.
+
+    Args:
+        address: ``host:port`` of its head; None: SPOKE_ADDRESS, else "auto", the cluster of this machine.
 
     Raises:
         ConnectionError: nobody answers there, there is no token for it, or it is the wrong one.
+        ValueError: `address` is none.
     """
-    from spoke import records
+    from spoke import config, records
 
+    address = address or config.get("address") or "auto"
+    if address == "auto":
+        record = records.find("auto")
+        if record is None:
+            raise ConnectionError("no cluster runs on this machine; start one with: spoke start --head")
+        address = str(record["address"])
     token = records.token_for(address)
     if token is None:
         raise ConnectionError(f"no token for the cluster at {address}: set SPOKE_TOKEN or SPOKE_TOKEN_FILE")
     try:
-        return Observer(link.parse_target(address), token, timeout_s)
+        observer = Observer(link.parse_target(address), token, timeout_s)
+        observer.address = address
+        return observer
     except (OSError, errors.AuthenticationError, errors.ProtocolError) as error:
         raise ConnectionError(f"cannot reach a cluster at {address}: {error}") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import traceback
+from collections import deque
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from spoke import codec, wire
 from spoke.core.refs import CANCELLED, EXCEPTION, SYSTEM, VALUE
 from spoke.errors import ActorDiedError, AsyncioActorExit, RayTaskError
 from spoke.lead import Waiter
+from spoke.limits import ENDED_CALLS_KEPT
 from spoke.submit import DYNAMIC, ITEM_SUFFIX, return_id
 from spoke.wire import encode
 
@@ -33,6 +35,10 @@ class Outcome:
         # Used by the main thread only, for replies only: a Packer must not be entered twice.
         self._main = executor.interrupts.main
         self._pack = Packer().pack
+        # The latest calls that were answered, for `inspecting`: id, method (a number for a task), name of
+        # the function, name by option, start (ns), duration (us), status.  Nothing that holds arguments.
+        self.ended: deque[tuple[Any, ...]] = deque(maxlen=ENDED_CALLS_KEPT)
+        self._keep = self.ended.append
 
     def returned(
         self, job: Job, result: Any, num_returns: int, started: int, source: CallSource | None
@@ -74,10 +80,12 @@ class Outcome:
     ) -> None:
         client = self._client
         micros = (time.perf_counter_ns() - started) // 1000
+        message = job.message
+        self._keep((message[1], message[4], job.task_name, job.options.get("name"), started, micros, status))
         if source is None or source.empty:
             # At once, never held back: the next job may end this process.
             pack = self._pack if get_ident() == self._main else packb
-            meta = pack((wire.REPLY, job.message[1], status, micros, values, None))
+            meta = pack((wire.REPLY, message[1], status, micros, values, None))
             client.reactor.send(job.link.conn, meta)
             return
         with client.lock:

@@ -211,8 +211,10 @@ class Replies:
     def on_owns(self, link: Link, message: list[Any], payload: Any) -> None:
         """OWNS: the hub asks whether this process may end."""
         from spoke import wire
+        from spoke.inspecting import last_words
 
-        self._client.hub.tell(wire.REQUEST, 0, "owns", {"count": self.obligations()})
+        words = {"count": self.obligations(), "calls": last_words(self._client)}
+        self._client.hub.tell(wire.REQUEST, 0, "owns", words)
 
     def obligations(self) -> int:
         """What would be lost if this process ended now: objects that others hold, calls that run."""

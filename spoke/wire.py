@@ -162,6 +162,10 @@ SPECIALIZE = next(_NEXT)
 SURROUNDINGS = next(_NEXT)
 SPECIALIZED = next(_NEXT)
 
+# -- a look into processes (core/inspection.py): hub -> client, client -> hub
+INSPECT = next(_NEXT)
+INSPECTED = next(_NEXT)
+
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
 _NL = (list, type(None))
@@ -344,6 +348,9 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     # the sender's last frame by the socket
     RDMA_SWITCH: ("RDMA_SWITCH", (("number", _I),)),
     RDMA_PIPE_CLOSE: ("RDMA_PIPE_CLOSE", (("number", _I), ("reason", _S))),
+    # answer: packed by spoke/inspecting.py, which says what can be asked; args: rows, at most
+    INSPECT: ("INSPECT", (("request_id", _I), ("what", _S), ("args", _D))),
+    INSPECTED: ("INSPECTED", (("request_id", _I), ("answer", _B))),
 }
 
 # What a client says to the hub that a restarted hub must hear again if it is not on record; all else

@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from spoke import config, records
-from spoke.errors import AuthenticationError, ProtocolError
+from spoke import config
 from spoke.link import parse_target
-from spoke.observer import Observer
+from spoke.observer import Observer, reach
 
 
 class Failed(click.ClickException):
@@ -94,19 +93,11 @@ def observe(address: str | None) -> tuple[Observer, str]:
     Raises:
         Failed: there is no cluster, or it does not let us in.
     """
-    wanted = address or config.get("address") or "auto"
     try:
-        if wanted == "auto":
-            record = records.find("auto")
-            if record is None:
-                raise Failed("no cluster runs on this machine; start one with: spoke start --head")
-            wanted = str(record["address"])
-        token = records.token_for(wanted)
-        if token is None:
-            raise Failed(f"no token for {wanted}: set SPOKE_TOKEN or SPOKE_TOKEN_FILE")
-        return Observer(parse_target(wanted), token), wanted
-    except (OSError, ValueError, AuthenticationError, ProtocolError) as error:
-        raise Failed(f"cannot reach a cluster at {wanted}: {error}") from None
+        observer = reach(address)
+    except (OSError, ValueError) as error:
+        raise Failed(str(error)) from None
+    return observer, observer.address
 
 
 def ask_hub(address: str | None, *questions: str) -> list[Any]:

@@ -160,7 +160,16 @@ class Directory:
 
     def _actors(self, client: Client, args: dict[str, Any]) -> list[dict[str, Any]]:
         rows = [*self.s.dead_actors.values(), *self.s.actors.values()][-ROWS_MAX:]
-        return [{**actors.describe(row), "spec": None, "meta": None} for row in rows]
+        return [
+            {
+                **actors.describe(row),
+                "spec": None,
+                "meta": None,
+                "resources": row.spec.get("resources") or {},
+                "runtime_env": row.spec.get("runtime_env") or {},
+            }
+            for row in rows
+        ]
 
     # -- processes
 
@@ -209,6 +218,7 @@ class Directory:
         """A worker says how many of its objects and calls others wait for."""
         if client.worker is not None:
             client.worker.owns = int(args["count"])
+            client.worker.calls = bytes(args.get("calls") or b"")
             client.worker.owns_at = self.s.now
 
     def _address(self, client: Client, args: dict[str, Any]) -> list[Any] | None:
@@ -222,6 +232,8 @@ class Directory:
                 "job_id": job.job_id,
                 "driver": job.driver.peer if job.driver is not None else None,
                 "pid": job.info.get("pid", 0),
+                "ip": job.driver.address[2] if job.driver is not None else "",
+                "node_id": job.driver.node_id if job.driver is not None else b"",
                 "namespace": job.info.get("namespace", ""),
                 "entrypoint": job.info.get("entrypoint", ""),
                 "running": job.driver is not None,

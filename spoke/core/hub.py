@@ -24,6 +24,7 @@ from spoke.core.exits import Exit, node_exit, worker_exit
 from spoke.core.gangs import rank_of
 from spoke.core.groups import Groups
 from spoke.core.hubconfig import HubConfig
+from spoke.core.inspection import Inspections
 from spoke.core.jobs import Submissions
 from spoke.core.journal import Records, flush
 from spoke.core.leases import Leases
@@ -66,6 +67,8 @@ class HubCore:
         self.directory = Directory(s)
         self.endpoints = Endpoints(s)
         self.directory.add(self.endpoints.requests)
+        self.inspections = Inspections(s)
+        self.directory.add(self.inspections.requests)
         self.actors.on_ended = self.endpoints.actor_ended
         self.submissions = Submissions(s)
         self.directory.add(self.submissions.requests)
@@ -102,6 +105,7 @@ class HubCore:
             wire.CREATE_GROUP: lambda client, m, _: self.groups.create(client, m[1], m[2]),
             wire.REMOVE_GROUP: self._on_remove_group,
             wire.REQUEST: self._on_request,
+            wire.INSPECTED: lambda client, m, _: self.inspections.answered(client, m[1], m[2]),
         }
 
     # -- the machine
@@ -221,6 +225,7 @@ class HubCore:
         self.actors.check()
         self.groups.check()
         self.submissions.check()
+        self.inspections.check()
         self.scheduler.check()
 
     # -- agents
@@ -255,6 +260,7 @@ class HubCore:
             elif isinstance(user, Actor):
                 self.actors.worker_died(user, exit_)
             self._record_death(worker, user, exit_)
+        self.inspections.keep(worker)
         for waiting in hopeless:
             self._start_failed(waiting, exit_)
         s.remember(s.fenced, worker.worker_id, True, 4 * MAX_DEAD_RECORDS)
@@ -419,6 +425,7 @@ class HubCore:
         self.actors.client_lost(client)
         self.groups.client_lost(client)
         self.endpoints.client_lost(client)
+        self.inspections.client_lost(client)
         self.submissions.client_lost(client.peer)
         client.watching = {}
         job = s.jobs.get(client.job)

@@ -83,6 +83,7 @@ class Worker:
     __slots__ = (
         "address",
         "asked_at",
+        "calls",
         "forced",
         "holding",
         "idle_since",
@@ -112,6 +113,7 @@ class Worker:
         self.holding: Holding | None = None
         self.owns = 0  # objects and calls that others wait for: not stopped for idleness
         self.owns_at = -1.0  # when it said so
+        self.calls = b""  # what it said of the calls that it ran, for who asks when it is gone
         self.asked_at = -1.0  # when it was asked
         self.stop_at: float | None = None  # leaves by itself; killed at this time
         self.forced = False  # the stop was an order to kill

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import time
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from spoke import current, records
-from spoke.core.refs import PENDING
-from spoke.handles import ActorHandle
-from spoke.logs import MARK
 from spoke.objectref import ObjectRef
+from spoke.util.state import rows
 from spoke.util.state.common import (
     DEFAULT_LIMIT,
-    DEFAULT_LOG_LIMIT,
     DEFAULT_RPC_TIMEOUT,
     RAY_MAX_LIMIT_FROM_API_SERVER,
     ActorState,
+    ClusterEventState,
     JobState,
     NodeState,
     ObjectState,
@@ -29,209 +24,63 @@ from spoke.util.state.common import (
     TaskState,
     WorkerState,
 )
-from spoke.util.state.exception import RayStateApiException, ServerUnavailable
+from spoke.util.state.exception import InvalidQuery, RayStateApiException, ServerUnavailable
+from spoke.util.state.logs import get_log, list_logs
+from spoke.util.state.source import Source, looking
+
+__all__ = ["ServerUnavailable", "StateApiClient", "get_log", "list_logs"]
 
 Filters = list[tuple[str, str, Any]] | None
-_Source = Callable[[], list[Any]]
-_ACTOR_STATES = {"PENDING": "PENDING_CREATION", "STARTING": "PENDING_CREATION"}
-_FOLLOW_S = 0.1
-_NAME = MARK.decode()  # begins the lines that name who wrote what follows
+_MakeRows = Callable[[Source], list[Any]]
 
 
-def _client() -> Any:
-    if current.client is None:
-        raise ServerUnavailable(
-            "This process is in no cluster: call init() first, with an address to join one."
-        )
-    return current.client
-
-
-def _hex(value: Any) -> str | None:
-    return bytes(value).hex() if value else None
-
-
-# -- rows -----------------------------------------------------------------------------------------
-
-
-def _actors() -> list[ActorState]:
-    return [
-        ActorState(
-            actor_id=bytes(row["actor_id"]).hex(),
-            class_name=row["class_name"],
-            state=_ACTOR_STATES.get(row["state"], row["state"]),
-            job_id=bytes(row["job_id"]).hex(),
-            name=row["name"] or "",
-            node_id=_hex(row["node_id"]),
-            pid=row["pid"] or None,
-            ray_namespace=row["namespace"],
-            death_cause=dict(row["info"]) if row["state"] == "DEAD" else None,
-            is_detached=row["detached"],
-            placement_group_id=_hex(row["group_id"]),
-            num_restarts=row["incarnation"],
-        )
-        for row in _client().request("actors")
-    ]
-
-
-def _nodes() -> list[NodeState]:
-    return [
-        NodeState(
-            node_id=row["NodeID"],
-            node_ip=row["NodeManagerAddress"],
-            is_head_node=row["IsHead"],
-            state="ALIVE" if row["Alive"] else "DEAD",
-            state_message=row["DeathReasonMessage"] or None,
-            node_name=row["NodeName"],
-            resources_total=row["Resources"],
-            labels=row["Labels"],
-        )
-        for row in _client().request("nodes")
-    ]
-
-
-def _workers() -> list[WorkerState]:
-    addresses = {node.node_id: node.node_ip for node in _nodes()}
-    return [
-        WorkerState(
-            worker_id=bytes(row["worker_id"]).hex(),
-            is_alive=True,
-            worker_type="WORKER",
-            exit_type=None,
-            node_id=bytes(row["node_id"]).hex(),
-            ip=addresses.get(bytes(row["node_id"]).hex(), ""),
-            pid=row["pid"],
-        )
-        for row in _client().request("workers")
-    ]
-
-
-def _groups() -> list[PlacementGroupState]:
-    return [
-        PlacementGroupState(
-            placement_group_id=bytes(row["group_id"]).hex(),
-            name=row["name"] or "",
-            creator_job_id=bytes(row["job_id"]).hex(),
-            state=row["state"],
-            bundles=[
-                {"bundle_id": {"bundle_index": index}, "unit_resources": bundle, "node_id": _hex(node)}
-                for index, (bundle, node) in enumerate(
-                    zip(row["bundles"], row["nodes"] or [None] * len(row["bundles"]), strict=True)
-                )
-            ],
-            is_detached=row["detached"],
-            stats={"reason": row["reason"]},
-        )
-        for row in _client().request("groups")
-    ]
-
-
-def _jobs() -> list[JobState]:
-    now = time.time()
-    return [
-        JobState(
-            type="DRIVER",
-            job_id=bytes(row["job_id"]).hex(),
-            submission_id=None,
-            driver_info={"id": bytes(row["driver"]).hex(), "pid": str(row["pid"])},
-            status="RUNNING" if row["running"] else "SUCCEEDED",
-            entrypoint=row["entrypoint"],
-            start_time=int(1000 * (now - row["age_s"])),
-            end_time=None if row["running"] else int(1000 * (now - row["age_s"] + row["ran_s"])),
-        )
-        for row in _client().request("jobs")
-    ]
-
-
-def _tasks() -> list[TaskState]:
-    client = _client()
-    job = bytes(client.runtime_context["job_id"]).hex()
-    with client.lock:
-        calls = list(client.calls.calls.values())
-    return [
-        TaskState(
-            task_id=call.id.hex(),
-            attempt_number=call.attempt,
-            name=call.name or str(call.target),
-            state=_task_state(call),
-            job_id=job,
-            actor_id=call.key.hex() if isinstance(call.key, bytes) else None,
-            type="ACTOR_TASK" if isinstance(call.key, bytes) else "NORMAL_TASK",
-            func_or_class_name=call.name or str(call.target),
-            parent_task_id=_hex(call.parent),
-            node_id=None,
-            worker_id=_hex(call.peer),
-            worker_pid=None,
-        )
-        for call in calls
-    ]
-
-
-def _task_state(call: Any) -> str:
-    if call.waiting:
-        return "PENDING_ARGS_AVAIL"
-    return "PENDING_NODE_ASSIGNMENT" if call.peer is None else "SUBMITTED_TO_WORKER"
-
-
-def _objects() -> list[ObjectState]:
-    client = _client()
-    kind = "WORKER" if client.is_worker else "DRIVER"
-    with client.lock:
-        entries = [entry for entry in client.refs.entries.values() if entry.local or entry.call]
-        return [
-            ObjectState(
-                object_id=entry.id.hex(),
-                object_size=_size(entry.value),
-                task_status="PENDING" if entry.status == PENDING else "FINISHED",
-                attempt_number=0,
-                reference_type="LOCAL_REFERENCE" if entry.local else "USED_BY_PENDING_TASK",
-                call_site="",
-                type=kind,
-                pid=os.getpid(),
-                ip=str(client.address[2]),
-            )
-            for entry in entries
-        ]
-
-
-def _size(parts: Any) -> int | None:
-    if parts is None:
-        return None
-    return sum(len(part) if isinstance(part, bytes) else int(part[-1]) for part in parts)
-
-
-def _runtime_envs() -> list[RuntimeEnvState]:
-    environment = _client().job_env
-    return [RuntimeEnvState(runtime_env=dict(environment), success=True)] if environment else []
+def _look(make: _MakeRows, address: str | None, timeout: float, raise_on_missing: bool = False) -> list[Any]:
+    """All rows; what they do not show is a warning, or the error that the caller wants instead."""
+    with looking(address, timeout) as source:
+        found = make(source)
+        notes = source.notes
+    if notes and raise_on_missing and any("left out" in note for note in notes):
+        raise RayStateApiException("; ".join(notes))
+    for note in notes:
+        warnings.warn(f"The answer is not complete: {note}.", RuntimeWarning, stacklevel=4)
+    return found
 
 
 # -- lists ----------------------------------------------------------------------------------------
 
 
-def _listed(source: _Source, schema: type[StateSchema], filters: Filters, limit: int) -> list[Any]:
-    if not 0 < limit <= RAY_MAX_LIMIT_FROM_API_SERVER:
-        raise ValueError(
+def _checked(schema: type[StateSchema], filters: Filters, limit: int) -> None:
+    if not isinstance(limit, int) or limit < 0:
+        raise InvalidQuery(f"limit must be a number of 0 or more, not {limit!r}")
+    if limit > RAY_MAX_LIMIT_FROM_API_SERVER:
+        raise InvalidQuery(
             f"Given limit {limit} exceeds the supported limit {RAY_MAX_LIMIT_FROM_API_SERVER}."
-            if limit > 0
-            else f"limit must be positive, not {limit}"
         )
-    for key, operator, _ in filters or ():
+    for one in filters or ():
+        if not isinstance(one, (tuple, list)) or len(one) != 3:
+            raise InvalidQuery(f"a filter is (field, '=' or '!=', value), not {one!r}")
+        key, operator, _ = one
         if operator not in ("=", "!="):
-            raise ValueError(
+            raise InvalidQuery(
                 f"Unsupported filter predicate {operator} is given. Available predicates: =, !=."
             )
         if key not in schema.columns():
-            raise ValueError(f"Invalid filter key {key}. Available keys: {schema.columns()}")
-    rows = source()
-    return [row for row in rows if all(_fits(row, one) for one in filters or ())][:limit]
+            raise InvalidQuery(f"Invalid filter key {key}. Available keys: {', '.join(schema.columns())}")
 
 
 def _fits(row: Any, condition: tuple[str, str, Any]) -> bool:
     key, operator, wanted = condition
-    same = str(row[key]).lower() == str(wanted).lower()
+    value = row[key]
+    if type(value) is int and not isinstance(wanted, int):
+        try:
+            wanted = int(wanted)
+        except (TypeError, ValueError):
+            raise InvalidQuery(f"Failed to convert {wanted!r} to a number, which {key} is") from None
+    same = str(value).lower() == str(wanted).lower()
     return same if operator == "=" else not same
 
 
-def _lister(source: _Source, schema: type[StateSchema], what: str) -> Callable[..., list[Any]]:
+def _lister(make: _MakeRows, schema: type[StateSchema], what: str) -> Callable[..., list[Any]]:
     def listed(
         address: str | None = None,
         filters: Filters = None,
@@ -241,73 +90,66 @@ def _lister(source: _Source, schema: type[StateSchema], what: str) -> Callable[.
         raise_on_missing_output: bool = True,
         _explain: bool = False,
     ) -> list[Any]:
-        return _listed(source, schema, filters, limit)
+        _checked(schema, filters, limit)
+        found = _look(make, address, timeout, raise_on_missing_output)
+        for condition in filters or ():
+            found = [row for row in found if _fits(row, condition)]
+        shown = found[:limit]
+        if len(shown) < len(found) and _explain:
+            warnings.warn(f"{limit} of {len(found)} rows are shown; see limit and filters.", stacklevel=2)
+        if not detail:
+            for row in shown:
+                row.without_details()
+        return shown
 
     listed.__name__ = listed.__qualname__ = f"list_{what}"
     listed.__doc__ = (
         f"{what.replace('_', ' ').capitalize()}, at most `limit`, that meet all `filters`.\n\n"
-        "Raises:\n    ValueError: an unknown field or operator, or a limit out of range.\n"
-        "    ServerUnavailable: this process is in no cluster."
+        "Args:\n    detail: fill the fields of details, which are None otherwise.\n"
+        "    timeout: seconds for the hub's answers.\n"
+        "    raise_on_missing_output: raise where processes have more rows than one answer holds.\n\n"
+        "Raises:\n    InvalidQuery: an unknown field or operator, or a limit out of range; it is a\n"
+        "        RayStateApiException and a ValueError.\n"
+        "    ServerUnavailable: there is no cluster to ask."
     )
     return listed
 
 
-list_actors = _lister(_actors, ActorState, "actors")
-list_nodes = _lister(_nodes, NodeState, "nodes")
-list_workers = _lister(_workers, WorkerState, "workers")
-list_placement_groups = _lister(_groups, PlacementGroupState, "placement_groups")
-list_jobs = _lister(_jobs, JobState, "jobs")
-list_tasks = _lister(_tasks, TaskState, "tasks")
-list_objects = _lister(_objects, ObjectState, "objects")
-list_runtime_envs = _lister(_runtime_envs, RuntimeEnvState, "runtime_envs")
-
-
-def list_cluster_events(
-    address: str | None = None,
-    filters: Filters = None,
-    limit: int = DEFAULT_LIMIT,
-    timeout: int = DEFAULT_RPC_TIMEOUT,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[dict[str, Any]]:
-    """Deaths of nodes and actors, as dicts of severity, source_type, entity_id and message."""
-    events: list[dict[str, Any]] = [
-        {"severity": "ERROR", "source_type": "NODE", "entity_id": node.node_id, "message": node.state_message}
-        for node in _nodes()
-        if node.state == "DEAD"
-    ]
-    events += [
-        {"severity": "INFO", "source_type": "ACTOR", "entity_id": actor.actor_id,
-         "message": (actor.death_cause or {}).get("cause", "")}
-        for actor in _actors()
-        if actor.state == "DEAD"
-    ]  # fmt: skip
-    return events[:limit]
+list_actors = _lister(rows.actors, ActorState, "actors")
+list_nodes = _lister(rows.nodes, NodeState, "nodes")
+list_workers = _lister(rows.workers, WorkerState, "workers")
+list_placement_groups = _lister(rows.placement_groups, PlacementGroupState, "placement_groups")
+list_jobs = _lister(rows.jobs, JobState, "jobs")
+list_tasks = _lister(rows.tasks, TaskState, "tasks")
+list_objects = _lister(rows.objects, ObjectState, "objects")
+list_runtime_envs = _lister(rows.runtime_envs, RuntimeEnvState, "runtime_envs")
+list_cluster_events = _lister(rows.cluster_events, ClusterEventState, "cluster_events")
 
 
 # -- single rows ----------------------------------------------------------------------------------
 
 
-def _getter(source: _Source, key: str, what: str) -> Callable[..., Any]:
+def _getter(make: _MakeRows, keys: tuple[str, ...], what: str) -> Callable[..., Any]:
     def get(
         id: str, address: str | None = None, timeout: int = DEFAULT_RPC_TIMEOUT, _explain: bool = False
     ) -> Any:
-        return next((row for row in source() if row[key] == id), None)
+        found = _look(make, address, timeout)
+        return next((row for row in found if id in [row[key] for key in keys]), None)
 
     get.__name__ = get.__qualname__ = f"get_{what}"
     get.__doc__ = (
-        f"The {what.replace('_', ' ')} with this hexadecimal id, or None.\n\n"
-        "Raises:\n    ServerUnavailable: this process is in no cluster."
+        f"The {what.replace('_', ' ')} with this id, with all details, or None.\n\n"
+        "Raises:\n    ServerUnavailable: there is no cluster to ask."
     )
     return get
 
 
-get_actor = _getter(_actors, "actor_id", "actor")
-get_node = _getter(_nodes, "node_id", "node")
-get_worker = _getter(_workers, "worker_id", "worker")
-get_placement_group = _getter(_groups, "placement_group_id", "placement_group")
-get_job = _getter(_jobs, "job_id", "job")
+get_actor = _getter(rows.actors, ("actor_id",), "actor")
+get_node = _getter(rows.nodes, ("node_id",), "node")
+get_worker = _getter(rows.workers, ("worker_id",), "worker")
+get_placement_group = _getter(rows.placement_groups, ("placement_group_id",), "placement_group")
+get_job = _getter(rows.jobs, ("job_id", "submission_id"), "job")
+get_cluster_event = _getter(rows.cluster_events, ("event_id",), "cluster_event")
 
 
 def get_task(
@@ -315,28 +157,37 @@ def get_task(
     address: str | None = None,
     timeout: int = DEFAULT_RPC_TIMEOUT,
     _explain: bool = False,
-) -> TaskState | None:
-    """The unfinished call of this process with this id, or behind this ref; None if there is none."""
+) -> Any:
+    """The call with this id, or behind this ref: a `TaskState`, a list of one per attempt, or None.
+
+    Raises:
+        ServerUnavailable: there is no cluster to ask.
+    """
     wanted = id.task_id().hex() if isinstance(id, ObjectRef) else id
-    return next((row for row in _tasks() if row.task_id == wanted), None)
+    found = [row for row in _look(rows.tasks, address, timeout) if row.task_id == wanted]
+    return found[0] if len(found) == 1 else found or None
 
 
 def get_objects(
     id: str, address: str | None = None, timeout: int = DEFAULT_RPC_TIMEOUT, _explain: bool = False
 ) -> list[ObjectState]:
-    """What this process knows of the object with this id."""
-    return [row for row in _objects() if row.object_id == id]
+    """The references to the object with this id, one row per process that has some.
+
+    Raises:
+        ServerUnavailable: there is no cluster to ask.
+    """
+    return [row for row in _look(rows.objects, address, timeout) if row.object_id == id]
 
 
 # -- summaries ------------------------------------------------------------------------------------
 
 
-def _summary(rows: list[Any], group: Callable[[Any], str], state: Callable[[Any], str]) -> dict[str, Any]:
-    found: dict[str, Counter[str]] = {}
-    for row in rows:
-        found.setdefault(group(row), Counter())[state(row)] += 1
-    summary = {name: {"state_counts": dict(counts)} for name, counts in found.items()}
-    return {"cluster": {"summary": summary, "total": len(rows)}}
+def _counted(found: list[Any], key: str) -> dict[str, dict[str, int]]:
+    """How many rows of each value of a field are in which state."""
+    table: dict[str, Counter[str]] = {}
+    for row in found:
+        table.setdefault(str(row[key]), Counter())[str(row.state)] += 1
+    return {name: dict(counts) for name, counts in table.items()}
 
 
 def summarize_actors(
@@ -346,7 +197,12 @@ def summarize_actors(
     _explain: bool = False,
 ) -> dict[str, Any]:
     """How many actors of each class are in which state."""
-    return _summary(_actors(), lambda row: str(row.class_name), lambda row: str(row.state))
+    found = _look(rows.actors, address, timeout, raise_on_missing_output)
+    summary = {
+        name: {"class_name": name, "state_counts": counts}
+        for name, counts in _counted(found, "class_name").items()
+    }
+    return {"cluster": {"summary": summary, "total_actors": len(found), "summary_by": "class"}}
 
 
 def summarize_tasks(
@@ -355,8 +211,23 @@ def summarize_tasks(
     raise_on_missing_output: bool = True,
     _explain: bool = False,
 ) -> dict[str, Any]:
-    """How many of this process's unfinished calls of each function are in which state."""
-    return _summary(_tasks(), lambda row: str(row.name), lambda row: str(row.state))
+    """How many calls of each name are in which state; `rows.tasks` says which are seen."""
+    found = _look(rows.tasks, address, timeout, raise_on_missing_output)
+    kinds = {str(row.name): row.type for row in found}
+    totals = Counter(row.type for row in found)
+    summary = {
+        name: {"func_or_class_name": name, "type": kinds[name], "state_counts": counts}
+        for name, counts in _counted(found, "name").items()
+    }
+    return {
+        "cluster": {
+            "summary": summary,
+            "total_tasks": totals["NORMAL_TASK"],
+            "total_actor_tasks": totals["ACTOR_TASK"],
+            "total_actor_scheduled": totals["ACTOR_CREATION_TASK"],
+            "summary_by": "func_name",
+        }
+    }
 
 
 def summarize_objects(
@@ -365,105 +236,36 @@ def summarize_objects(
     raise_on_missing_output: bool = True,
     _explain: bool = False,
 ) -> dict[str, Any]:
-    """How many objects this process refers to, by kind of reference and state."""
-    return _summary(_objects(), lambda row: str(row.reference_type), lambda row: str(row.task_status))
+    """How many references there are, by where they were made, with kinds, states and bytes."""
+    found = _look(rows.objects, address, timeout, raise_on_missing_output)
+    by_site: dict[str, list[Any]] = {}
+    for row in found:
+        by_site.setdefault(row.call_site, []).append(row)
+    summary = {
+        site: {
+            "total_objects": len(group),
+            "total_size_mb": _megabytes(group),
+            "total_num_workers": len({(row.ip, row.pid) for row in group}),
+            "total_num_nodes": len({row.ip for row in group}),
+            "task_state_counts": dict(Counter(row.task_status for row in group)),
+            "task_attempt_number_counts": dict(Counter(str(row.attempt_number) for row in group)),
+            "ref_type_counts": dict(Counter(row.reference_type for row in group)),
+        }
+        for site, group in by_site.items()
+    }
+    return {
+        "cluster": {
+            "summary": summary,
+            "total_objects": len(found),
+            "total_size_mb": _megabytes(found),
+            "callsite_enabled": False,
+            "summary_by": "callsite",
+        }
+    }
 
 
-# -- logs -----------------------------------------------------------------------------------------
-
-
-def _log_directories(node_id: str | None) -> list[str]:
-    """The directories on this machine in which workers of the cluster's nodes write."""
-    known = {node.node_id for node in _nodes()}
-    return [
-        str(record["log_dir"])
-        for record in records.live()
-        if record.get("log_dir") and record["node_id"] in known and node_id in (None, record["node_id"])
-    ]
-
-
-def list_logs(
-    address: str | None = None,
-    node_id: str | None = None,
-    node_ip: str | None = None,
-    glob_filter: str | None = None,
-    timeout: int = DEFAULT_RPC_TIMEOUT,
-) -> dict[str, list[str]]:
-    """Names of the workers' log files on this machine: {"worker_out": [...], "worker_err": [...]}."""
-    found: dict[str, list[str]] = {"worker_out": [], "worker_err": []}
-    for folder in _log_directories(node_id):
-        for path in sorted(glob.glob(os.path.join(folder, glob_filter or "*"))):
-            kind = {".out": "worker_out", ".err": "worker_err"}.get(os.path.splitext(path)[1])
-            if kind:
-                found[kind].append(os.path.basename(path))
-    return found
-
-
-def get_log(
-    address: str | None = None,
-    node_id: str | None = None,
-    node_ip: str | None = None,
-    filename: str | None = None,
-    actor_id: str | None = None,
-    task_id: str | None = None,
-    pid: int | None = None,
-    follow: bool = False,
-    tail: int = -1,
-    timeout: int = DEFAULT_RPC_TIMEOUT,
-    suffix: str = "out",
-    encoding: str | None = "utf-8",
-    errors: str | None = "strict",
-    submission_id: str | None = None,
-    attempt_number: int = 0,
-    _interval: float | None = None,
-    filter_ansi_code: bool = False,
-) -> Iterator[str]:
-    """Lines of one log file on this machine, chosen by its name, an actor's id, or a worker's pid.
-
-    Args:
-        follow: go on until the generator is closed.
-        tail: only this many of the last lines; -1 gives 1,000, 0 none.
-        suffix: "out" or "err".
-
-    Raises:
-        ValueError: nothing, or what needs another machine, is asked for.
-        RayStateApiException: there is no such file here.
-    """
-    if filename is None:
-        filename = f"worker-{_worker_of(actor_id, pid)}.{suffix}"
-    paths = [os.path.join(folder, filename) for folder in _log_directories(node_id)]
-    path = next((path for path in paths if os.path.exists(path)), None)
-    if path is None:
-        raise RayStateApiException(f"no log {filename!r} on this machine; see list_logs()")
-    wanted = DEFAULT_LOG_LIMIT if tail < 0 else tail
-    with open(path, encoding=encoding or "utf-8", errors=errors) as file:
-        lines = [line for line in file if not line.startswith(_NAME)]
-        yield from lines[len(lines) - min(wanted, len(lines)) :]
-        while follow:
-            line = file.readline()
-            if line and not line.startswith(_NAME):
-                yield line
-            elif not line:
-                time.sleep(_interval or _FOLLOW_S)
-
-
-def _worker_of(actor_id: str | None, pid: int | None) -> str:
-    """The hexadecimal id of a worker.
-
-    Raises:
-        ValueError: it is not said, or there is none.
-    """
-    if actor_id is None and pid is None:
-        raise ValueError("say which log: filename, actor_id or pid")
-    wanted = actor_id.hex() if isinstance(actor_id, bytes) else actor_id
-    if isinstance(actor_id, ActorHandle):
-        wanted = actor_id._actor_id.hex()
-    for row in _client().request("workers"):
-        if (wanted is not None and _hex(row["actor_id"]) == wanted) or (
-            pid is not None and row["pid"] == pid
-        ):
-            return bytes(row["worker_id"]).hex()
-    raise ValueError(f"no worker runs actor {wanted}" if wanted else f"no worker has pid {pid}")
+def _megabytes(found: list[Any]) -> float:
+    return float(sum(max(0, row.object_size) for row in found)) / 2**20
 
 
 class StateApiClient:
@@ -480,18 +282,24 @@ class StateApiClient:
     def list(self, resource: Any, options: Any = None, raise_on_missing_output: bool = True) -> list[Any]:
         """Rows of a `StateResource`, by `ListApiOptions`."""
         function = globals()[f"list_{resource.value}"]
-        rows: list[Any] = function(
-            filters=getattr(options, "filters", None), limit=getattr(options, "limit", DEFAULT_LIMIT)
+        found: list[Any] = function(
+            self.address,
+            filters=getattr(options, "filters", None),
+            limit=getattr(options, "limit", DEFAULT_LIMIT),
+            timeout=getattr(options, "timeout", DEFAULT_RPC_TIMEOUT),
+            detail=getattr(options, "detail", False),
+            raise_on_missing_output=raise_on_missing_output,
         )
-        return rows
+        return found
 
     def get(self, resource: Any, id: str, options: Any = None, _explain: bool = False) -> Any:
-        """The row of a `StateResource` with this id, or None."""
-        return globals()[f"get_{resource.value.rstrip('s')}"](id)
+        """The row of a `StateResource` with this id, or None; all references to an object."""
+        name = "objects" if resource.value == "objects" else resource.value.rstrip("s")
+        return globals()[f"get_{name}"](id, self.address)
 
     def summary(
         self, resource: Any, *, options: Any = None, raise_on_missing_output: bool = True
     ) -> dict[str, Any]:
         """The summary of a `SummaryResource`."""
-        found: dict[str, Any] = globals()[f"summarize_{resource.value}"]()
+        found: dict[str, Any] = globals()[f"summarize_{resource.value}"](self.address)
         return found

@@ -6,9 +6,9 @@ A field whose value Spoke does not keep is None.  Rows are read by attribute, by
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from spoke import absent
 
@@ -45,9 +45,11 @@ class SummaryResource(Enum):
 class StateSchema:
     """A row."""
 
+    detail_only: ClassVar[frozenset[str]] = frozenset()  # fields that are None unless details are asked for
+
     def asdict(self) -> dict[str, Any]:
         """The row as a dict."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.columns()}
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a field, or `default`."""
@@ -67,12 +69,27 @@ class StateSchema:
         """The names of all fields."""
         return [field.name for field in fields(cls)]
 
-    list_columns = base_columns = filterable_columns = detail_columns = columns
+    @classmethod
+    def base_columns(cls) -> list[str]:
+        """The names of the fields that a list shows without details."""
+        return [name for name in cls.columns() if name not in cls.detail_only]
+
+    list_columns = filterable_columns = detail_columns = columns
+
+    def without_details(self) -> None:
+        """Set the fields of details to None."""
+        for name in self.detail_only:
+            setattr(self, name, None)
 
 
 @dataclass
 class ActorState(StateSchema):
     """An actor."""
+
+    detail_only = frozenset((
+        "serialized_runtime_env", "required_resources", "death_cause", "is_detached", "placement_group_id",
+        "repr_name", "num_restarts",
+    ))  # fmt: skip
 
     actor_id: str
     class_name: str
@@ -88,12 +105,14 @@ class ActorState(StateSchema):
     is_detached: bool | None = None
     placement_group_id: str | None = None
     repr_name: str | None = None
-    num_restarts: int = 0
+    num_restarts: int | None = 0
 
 
 @dataclass
 class NodeState(StateSchema):
     """A node."""
+
+    detail_only = frozenset(("start_time_ms", "end_time_ms"))
 
     node_id: str
     node_ip: str
@@ -109,11 +128,13 @@ class NodeState(StateSchema):
 
 @dataclass
 class WorkerState(StateSchema):
-    """A worker process."""
+    """A worker process, or a driver."""
+
+    detail_only = frozenset(("exit_detail", "worker_launch_time_ms", "start_time_ms", "end_time_ms"))
 
     worker_id: str
     is_alive: bool
-    worker_type: str
+    worker_type: str  # WORKER or DRIVER
     exit_type: str | None
     node_id: str
     ip: str
@@ -128,6 +149,8 @@ class WorkerState(StateSchema):
 class PlacementGroupState(StateSchema):
     """A placement group."""
 
+    detail_only = frozenset(("bundles", "is_detached", "stats"))
+
     placement_group_id: str
     name: str
     creator_job_id: str
@@ -139,23 +162,30 @@ class PlacementGroupState(StateSchema):
 
 @dataclass
 class JobState(StateSchema):
-    """A driver's run."""
+    """A driver's run, or a submitted job."""
 
-    type: str
+    detail_only = frozenset(("start_time", "end_time"))
+
     job_id: str | None
     submission_id: str | None
-    driver_info: dict[str, Any] | None
-    status: str  # RUNNING or SUCCEEDED
     entrypoint: str
+    type: str  # DRIVER or SUBMISSION
+    status: str  # PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED
     message: str | None = None
     error_type: str | None = None
+    driver_info: dict[str, Any] | None = None
     start_time: int | None = None  # milliseconds since the epoch
     end_time: int | None = None
 
 
 @dataclass
 class TaskState(StateSchema):
-    """A call that this process has made and that is not over."""
+    """A call: of a function, of an actor's method, or of its constructor."""
+
+    detail_only = frozenset((
+        "language", "required_resources", "placement_group_id", "profiling_data", "start_time_ms",
+        "end_time_ms", "error_message",
+    ))  # fmt: skip
 
     task_id: str
     attempt_number: int
@@ -163,33 +193,46 @@ class TaskState(StateSchema):
     state: str
     job_id: str
     actor_id: str | None
-    type: str
+    type: str  # NORMAL_TASK, ACTOR_TASK or ACTOR_CREATION_TASK
     func_or_class_name: str
     parent_task_id: str | None
     node_id: str | None
     worker_id: str | None
     worker_pid: int | None
     error_type: str | None = None
+    language: str | None = None
+    required_resources: dict[str, float] | None = None
+    placement_group_id: str | None = None
+    profiling_data: dict[str, Any] | None = None
+    start_time_ms: int | None = None
+    end_time_ms: int | None = None
+    error_message: str | None = None
 
 
 @dataclass
 class ObjectState(StateSchema):
-    """An object that this process has a ref to."""
+    """A reference of a process to an object."""
+
+    detail_only = frozenset(("owner_id", "node_id"))
 
     object_id: str
-    object_size: int | None
+    object_size: int  # bytes, -1 while it is not known
     task_status: str
     attempt_number: int
     reference_type: str
     call_site: str
-    type: str
+    type: str  # DRIVER or WORKER
     pid: int
     ip: str
+    owner_id: str | None = None  # process that owns the object
+    node_id: str | None = None
 
 
 @dataclass
 class RuntimeEnvState(StateSchema):
     """A runtime environment in use."""
+
+    detail_only = frozenset(("ref_cnt", "error"))
 
     runtime_env: dict[str, Any]
     success: bool | None
@@ -197,6 +240,20 @@ class RuntimeEnvState(StateSchema):
     node_id: str | None = None
     ref_cnt: int | None = None
     error: str | None = None
+
+
+@dataclass
+class ClusterEventState(StateSchema):
+    """Something that happened."""
+
+    detail_only = frozenset(("custom_fields",))
+
+    severity: str
+    time: str | None
+    source_type: str
+    message: str
+    event_id: str
+    custom_fields: dict[str, Any] | None = None
 
 
 @dataclass

@@ -9,6 +9,10 @@ class RayStateApiException(Exception):
     """A question about the cluster's state could not be answered."""
 
 
+class InvalidQuery(RayStateApiException, ValueError):
+    """A filter, an operator or a limit that there is not."""
+
+
 class DataSourceUnavailable(RayStateApiException):
     """What would know the answer does not respond."""
 
