@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,10 +75,11 @@ def test_wrong_questions(spoke_cluster: Any) -> None:
         list(state.get_log())
 
 
-def test_state_needs_a_cluster() -> None:
+def test_state_needs_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import spoke
 
     spoke.shutdown()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # where a cluster of this machine would be found
     with pytest.raises(state.api.ServerUnavailable, match=r"init\(\)"):
         state.list_nodes()
 
