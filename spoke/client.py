@@ -165,6 +165,11 @@ class Client:
             meant = self.calls.actors.kill(actor_id, no_restart)
             self.hub.tell(wire.KILL_ACTOR, actor_id, no_restart, "it was killed by `ray.kill`", meant)
 
+    def is_dead(self, actor_id: bytes) -> bool:
+        """Is the actor known to be dead for good?"""
+        channel = self.calls.actors.channels.get(actor_id)
+        return channel is not None and channel.state == "DEAD"
+
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
         """Cancel the call that would resolve `ref`; ValueError for `force` on an actor's call."""
         self.submitter.cancel(ref, force, recursive)

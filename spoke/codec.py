@@ -119,13 +119,16 @@ def _dump_thorough(value: Any, buffers: list[Any] | None) -> bytes:
     return stream.getvalue()
 
 
+function_pickler: Callable[[Any], bytes] | None = None  # of an engine that has its own
+
+
 def dumps_function(function: Any) -> bytes:
     """Pickle a function or class for other processes, by value where they cannot import it.
 
     Raises:
         TypeError: it closes over something that cannot be pickled.
     """
-    return _dump_thorough(function, None)
+    return _dump_thorough(function, None) if function_pickler is None else function_pickler(function)
 
 
 def loads(body: Any, buffers: Iterable[Any] = ()) -> Any:

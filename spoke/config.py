@@ -156,6 +156,8 @@ KNOBS: dict[str, Knob] = {
     "address": Knob(
         "SPOKE_ADDRESS", parse_text, None, "host:port of the cluster that init() joins", also=("RAY_ADDRESS",)
     ),
+    "engine": Knob("SPOKE_ENGINE", parse_text, None, "spoke (default), or ray: calls go to a Ray cluster"),
+    "gang_gpus": Knob("SPOKE_GANG_GPUS", parse_text, None, "GPUs of this rank of a gang on a Ray cluster"),
     "token": Knob("SPOKE_TOKEN", parse_text, None, "the cluster token, in hexadecimal or any text"),
     "token_file": Knob("SPOKE_TOKEN_FILE", parse_text, None, "file that holds the cluster token"),
     "log_level": Knob("SPOKE_LOG_LEVEL", parse_text, "info", "debug, info, warning or error"),

@@ -85,6 +85,10 @@ class RpcError(RayError):
         return self.message
 
 
+class EngineUnsupported(RayError):
+    """The engine that carries the program does not have this feature; the text says what to use instead."""
+
+
 class CrossLanguageError(RayError):
     """An error raised by code in another language."""
 
@@ -445,20 +449,18 @@ class ActorPlacementGroupRemoved(_Described):
     _sentence = "The placement group corresponding to this Actor has been removed."
 
 
-class ActorAlreadyExistsError(ValueError, RayError):
+class _WrongActor(ValueError, RayError):
+    def __init__(self, error_message: str = "") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+
+class ActorAlreadyExistsError(_WrongActor):
     """The name is taken by a living actor of the namespace."""
 
-    def __init__(self, error_message: str = "") -> None:
-        super().__init__(error_message)
-        self.error_message = error_message
 
-
-class ActorHandleNotFoundError(ValueError, RayError):
+class ActorHandleNotFoundError(_WrongActor):
     """The handle belongs to another cluster, or to one that is gone."""
-
-    def __init__(self, error_message: str = "") -> None:
-        super().__init__(error_message)
-        self.error_message = error_message
 
 
 # -- objects ------------------------------------------------------------------------------------
@@ -553,9 +555,6 @@ class ObjectReconstructionFailedError(ObjectLostError):
         super().__init__(object_ref_hex, owner_address, call_site, error_message or reason_message)
         self.args = (object_ref_hex, reason, reason_message, owner_address, call_site, error_message)
         self.reason = reason
-
-
-# -- channels -----------------------------------------------------------------------------------
 
 
 class RayChannelError(RaySystemError):

@@ -512,7 +512,7 @@ class ActorClass:
         if options.detached:
             with client.lock:
                 entry.local += 1  # no handle keeps a detached actor alive, so none may end it
-        return ActorHandle(Core(actor_id, ObjectRef(entry), meta))
+        return ActorHandle(Core(entry.id[:ACTOR_BYTES], ObjectRef(entry), meta))
 
     def options(self, **actor_options: Any) -> ActorClass:
         """The same class with these options on top of its own.
@@ -582,6 +582,8 @@ def find_actor(name: str, namespace: str | None = None) -> ActorHandle:
     check_name(name, "The name of an actor")
     client = engine()
     found = client.request("get_actor", name=name, namespace=namespace or client.namespace)
+    if "life" in found:  # of an engine that counts handles itself
+        return rebuild_handle(found["life"], found["meta"])
     return rebuild_weak_handle(found["actor_id"], found["meta"])
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoke import wire
 from spoke.errors import GetTimeoutError, ObjectLostError, ObjectStoreFullError, RaySystemError
+from spoke.ids import GROUP_BYTES, JOB_BYTES, random_bytes
 from spoke.lead import Waiter
 from spoke.replies import named_error
 from spoke.segments import WHOLE
@@ -17,6 +18,7 @@ from spoke.wire import encode
 if TYPE_CHECKING:
     from spoke.client import Client
     from spoke.links import Link
+    from spoke.objectref import ObjectRef
 
 AGENT_ANSWER_S: Final = 30.0
 PIECE_ANSWER_S: Final = 60.0
@@ -329,12 +331,29 @@ class HubSide:
 
     # -- groups
 
-    def create_group(self, group_id: bytes, spec: dict[str, Any]) -> None:
-        """Reserve a placement group; its state follows by GROUP_STATE."""
-        self._client.check_open()
-        with self._client.lock:
+    def create_group(self, spec: dict[str, Any], named: bool) -> bytes:
+        """Reserve a placement group; returns its id, its state follows by GROUP_STATE.
+
+        Raises:
+            ValueError: with `named`, which waits for the hub's word: the name is taken.
+        """
+        client = self._client
+        client.check_open()
+        group_id: bytes = random_bytes(GROUP_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
+        if named:
+            spec["request_id"], question = self.expect()
+        with client.lock:
             self.group_states[group_id] = ("PENDING", {})
             self.tell(wire.CREATE_GROUP, group_id, spec)
+        if named:
+            self.collect(spec["request_id"], question)
+        return group_id
+
+    def group_ready(self, group_id: bytes, value: Any) -> ObjectRef[Any]:
+        """A ref to `value` that resolves when the group is placed; ValueError if there is no such group."""
+        from spoke.group_ready import group_ready_ref
+
+        return group_ready_ref(self._client, group_id, value)
 
     def wait_group(self, group_id: bytes, timeout: float | None) -> bool:
         """Whether the group is placed within `timeout` seconds."""

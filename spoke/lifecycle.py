@@ -95,6 +95,7 @@ def init(
     log_to_driver: bool | None = None,
     namespace: str | None = None,
     runtime_env: dict[str, Any] | None = None,
+    engine: str | None = None,
     **kwargs: Any,
 ) -> Context:
     """Start a cluster in this process's care, or join one.
@@ -108,6 +109,8 @@ def init(
         ignore_reinit_error: a second `init` returns the first one's context instead of raising.
         namespace: for named actors; default a namespace of this job's own.
         runtime_env: for all workers of this job.
+        engine: "spoke" (default, or SPOKE_ENGINE) or "ray": the program runs on a Ray cluster, by real Ray's
+            init() with the same arguments.  So it does with an address "ray://host:port".
 
     Raises:
         RuntimeError: called twice, or an unknown argument.
@@ -142,6 +145,23 @@ def init(
         "labels": labels,
         "object_store_memory": object_store_memory,
     }
+    from spoke import engines
+
+    if engines.chosen(engine, config.get("address") if address is None else address) == "ray":
+        from spoke.engines import ray_process
+
+        shown = {
+            "include_dashboard": bool(include_dashboard),
+            "dashboard_host": dashboard_host,
+            "dashboard_port": dashboard_port,
+            "configure_logging": configure_logging,
+            "logging_level": None if logging_level == "info" else logging_level,
+            "logging_format": logging_format,
+            "logging_config": logging_config,
+            "local_mode": local_mode or None,
+        }
+        ray_process.start(address, options, {**node, **shown, **kwargs})
+        return _context()
     _connect(address, options, node)
     if local_mode:
         from spoke import localmode

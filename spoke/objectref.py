@@ -22,7 +22,7 @@ T = TypeVar("T")
 class _Hooks:
     """What refs ask of the engine; one instance, filled by `install`."""
 
-    __slots__ = ("address", "asyncio_future", "future", "release", "resolve")
+    __slots__ = ("address", "asyncio_future", "future", "rebuild", "release", "resolve")
 
     def __init__(self) -> None:
         self.address: Any = None
@@ -30,14 +30,14 @@ class _Hooks:
         self.resolve: Callable[[bytes, Any], ObjectRef[Any]] | None = None
         self.future: Callable[[ObjectRef[Any]], Any] | None = None
         self.asyncio_future: Callable[[ObjectRef[Any]], Any] | None = None
+        self.rebuild: Callable[[bytes, Any], ObjectRef[Any]] = rebuild_ref  # what pickled refs name
 
 
-_hooks = _Hooks()
-
-
-def install(address: Any, release: Any, resolve: Any, future: Any, asyncio_future: Any) -> None:
+def install(
+    address: Any, release: Any, resolve: Any, future: Any, asyncio_future: Any, rebuild: Any = None
+) -> None:
     """Connect refs with the engine of this process; None everywhere disconnects them."""
-    _hooks.address, _hooks.release = address, release
+    _hooks.address, _hooks.release, _hooks.rebuild = address, release, rebuild or rebuild_ref
     _hooks.resolve, _hooks.future, _hooks.asyncio_future = resolve, future, asyncio_future
 
 
@@ -71,7 +71,7 @@ class ObjectRef(Generic[T]):
 
     def __reduce__(self) -> Any:
         codec.note_ref(self)
-        return rebuild_ref, (self._id, self._entry.owner or _hooks.address)
+        return _hooks.rebuild, (self._id, self._entry.owner or _hooks.address)
 
     def binary(self) -> bytes:
         """The 28 bytes of the object id."""
@@ -151,4 +151,5 @@ def rebuild_ref(object_id: bytes, owner: Any) -> ObjectRef[Any]:
     return _hooks.resolve(object_id, owner)
 
 
+_hooks = _Hooks()
 ObjectID = ObjectRef  # its older name

@@ -174,13 +174,21 @@ def _check_retry_exceptions(value: Any) -> None:
                 raise ValueError("retry_exceptions must be either a boolean or a list of exceptions")
 
 
+class _RetryOn:
+    """Is an error one to retry after?  `given` is the option: True, or a list of classes."""
+
+    __slots__ = ("_classes", "given")
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+        self._classes = BaseException if given is True else tuple(given)
+
+    def __call__(self, error: BaseException) -> bool:
+        return isinstance(getattr(error, "cause", None) or error, self._classes)
+
+
 def _retry_on(value: Any) -> Callable[[BaseException], bool] | None:
-    if not value:
-        return None
-    if value is True:
-        return lambda error: True
-    classes = tuple(value)
-    return lambda error: isinstance(getattr(error, "cause", None) or error, classes)
+    return _RetryOn(value) if value else None
 
 
 def check_label_selector(selector: Mapping[str, Any] | None, what: str = "label_selector") -> None:

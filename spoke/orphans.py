@@ -28,6 +28,12 @@ def children(parent: int = 0) -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent(name) == parent]
 
 
+def is_running(pid: int) -> bool:
+    """Does a process live?  One that only waits to be reaped does not."""
+    after_name = read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return bool(after_name) and after_name[0] not in "ZX"
+
+
 NODE_VARIABLE = "SPOKE_NODE_ID"  # of the processes of submitted jobs
 
 

@@ -13,9 +13,8 @@ from spoke.core.request import NODE
 from spoke.core.topology import KINDS
 from spoke.errors import ActorUnschedulableError, GetTimeoutError
 from spoke.gang import Gang
-from spoke.group_ready import watch
 from spoke.handles import engine
-from spoke.ids import GROUP_BYTES, JOB_BYTES, PlacementGroupID, random_bytes
+from spoke.ids import PlacementGroupID
 from spoke.limits import MAX_BUNDLES
 from spoke.options import check_label_selector, check_quantity
 from spoke.util.placement_group import PlacementGroup
@@ -157,12 +156,7 @@ def _check_policy(restart: str, max_restarts: int, lifetime: str | None) -> None
 
 
 def _create(client: Client, spec: dict[str, Any]) -> PlacementGroup:
-    group_id = random_bytes(GROUP_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
-    request_id, question = client.hub.expect()
-    spec["request_id"] = request_id
-    client.hub.create_group(group_id, spec)
-    client.hub.collect(request_id, question)  # the name may be taken
-    watch(client, group_id)
+    group_id = client.hub.create_group(spec, True)  # the name may be taken
     return PlacementGroup(PlacementGroupID(group_id), spec["bundles"])
 
 

@@ -229,8 +229,7 @@ class WorkerPool(Executor):
         return None
 
     def _is_dead(self, worker: _Worker) -> bool:
-        channel = self._client.calls.actors.channels.get(worker.handle._core.actor_id)
-        return channel is not None and channel.state == "DEAD"
+        return bool(self._client.is_dead(worker.handle._core.actor_id))
 
     def _await(self, worker: _Worker, ref: Any) -> None:
         self._client.when_resolved(ref, _Done(self._inbox, worker, ref))

@@ -10,7 +10,7 @@ from typing import Any
 
 from spoke import absent, current
 from spoke.handles import engine
-from spoke.ids import GROUP_BYTES, JOB_BYTES, PlacementGroupID, random_bytes
+from spoke.ids import PlacementGroupID
 from spoke.options import check_label_selector, check_quantity
 
 NODE_ID_LABEL_KEY = "ray.io/node-id"
@@ -54,9 +54,7 @@ class PlacementGroup:
         Reading it raises TaskPlacementGroupRemoved if the group is removed before or already.
         """
         client = current.client or engine()
-        from spoke.group_ready import group_ready_ref
-
-        return group_ready_ref(client, self.id.binary(), self)
+        return client.hub.group_ready(self.id.binary(), self)
 
     def wait(self, timeout_seconds: float = 30) -> bool:
         """Wait at most `timeout_seconds`; are all bundles reserved?
@@ -65,9 +63,6 @@ class PlacementGroup:
             ValueError: the group does not exist.
         """
         client = current.client or engine()
-        from spoke.group_ready import watch
-
-        watch(client, self.id.binary())
         return bool(client.hub.wait_group(self.id.binary(), timeout_seconds))
 
     def _scheduling(self, index: int = -1, capture: bool | None = None) -> dict[str, Any]:
@@ -119,7 +114,6 @@ def placement_group(
     if not isinstance(name, str):
         raise TypeError(f"The name of a placement group must be a string, got {type(name)}")
     checked = _check_bundles(bundles)
-    group_id = random_bytes(GROUP_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
     spec: dict[str, Any] = {
         "bundles": checked,
         "strategy": _node_strategy(strategy, topology_strategy),
@@ -130,13 +124,7 @@ def placement_group(
         "selectors": bundle_label_selector or None,
         "target_node": bytes.fromhex(_soft_target_node_id) if _soft_target_node_id else None,
     }
-    if name:
-        request_id, question = client.hub.expect()
-        spec["request_id"] = request_id
-        client.hub.create_group(group_id, spec)
-        client.hub.collect(request_id, question)  # the name may be taken
-    else:
-        client.hub.create_group(group_id, spec)
+    group_id = client.hub.create_group(spec, bool(name))
     return PlacementGroup(PlacementGroupID(group_id), checked)
 
 
