@@ -124,20 +124,8 @@ def init(
         raise RuntimeError(
             "Maybe you called init twice by accident? Give 'ignore_reinit_error=True' or call 'shutdown()'."
         )
-    if namespace is not None:
-        check_namespace(namespace)
-    if runtime_env is not None and not isinstance(runtime_env, dict):
-        raise TypeError(f"runtime_env must be a dict or RuntimeEnv, got {type(runtime_env)}")
-    from spoke import runtime_env as environments
-
-    job_env = getattr(job_config, "runtime_env", None) or runtime_env
-    options: dict[str, Any] = {
-        "namespace": namespace or getattr(job_config, "ray_namespace", None) or config.get("namespace"),
-        "runtime_env": environments.checked(environments.merged(_env_of_job(), job_env)),
-        "log_to_driver": config.get("log_to_driver") if log_to_driver is None else bool(log_to_driver),
-        "log_level": logging_level if isinstance(logging_level, str) else config.get("log_level"),
-        "temp_dir": kwargs.get("_temp_dir"),
-    }
+    options = _options(namespace, runtime_env, job_config, log_to_driver, logging_level)
+    options["temp_dir"] = kwargs.get("_temp_dir")
     node = {
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
@@ -145,37 +133,69 @@ def init(
         "labels": labels,
         "object_store_memory": object_store_memory,
     }
+    shown = {
+        "include_dashboard": bool(include_dashboard),
+        "dashboard_host": dashboard_host,
+        "dashboard_port": dashboard_port,
+        "configure_logging": configure_logging,
+        "logging_level": None if logging_level == "info" else logging_level,
+        "logging_format": logging_format,
+        "logging_config": logging_config,
+        "local_mode": local_mode or None,
+    }
+    _connect(engine, address, options, node, {**shown, **kwargs})
+    return _context()
+
+
+def _options(
+    namespace: Any, runtime_env: Any, job_config: Any, log_to_driver: bool | None, logging_level: Any
+) -> dict[str, Any]:
+    """What all engines want to know of this driver, checked."""
+    if namespace is not None:
+        check_namespace(namespace)
+    if runtime_env is not None and not isinstance(runtime_env, dict):
+        raise TypeError(f"runtime_env must be a dict or RuntimeEnv, got {type(runtime_env)}")
+    from spoke import runtime_env as environments
+
+    job_env = getattr(job_config, "runtime_env", None) or runtime_env
+    return {
+        "namespace": namespace or getattr(job_config, "ray_namespace", None) or config.get("namespace"),
+        "runtime_env": environments.checked(environments.merged(_env_of_job(), job_env)),
+        "log_to_driver": config.get("log_to_driver") if log_to_driver is None else bool(log_to_driver),
+        "log_level": logging_level if isinstance(logging_level, str) else config.get("log_level"),
+    }
+
+
+def _connect(
+    engine: str | None,
+    address: str | None,
+    options: dict[str, Any],
+    node: dict[str, Any],
+    more: dict[str, Any],
+) -> None:
+    """Start a cluster with this node, or join the one at the address; `more` is for Ray alone."""
     from spoke import engines
 
-    if engines.chosen(engine, config.get("address") if address is None else address) == "ray":
+    target = config.get("address") if address is None else address
+    if engines.chosen(engine, target) == "ray":
         from spoke.engines import ray_process
 
-        shown = {
-            "include_dashboard": bool(include_dashboard),
-            "dashboard_host": dashboard_host,
-            "dashboard_port": dashboard_port,
-            "configure_logging": configure_logging,
-            "logging_level": None if logging_level == "info" else logging_level,
-            "logging_format": logging_format,
-            "logging_config": logging_config,
-            "local_mode": local_mode or None,
-        }
-        ray_process.start(address, options, {**node, **shown, **kwargs})
-        return _context()
-    _connect(address, options, node)
-    if local_mode:
+        ray_process.start(address, options, {**node, **more})
+        return
+    _connect_here(address, target, options, node)
+    if more["local_mode"]:
         from spoke import localmode
 
         assert current.client is not None
         localmode.install(current.client)
-    return _context()
 
 
-def _connect(address: str | None, options: dict[str, Any], node: dict[str, Any]) -> None:
-    """Start a cluster with this node, or join the one at the address."""
+def _connect_here(
+    address: str | None, target: str | None, options: dict[str, Any], node: dict[str, Any]
+) -> None:
+    """Start or join a cluster of Spoke's own."""
     from spoke import driver
 
-    target = config.get("address") if address is None else address
     if target is None or target == "local":
         options.update(_node_options(node))
         driver.start_embedded(options)
