@@ -49,10 +49,10 @@ class Translating:
 
 def translated(error: BaseException, ray: Any) -> BaseException:
     """The same error as one of `spoke.exceptions`; errors of others as they are."""
-    if not isinstance(error, ray.exceptions.RayError) or isinstance(error, RayError):
-        return error
     if isinstance(error, ray.exceptions.RayTaskError):
         return _task_error(error)
+    if not isinstance(error, ray.exceptions.RayError):
+        return error
     text = str(error)
     if "No module named 'spoke'" in text:
         text += _HINT
