@@ -10,6 +10,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,7 +24,12 @@ using Piece = std::span<const char>;
 
 constexpr size_t kInlinePayload = 64 * 1024;    // a larger payload gets a buffer of its own
 constexpr size_t kHeader = 8;                // of a frame: u32 meta_bytes, u32 payload_bytes
+constexpr uint32_t kMark = UINT32_MAX;       // in place of meta_bytes: a mark of framing.cpp, its count behind it
 constexpr uint64_t kFirstFrameLimit = 64 * 1024;  // meta and payload, until the peer is trusted
+
+inline void store_u32(char* at, uint32_t value) {
+    for (int i = 0; i < 4; ++i) at[i] = static_cast<char>(value >> (8 * i));
+}
 
 inline uint32_t load_u32(const char* at) {
     const auto* bytes = reinterpret_cast<const unsigned char*>(at);
@@ -97,6 +103,12 @@ struct LargeFrame {
     size_t places(std::span<char> (&result)[2]) const noexcept;
 };
 
+// The half-received end of one stream of frames.
+struct Incoming {
+    std::vector<char> partial;  // the beginning of a small frame
+    std::unique_ptr<LargeFrame> large;
+};
+
 struct Connection : Source {
     Connection(UniqueFd own, bool is_local) : Source(SourceKind::kConnection, std::move(own)) { local = is_local; }
 
@@ -111,8 +123,11 @@ struct Connection : Source {
     std::shared_ptr<Tunnel> tunnel;
     std::atomic<int> tunnel_source{0};  // where what the tunnel brings is read
 
-    std::vector<char> partial;  // the beginning of a small frame
-    std::unique_ptr<LargeFrame> large;
+    Incoming by_socket, by_tunnel;
+    // Of a tunnel that failed (framing.cpp).
+    bool mark_sent = false;
+    std::optional<uint32_t> peer_mark;
+    std::atomic<bool> marked_early{false};  // the peer's mark came before the tunnel's first byte could
 
     std::mutex fds_mutex;
     std::deque<UniqueFd> fds;

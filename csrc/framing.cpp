@@ -25,41 +25,108 @@ void Reactor::receive_from(int id, std::shared_ptr<Tunnel> tunnel) {
         const std::lock_guard lock(conn->send_mutex);
         conn->tunnel = tunnel;
     }
-    conn->tunnel_source = add(std::make_shared<TunnelSource>(std::move(tunnel), id), EPOLLIN);
+    conn->tunnel_source = add(std::make_shared<TunnelSource>(tunnel, id), EPOLLIN);
+    if (conn->marked_early) tunnel->close("the peer's end failed");  // the poller sees it fail, and resumes
 }
 
 // All that the tunnel brought so far, cut into frames behind those of the socket.
 void Reactor::receive_tunnel(Connection& conn, Batch& batch) {
-    Tunnel& tunnel = *conn.tunnel;
-    size_t size = tunnel.pending();
-    const std::string failure = tunnel.failure();
-    while (size != 0 && !conn.dropped) {
-        if (conn.large) {
-            char* tail = batch.tail(size);
-            tunnel.take(tail, size);
-            continue_large(conn, batch, size);
-        } else {
-            const size_t kept = conn.partial.size();
-            char* tail = batch.tail(kept + size);
-            if (kept != 0) std::memcpy(tail, conn.partial.data(), kept);
-            tunnel.take(tail + kept, size);
-            conn.partial.clear();
-            parse(conn, batch, batch.used, kept + size);
-        }
-        size = tunnel.pending();
+    const std::shared_ptr<Tunnel> tunnel = conn.tunnel;
+    const size_t size = tunnel->pending();
+    const std::string failure = tunnel->failure();
+    take_from(conn, *tunnel, size, batch);
+    if (!failure.empty() && !conn.dropped) resume(conn, failure, batch);
+}
+
+void Reactor::take_from(Connection& conn, Tunnel& tunnel, size_t size, Batch& batch) {
+    if (size == 0 || conn.dropped) return;
+    Incoming& in = conn.by_tunnel;
+    const size_t kept = in.large ? 0 : in.partial.size();
+    char* tail = batch.tail(kept + size);
+    if (kept != 0) std::memcpy(tail, in.partial.data(), kept);
+    tunnel.take(tail + kept, size);
+    in.partial.clear();
+    if (in.large) continue_large(conn, in, batch, size);
+    else parse(conn, in, batch, batch.used, kept + size);
+}
+
+// -- a tunnel that failed
+//
+// Each end sends a mark by the socket: how many runs it took from the tunnel.  When the peer's mark has
+// come, an end sends by the socket what is behind that, then all later frames.  Nothing goes by the socket
+// between an end's mark and that, so what follows a mark goes on where the tunnel's bytes ended.  Nobody
+// marks before both of its directions go through the tunnel; the first mark can arrive before that here.
+
+void Reactor::marked(Connection& conn, uint32_t count, std::span<const char> rest, Batch& batch) {
+    if (conn.peer_mark || conn.local) {
+        end(conn, "the peer broke the rules of the tunnel", batch);
+        return;
     }
-    if (!failure.empty() && !conn.dropped) end(conn, failure, batch);
+    const std::vector<char> kept(rest.begin(), rest.end());  // the batch is written to
+    conn.peer_mark = count;
+    conn.marked_early = !conn.mark_sent && conn.tunnel_source == 0;
+    if (!conn.marked_early) resume(conn, "the peer's end failed", batch);
+    if (!kept.empty() && !conn.dropped) feed(conn, batch, kept);
+}
+
+void Reactor::resume(Connection& conn, const std::string& why, Batch& batch) {
+    if (conn.local) {
+        end(conn, why, batch);
+        return;
+    }
+    const std::shared_ptr<Tunnel> tunnel = conn.tunnel;
+    if (!conn.mark_sent) {
+        {
+            const std::lock_guard lock(conn.send_mutex);
+            if (!conn.diverted) return;  // between the two commands of a switch: seen again at once
+        }
+        const uint32_t count = tunnel->finish(why);
+        take_from(conn, *tunnel, tunnel->pending(), batch);
+        if (conn.dropped) return;
+        remove(conn.tunnel_source.exchange(0));
+        conn.mark_sent = true;
+        send_mark(conn, count);
+        batch.add_text(Event(EventKind::kResumed, conn.id), why);
+    }
+    if (conn.peer_mark && !undivert(conn)) end(conn, "the peer broke the rules of the tunnel", batch);
+}
+
+void Reactor::send_mark(Connection& conn, uint32_t count) {
+    char mark[kHeader];
+    store_u32(mark, kMark);
+    store_u32(mark + 4, count);
+    const Piece piece(mark, kHeader);
+    const std::lock_guard lock(conn.send_mutex);
+    if (conn.broken) return;
+    if (!conn.outbox.send(conn.fd.get(), {&piece, 1}, -1)) fail(conn);
+    else if (conn.outbox.bytes() != 0) arm(conn, true);
+}
+
+// Both marks are known: from here on everything goes by the socket.
+bool Reactor::undivert(Connection& conn) {
+    const std::lock_guard lock(conn.send_mutex);
+    std::vector<Piece> pieces;
+    if (!conn.tunnel->unreceived(*conn.peer_mark, pieces)) return false;
+    conn.diverted = conn.mark_sent = conn.marked_early = false;
+    conn.peer_mark.reset();
+    conn.by_socket = std::exchange(conn.by_tunnel, {});
+    if (!conn.broken && !pieces.empty()) {
+        if (!conn.outbox.send(conn.fd.get(), pieces, -1)) fail(conn);
+        else if (conn.outbox.bytes() != 0) arm(conn, true);
+    }
+    conn.tunnel.reset();  // the pieces lie in it
+    return true;
 }
 
 // -- frames
 
 // Cuts frames out of `size` bytes at `begin` (the end of what the batch uses), or, when there are
 // none, out of those kept from an earlier call.  An incomplete rest is kept in the connection.
-void Reactor::parse(Connection& conn, Batch& batch, size_t begin, size_t size) {
+void Reactor::parse(Connection& conn, Incoming& in, Batch& batch, size_t begin, size_t size) {
     if (size == 0) {
-        size = conn.partial.size();
-        std::memcpy(batch.tail(size), conn.partial.data(), size);
-        conn.partial.clear();
+        size = in.partial.size();
+        std::memcpy(batch.tail(size), in.partial.data(), size);
+        in.partial.clear();
     }
     size_t at = begin;
     const size_t stop = begin + size;
@@ -67,9 +134,14 @@ void Reactor::parse(Connection& conn, Batch& batch, size_t begin, size_t size) {
     while (stop - at >= kHeader && !conn.dropped.load(std::memory_order_relaxed)) {
         const uint32_t meta = load_u32(batch.bytes.data() + at);
         const uint32_t payload = load_u32(batch.bytes.data() + at + 4);
+        if (meta == kMark && &in == &conn.by_socket) {
+            batch.used = at + kHeader;
+            marked(conn, payload, {batch.bytes.data() + batch.used, stop - batch.used}, batch);
+            return;
+        }
         const uint64_t body = uint64_t{meta} + payload;
         if (const uint64_t limit = conn.limit; body > limit) {
-            if (delivered) {
+            if (delivered && &in == &conn.by_socket) {
                 // The frame before may be the one that makes the caller raise the limit.
                 recheck_.push_back(conn.id);
                 break;
@@ -81,7 +153,7 @@ void Reactor::parse(Connection& conn, Batch& batch, size_t begin, size_t size) {
         }
         if (meta > kInlinePayload || payload > kInlinePayload) {
             batch.used = at + kHeader;
-            if (begin_large(conn, meta, payload, batch)) continue_large(conn, batch, stop - batch.used);
+            if (begin_large(conn, in, meta, payload, batch)) continue_large(conn, in, batch, stop - batch.used);
             return;
         }
         if (stop - at < kHeader + body) break;
@@ -95,40 +167,52 @@ void Reactor::parse(Connection& conn, Batch& batch, size_t begin, size_t size) {
         at += kHeader + body;
     }
     batch.used = at;
-    conn.partial.assign(batch.bytes.data() + at, batch.bytes.data() + stop);
+    in.partial.assign(batch.bytes.data() + at, batch.bytes.data() + stop);
 }
 
 // Fills the large frame just begun with its part of the `size` bytes behind those used.
-void Reactor::continue_large(Connection& conn, Batch& batch, size_t size) {
+void Reactor::continue_large(Connection& conn, Incoming& in, Batch& batch, size_t size) {
     const char* from = batch.bytes.data() + batch.used;
-    const size_t mine = std::min(size, conn.large->missing());
+    const size_t mine = std::min(size, in.large->missing());
     std::span<char> places[2];
-    const size_t count = conn.large->places(places);
+    const size_t count = in.large->places(places);
     for (size_t i = 0, done = 0; i < count && done < mine; ++i) {
         const size_t part = std::min(places[i].size(), mine - done);
         std::memcpy(places[i].data(), from + done, part);
         done += part;
     }
-    conn.large->received += mine;
+    in.large->received += mine;
     batch.used += mine;
-    if (conn.large->missing() != 0) return;
+    if (in.large->missing() != 0) return;
     // Complete already (its meta is large, or it came behind others).  What follows makes room for
     // what finish_large puts into the batch.
     const std::vector<char> rest(from + mine, from + size);
-    finish_large(conn, batch);
+    finish_large(conn, in, batch);
     if (rest.empty()) return;
     std::memcpy(batch.tail(rest.size()), rest.data(), rest.size());
-    parse(conn, batch, batch.used, rest.size());
+    parse(conn, in, batch, batch.used, rest.size());
 }
 
-bool Reactor::begin_large(Connection& conn, uint32_t meta, uint32_t payload, Batch& batch) {
+// Bytes that follow what the socket brought, from elsewhere than its own buffer.
+void Reactor::feed(Connection& conn, Batch& batch, std::span<const char> bytes) {
+    Incoming& in = conn.by_socket;
+    const size_t kept = in.large ? 0 : in.partial.size();
+    char* tail = batch.tail(kept + bytes.size());
+    if (kept != 0) std::memcpy(tail, in.partial.data(), kept);
+    std::memcpy(tail + kept, bytes.data(), bytes.size());
+    in.partial.clear();
+    if (in.large) continue_large(conn, in, batch, bytes.size());
+    else parse(conn, in, batch, batch.used, kept + bytes.size());
+}
+
+bool Reactor::begin_large(Connection& conn, Incoming& in, uint32_t meta, uint32_t payload, Batch& batch) {
     try {
         auto frame = std::make_unique<LargeFrame>();
         frame->meta = RawBuffer(std::max<size_t>(meta, 1));
         frame->meta_size = meta;
         frame->payload = std::make_unique<RawBuffer>(std::max<size_t>(payload, 1));
         frame->payload_size = payload;
-        conn.large = std::move(frame);
+        in.large = std::move(frame);
         return true;
     } catch (const std::bad_alloc&) {
         end(conn, "no memory for a frame of " + std::to_string(uint64_t{meta} + payload) + " bytes", batch);
@@ -137,8 +221,8 @@ bool Reactor::begin_large(Connection& conn, uint32_t meta, uint32_t payload, Bat
 }
 
 // Turns the frame that is complete into an event; its meta is copied to the end of the batch.
-void Reactor::finish_large(Connection& conn, Batch& batch) {
-    const auto frame = std::move(conn.large);
+void Reactor::finish_large(Connection& conn, Incoming& in, Batch& batch) {
+    const auto frame = std::move(in.large);
     Event event(EventKind::kFrame, conn.id);
     std::memcpy(batch.tail(frame->meta_size), frame->meta.data(), frame->meta_size);
     event.meta_offset = batch.used;

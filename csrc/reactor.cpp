@@ -29,10 +29,6 @@ constexpr size_t kMaxHeldFds = 64;  // descriptors received and not taken
 constexpr size_t kFdsPerRead = 16;
 constexpr uint64_t kWakeKey = 0;
 
-void store_u32(char* at, uint32_t value) {
-    for (int i = 0; i < 4; ++i) at[i] = static_cast<char>(value >> (8 * i));
-}
-
 int64_t now_us() {
     struct timespec now {};
     ::clock_gettime(CLOCK_MONOTONIC, &now);
@@ -335,7 +331,7 @@ bool Reactor::poll(Batch& batch, int64_t timeout_us, int64_t spin_us) {
     std::vector<int> again;
     again.swap(recheck_);
     for (const int id : again) {
-        if (const auto conn = connection(id)) parse(*conn, batch, batch.used, 0);
+        if (const auto conn = connection(id)) parse(*conn, conn->by_socket, batch, batch.used, 0);
     }
     if (!batch.events.empty()) timeout_us = spin_us = 0;
     struct epoll_event events[kMaxEpollEvents];
@@ -449,47 +445,47 @@ ssize_t Reactor::read_some(Connection& conn, struct iovec* pieces, size_t count,
         return 0;
     }
     if (size == 0) {
-        const bool cut = !conn.partial.empty() || conn.large;
+        const bool cut = !conn.by_socket.partial.empty() || conn.by_socket.large;
         end(conn, cut ? "closed by the peer in the middle of a frame" : "closed by the peer", batch);
     }
     return size;
 }
 
 void Reactor::receive(Connection& conn, Batch& batch) {
-    if (conn.large) {
+    if (conn.by_socket.large) {
         receive_large(conn, batch);
         return;
     }
-    const size_t kept = conn.partial.size();
+    const size_t kept = conn.by_socket.partial.size();
     char* tail = batch.tail(kept + kRead);
-    if (kept != 0) std::memcpy(tail, conn.partial.data(), kept);
+    if (kept != 0) std::memcpy(tail, conn.by_socket.partial.data(), kept);
     struct iovec piece {tail + kept, kRead};
     const ssize_t size = read_some(conn, &piece, 1, batch);
     if (size == 0) return;
-    conn.partial.clear();
-    parse(conn, batch, batch.used, kept + static_cast<size_t>(size));
+    conn.by_socket.partial.clear();
+    parse(conn, conn.by_socket, batch, batch.used, kept + static_cast<size_t>(size));
 }
 
 void Reactor::receive_large(Connection& conn, Batch& batch) {
     // What follows the frame is read in the same call, behind it.
     std::span<char> places[2];
-    const size_t count = conn.large->places(places);
+    const size_t count = conn.by_socket.large->places(places);
     struct iovec pieces[3];
     for (size_t i = 0; i < count; ++i) pieces[i] = {places[i].data(), places[i].size()};
-    const size_t missing = conn.large->missing();
+    const size_t missing = conn.by_socket.large->missing();
     // A frame that will not be finished by this read needs no room behind it.
     const size_t behind = missing <= 4 * kRead ? kRead : 0;
     // What finish_large puts into the batch comes first.
-    const size_t first = conn.large->in_batch();
+    const size_t first = conn.by_socket.large->in_batch();
     char* tail = batch.tail(first + behind);
     pieces[count] = {tail + first, behind};
     const ssize_t size = read_some(conn, pieces, count + (behind != 0 ? 1 : 0), batch);
     if (size == 0) return;
     const size_t mine = std::min(static_cast<size_t>(size), missing);
-    conn.large->received += mine;
-    if (conn.large->missing() != 0) return;
-    finish_large(conn, batch);
-    if (const size_t rest = static_cast<size_t>(size) - mine; rest != 0) parse(conn, batch, batch.used, rest);
+    conn.by_socket.large->received += mine;
+    if (conn.by_socket.large->missing() != 0) return;
+    finish_large(conn, conn.by_socket, batch);
+    if (const size_t rest = static_cast<size_t>(size) - mine; rest != 0) parse(conn, conn.by_socket, batch, batch.used, rest);
 }
 
 }  // namespace spoke

@@ -31,7 +31,7 @@ namespace spoke {
 
 using Piece = std::span<const char>;
 
-enum class EventKind : int { kFrame = 0, kClosed = 1, kAccepted = 2, kReadable = 3, kWoken = 4 };
+enum class EventKind : int { kFrame = 0, kClosed = 1, kAccepted = 2, kReadable = 3, kWoken = 4, kResumed = 5 };
 
 // What happened.  meta and payload lie in Batch::bytes, except a payload above kInlinePayload.
 struct Event {
@@ -59,6 +59,7 @@ struct Batch {
 class Tunnel;
 struct Source;
 struct Connection;
+struct Incoming;
 
 class Reactor {
   public:
@@ -89,6 +90,9 @@ class Reactor {
     // From now on what is sent goes through the tunnel; what is queued goes by the socket before it.
     void divert(int id, std::shared_ptr<Tunnel> tunnel);
     // From now on frames come out of the tunnel as well; the peer sends nothing by the socket any more.
+    // Where both were done at both ends and the tunnel fails, the connection goes on by its socket, no
+    // byte lost or twice, and says so with a RESUMED event (its text is why).  Between processes of one
+    // node it ends instead: descriptors travel beside the tunnel there.
     void receive_from(int id, std::shared_ptr<Tunnel> tunnel);
     int take_fd(int id);
     void wake();
@@ -111,10 +115,16 @@ class Reactor {
     void receive(Connection& conn, Batch& batch);
     void receive_large(Connection& conn, Batch& batch);
     void receive_tunnel(Connection& conn, Batch& batch);
-    void parse(Connection& conn, Batch& batch, size_t begin, size_t size);
-    bool begin_large(Connection& conn, uint32_t meta, uint32_t payload, Batch& batch);
-    void continue_large(Connection& conn, Batch& batch, size_t size);
-    void finish_large(Connection& conn, Batch& batch);
+    void marked(Connection& conn, uint32_t count, std::span<const char> rest, Batch& batch);
+    void resume(Connection& conn, const std::string& why, Batch& batch);
+    void send_mark(Connection& conn, uint32_t count);
+    bool undivert(Connection& conn);
+    void parse(Connection& conn, Incoming& in, Batch& batch, size_t begin, size_t size);
+    void feed(Connection& conn, Batch& batch, std::span<const char> bytes);
+    void take_from(Connection& conn, Tunnel& tunnel, size_t size, Batch& batch);
+    bool begin_large(Connection& conn, Incoming& in, uint32_t meta, uint32_t payload, Batch& batch);
+    void continue_large(Connection& conn, Incoming& in, Batch& batch, size_t size);
+    void finish_large(Connection& conn, Incoming& in, Batch& batch);
     ssize_t read_some(Connection& conn, ::iovec* pieces, size_t count, Batch& batch);
     void end(Connection& conn, const std::string& reason, Batch& batch);
     void arm(Connection& conn, bool writable);

@@ -1,12 +1,15 @@
 // Another way for the frames of a connection: the connection stays, as the peer's sign of life.
 //
 // Rules: the bytes of a tunnel are the bytes that the socket would have carried, in order, each once.
-// A tunnel that fails ends its connection; nothing is sent again by another way.
+// They travel in runs.  A sender keeps each run until the receiver has used it, so where a tunnel fails,
+// the connection goes on: each end says how many runs it received (`finish`), the other sends what comes
+// after those by the socket (`unreceived`).
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace spoke {
 
@@ -15,7 +18,7 @@ class Tunnel {
     virtual ~Tunnel() = default;
     // Readable when something arrived, or the tunnel failed.
     virtual int fd() const = 0;
-    // Sends or queues all pieces as one run of bytes; the bytes still queued, -1 when it has failed.
+    // Sends or queues all pieces, in order, also where it has failed; the bytes still queued.
     virtual int64_t send(std::span<const std::span<const char>> pieces) = 0;
     // Bytes that have arrived.
     virtual size_t pending() = 0;
@@ -23,8 +26,13 @@ class Tunnel {
     virtual size_t take(char* into, size_t size) = 0;
     // Why it failed; empty while it works.
     virtual std::string failure() = 0;
-    // Nothing is sent or received any more.
+    // Nothing is sent or received any more; what arrived can still be taken.
     virtual void close(const std::string& why) = 0;
+    // As `close`; how many runs were received, modulo 2^32.
+    virtual uint32_t finish(const std::string& why) = 0;
+    // All bytes behind the peer's first `count` runs, which stay as they are while the tunnel exists and
+    // nothing is sent; false where that cannot be the peer's count.
+    virtual bool unreceived(uint32_t count, std::vector<std::span<const char>>& pieces) = 0;
 };
 
 }  // namespace spoke

@@ -215,10 +215,20 @@ void CompletionQueue::drain_events() {
     ib::Cq* cq = nullptr;
     void* context = nullptr;
     while (device_->api().get_cq_event(channel_, &cq, &context) == 0) ++unacknowledged_;
-    if (unacknowledged_ >= kAckEvery) {
-        device_->api().ack_cq_events(cq_, unacknowledged_);
-        unacknowledged_ = 0;
-    }
+    acknowledge();
+}
+
+void CompletionQueue::take_event() {
+    ib::Cq* cq = nullptr;
+    void* context = nullptr;
+    if (device_->api().get_cq_event(channel_, &cq, &context) == 0) ++unacknowledged_;
+    acknowledge();
+}
+
+void CompletionQueue::acknowledge() {
+    if (unacknowledged_ < kAckEvery) return;
+    device_->api().ack_cq_events(cq_, unacknowledged_);
+    unacknowledged_ = 0;
 }
 
 }  // namespace spoke

@@ -115,8 +115,12 @@ class CompletionQueue {
     void arm();
     // Takes the events that made `fd` readable.
     void drain_events();
+    // Takes one of them: all there is where the queue is armed only after its event was taken.
+    void take_event();
 
   private:
+    void acknowledge();
+
     std::shared_ptr<Device> device_;
     ib::CompChannel* channel_;
     ib::Cq* cq_;

@@ -1,9 +1,10 @@
 // The verbs device of one process: its protection domain, its completion queue, and the one thread
 // that takes completions and asynchronous events.
 //
-// What wants completions is a Port (verbs_reader.h, verbs_pipe.h): it has a number that stands in the
+// What wants completions of that queue is a Port (verbs_reader.h): it has a number that stands in the
 // upper half of each of its work-request ids, so that a late completion of a queue pair that is gone
-// meets nobody, even where the device gives its number out again.
+// meets nobody, even where the device gives its number out again.  A port with a queue of its own
+// (verbs_pipe.h) only hears of the loss of the device.
 //
 // Rules: the owner thread alone polls the completion queue, reads asynchronous events, and calls
 // Port::completed and Port::tick, under `table_mutex_`, so that after `detach` no call is running.  A
@@ -41,9 +42,9 @@ class Port {
   public:
     virtual ~Port() = default;
     // One completion of this port; `receive` tells which queue it is of, `index` its place in it.
-    virtual void completed(const ib::Wc& wc, bool receive, uint32_t index) = 0;
+    virtual void completed(const ib::Wc&, bool /*receive*/, uint32_t /*index*/) {}
     // Called now and then while `engine.hurry` asked for it; false when there is nothing to wait for.
-    virtual bool tick(Clock::time_point now) = 0;
+    virtual bool tick(Clock::time_point) { return false; }
     // The device, or its completion queue, is lost.
     virtual void lost(const std::string& why) = 0;
 };

@@ -1,6 +1,7 @@
 #include "verbs_pipe.h"
 
 #include <arpa/inet.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@ constexpr uint32_t kCreditOnly = 1u << 31;
 constexpr uint32_t kCountMask = 0xffffff;
 constexpr uint32_t kSends = 2 * kSlots;
 constexpr uint32_t kReceives = kSlots + 16;  // credits alone come at most twice per ring
+constexpr uint32_t kInlineBytes = 128;       // a small call; needs no look at its memory's registration
 constexpr size_t kPage = 4096;
 constexpr size_t kAddressBytes = QpAddress::kBytes + 20;
 constexpr size_t kKeepBacklog = 1 << 20;
@@ -19,31 +21,31 @@ constexpr size_t kKeepBacklog = 1 << 20;
 }  // namespace
 
 Pipe::Pipe(std::shared_ptr<Engine> engine)
-    : pair_(std::move(engine), {kSends, kReceives, ib::kRemoteWrite}),
-      ready_fd_(check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
+    : queue_(engine->device(), kSends + kReceives),
+      pair_(std::move(engine), {kSends, kReceives, ib::kRemoteWrite, kInlineBytes, &queue_}),
+      alarm_(check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
+      epoll_(check(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
       memory_(2 * size_t{kSlots} * kSlotBytes + kPage) {
+    watch(queue_.fd());
+    watch(alarm_.get());
     ring_ = memory_.data() + (kPage - reinterpret_cast<uintptr_t>(memory_.data()) % kPage) % kPage;
     staging_ = ring_ + size_t{kSlots} * kSlotBytes;
     const auto& domain = pair_.engine()->domain();
     ring_region_ = std::make_unique<Region>(domain, ring_, size_t{kSlots} * kSlotBytes, ib::kLocalWrite | ib::kRemoteWrite);
     staging_region_ = std::make_unique<Region>(domain, staging_, size_t{kSlots} * kSlotBytes, 0);
-    number_ = pair_.engine()->attach(this, kSends + kReceives);
-    try {
-        for (uint32_t index = 0; index < kReceives; ++index) pair_.post_receive(wr_id(true, index));
-    } catch (...) {
-        pair_.engine()->detach(number_, kSends + kReceives);
-        throw;
-    }
+    for (uint32_t index = 0; index < kReceives; ++index) pair_.post_receive(wr_id(true, index));
+    number_ = pair_.engine()->attach(this, 0);
 }
 
 Pipe::~Pipe() {
-    close("the pipe was closed");
-    {
-        std::unique_lock lock(mutex_);
-        changed_.wait_for(lock, kDrainLimit + std::chrono::seconds(1), [&] { return pair_.gone(); });
-        pair_.destroy();
-    }
-    pair_.engine()->detach(number_, kSends + kReceives);
+    pair_.engine()->detach(number_, 0);
+    pair_.destroy();  // before the memory and the queue go
+}
+
+void Pipe::watch(int fd) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    check(::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event), "watching a pipe");
 }
 
 std::string Pipe::address() const {
@@ -77,12 +79,13 @@ uint64_t Pipe::messages() {
     return messages_;
 }
 
+// -- sending
+
 int64_t Pipe::send(std::span<const std::span<const char>> pieces) {
     const std::lock_guard lock(mutex_);
-    if (!failed_.empty()) return -1;
     for (const auto& piece : pieces) backlog_.append(piece.data(), piece.size());
     pump();
-    return failed_.empty() ? static_cast<int64_t>(backlog_.size() - backlog_begin_) : -1;
+    return static_cast<int64_t>(backlog_.size() - backlog_begin_);
 }
 
 // Writes as much of the backlog as there is credit for.
@@ -90,6 +93,7 @@ void Pipe::pump() {
     while (connected_ && failed_.empty() && backlog_begin_ < backlog_.size() && sent_ - peer_emptied_ < kSlots && pair_.room() > 1) {
         const auto length = static_cast<uint32_t>(std::min<size_t>(kSlotBytes, backlog_.size() - backlog_begin_));
         std::memcpy(staging_ + size_t{sent_ % kSlots} * kSlotBytes, backlog_.data() + backlog_begin_, length);
+        lengths_[sent_ % kSlots] = length;
         backlog_begin_ += length;
         post(length, false);
     }
@@ -111,6 +115,7 @@ void Pipe::post(uint32_t length, bool credit_only) {
     wr.num_sge = credit_only ? 0 : 1;
     wr.opcode = ib::kRdmaWriteImm;
     wr.send_flags = pair_.signal_due(index) ? static_cast<unsigned int>(ib::kSignaled) : 0u;
+    if (!credit_only && length <= pair_.inline_bytes()) wr.send_flags |= static_cast<unsigned int>(ib::kInline);
     wr.imm_data = htonl((credit_only ? kCreditOnly : 0u) | (emptied_ & kCountMask));
     wr.wr.rdma.remote_addr = peer_ring_ + (credit_only ? 0 : slot);
     wr.wr.rdma.rkey = peer_key_;
@@ -126,16 +131,39 @@ void Pipe::post(uint32_t length, bool credit_only) {
     }
 }
 
-void Pipe::completed(const ib::Wc& wc, bool receive, uint32_t index) {
+// -- receiving
+
+size_t Pipe::pending() {
     const std::lock_guard lock(mutex_);
-    if (pair_.gone()) return;
-    if (!receive) pair_.retire(index);
-    if (wc.status != ib::kSuccess) {
-        fail(describe_failure(*pair_.engine(), receive ? "receiving a call" : "RDMA WRITE", wc, pair_.number()));
-    } else if (receive && failed_.empty()) {
-        received(wc);
+    serve();
+    return arrived_bytes_;
+}
+
+// Takes all completions, and leaves the queue armed.
+void Pipe::serve() {
+    if (!failed_.empty()) return;
+    queue_.take_event();
+    std::array<ib::Wc, 16> batch;
+    for (bool armed = false; failed_.empty();) {
+        const int count = queue_.poll(batch.data(), static_cast<int>(batch.size()));
+        for (int index = 0; index < count; ++index) completed_one(batch[static_cast<size_t>(index)]);
+        if (count > 0) continue;
+        if (armed) break;
+        queue_.arm();
+        armed = true;  // once more: one that came before the arming gives no event
     }
-    if (failed_.empty()) pump();
+    pump();
+}
+
+void Pipe::completed_one(const ib::Wc& wc) {
+    if (!failed_.empty()) return;  // what follows a failure was flushed, and is sent again by another way
+    const bool receive = (wc.wr_id >> 31 & 1) != 0;
+    if (wc.status != ib::kSuccess)
+        fail(describe_failure(*pair_.engine(), receive ? "receiving a call" : "RDMA WRITE", wc, pair_.number()));
+    else if (receive)
+        received(wc);
+    else
+        pair_.retire(static_cast<uint32_t>(wc.wr_id));
 }
 
 void Pipe::received(const ib::Wc& wc) {
@@ -150,20 +178,12 @@ void Pipe::received(const ib::Wc& wc) {
         arrived_.push_back({arrived_count_ % kSlots, 0, wc.byte_len});
         ++arrived_count_;
         arrived_bytes_ += wc.byte_len;
-        signal_ready();
     }
     try {
         pair_.post_receive(wc.wr_id);
     } catch (const SysError& error) {
         fail(error.what());
     }
-}
-
-size_t Pipe::pending() {
-    uint64_t count = 0;
-    [[maybe_unused]] const ssize_t got = ::read(ready_fd_.get(), &count, sizeof count);
-    const std::lock_guard lock(mutex_);
-    return arrived_bytes_;
 }
 
 size_t Pipe::take(char* into, size_t size) {
@@ -181,46 +201,44 @@ size_t Pipe::take(char* into, size_t size) {
         }
     }
     arrived_bytes_ -= done;
-    if (failed_.empty()) pump();  // credit alone, where half of the ring was emptied
+    pump();  // credit alone, where half of the ring was emptied
     return done;
 }
+
+// -- the end
 
 std::string Pipe::failure() {
     const std::lock_guard lock(mutex_);
     return failed_;
 }
 
-void Pipe::signal_ready() {
-    const uint64_t one = 1;
-    [[maybe_unused]] const ssize_t written = ::write(ready_fd_.get(), &one, sizeof one);
-}
-
 void Pipe::fail(const std::string& why) {
     if (!failed_.empty()) return;
     failed_ = why;
-    give_up_ = Clock::now() + kDrainLimit;
     pair_.stop();
-    pair_.engine()->hurry(number_);
-    signal_ready();
-}
-
-bool Pipe::tick(Clock::time_point now) {
-    const std::lock_guard lock(mutex_);
-    if (failed_.empty() || pair_.gone()) return false;
-    if (!pair_.idle() && now < give_up_ && pair_.engine()->alive()) return true;
-    pair_.destroy();
-    changed_.notify_all();
-    return false;
-}
-
-void Pipe::lost(const std::string& why) {
-    const std::lock_guard lock(mutex_);
-    fail(why);
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = ::write(alarm_.get(), &one, sizeof one);
 }
 
 void Pipe::close(const std::string& why) {
     const std::lock_guard lock(mutex_);
     fail(why);
+}
+
+// What was received after the last look does not count, and is received by the other way.
+uint32_t Pipe::finish(const std::string& why) {
+    const std::lock_guard lock(mutex_);
+    fail(why);
+    return arrived_count_;
+}
+
+bool Pipe::unreceived(uint32_t count, std::vector<std::span<const char>>& pieces) {
+    const std::lock_guard lock(mutex_);
+    if (sent_ - count > sent_ - peer_emptied_) return false;  // not sent yet, or emptied already
+    for (uint32_t run = count; run != sent_; ++run)
+        pieces.emplace_back(staging_ + size_t{run % kSlots} * kSlotBytes, lengths_[run % kSlots]);
+    if (backlog_begin_ < backlog_.size()) pieces.emplace_back(backlog_.data() + backlog_begin_, backlog_.size() - backlog_begin_);
+    return true;
 }
 
 }  // namespace spoke

@@ -5,12 +5,16 @@
 // sends its credit alone once half of its ring was emptied.  So no slot is overwritten before it was read,
 // and a receive is always posted (no RNR): receives are posted anew as completions are taken.
 //
+// A pipe has a completion queue of its own, which is polled by whoever waits for the process's sockets
+// (`fd` stands in the reactor's epoll): a message wakes the thread that needs it, and no other.
+//
 // Rules: rings alone are registered for remote writes; what finds no credit waits here, in order; the
-// staging slot of a message is used again only when the peer has emptied the slot it went to; any failure
-// ends the pipe, and is said in `failure`.
+// staging slot of a message is used again only when the peer has emptied the slot it went to, so that what
+// the peer did not receive is still here when the pipe fails; any failure ends the pipe, and is said in
+// `failure`.  `pending` and `take` belong to one thread, all else may be called by any.
 #pragma once
 
-#include <condition_variable>
+#include <array>
 #include <deque>
 #include <vector>
 
@@ -31,34 +35,37 @@ class Pipe final : public Port, public Tunnel {
     void connect(const std::string& peer);
     uint64_t messages();
 
-    int fd() const override { return ready_fd_.get(); }
+    int fd() const override { return epoll_.get(); }
     int64_t send(std::span<const std::span<const char>> pieces) override;
     size_t pending() override;
     size_t take(char* into, size_t size) override;
     std::string failure() override;
     void close(const std::string& why) override;
+    uint32_t finish(const std::string& why) override;
+    bool unreceived(uint32_t count, std::vector<std::span<const char>>& pieces) override;
 
-    void completed(const ib::Wc& wc, bool receive, uint32_t index) override;
-    bool tick(Clock::time_point now) override;
-    void lost(const std::string& why) override;
+    void lost(const std::string& why) override { close(why); }
 
   private:
     struct Arrived {
         uint32_t slot, begin, end;
     };
+    void watch(int fd);
     void pump();
     void post(uint32_t length, bool credit_only);
+    void serve();
+    void completed_one(const ib::Wc& wc);
     void received(const ib::Wc& wc);
     void fail(const std::string& why);
-    void signal_ready();
-    uint64_t wr_id(bool receive, uint32_t index) const { return uint64_t{number_} << 32 | (receive ? 1u << 31 : 0u) | (index & 0x7fffffffu); }
+    static uint64_t wr_id(bool receive, uint32_t index) { return (receive ? 1u << 31 : 0u) | (index & 0x7fffffffu); }
 
     std::mutex mutex_;
-    std::condition_variable changed_;
+    CompletionQueue queue_;
     QueuePair pair_;
     uint32_t number_ = 0;
-    UniqueFd ready_fd_;
-    std::vector<char> memory_;  // the ring, then the staging slots
+    UniqueFd alarm_;             // readable once it has failed
+    UniqueFd epoll_;             // of the queue's events and the alarm
+    std::vector<char> memory_;   // the ring, then the staging slots
     char* ring_ = nullptr;
     char* staging_ = nullptr;
     std::unique_ptr<Region> ring_region_, staging_region_;
@@ -71,12 +78,12 @@ class Pipe final : public Port, public Tunnel {
     uint32_t arrived_count_ = 0;  // slots that the peer wrote here
     uint32_t emptied_ = 0;       // of them, read
     uint32_t told_ = 0;          // as we said
+    std::array<uint32_t, kSlots> lengths_{};  // of what lies in the staging slots
     std::deque<Arrived> arrived_;
     size_t arrived_bytes_ = 0;
     std::string backlog_;        // bytes without credit
     size_t backlog_begin_ = 0;
     std::string failed_;
-    Clock::time_point give_up_{};
     uint64_t messages_ = 0;
 };
 

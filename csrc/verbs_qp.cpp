@@ -13,7 +13,6 @@ constexpr uint8_t kMinRnrTimer = 12;   // 0.64 ms; 5 bits, so 32 would mean 655 
 constexpr uint8_t kTimeout = 14;       // 67 ms until a packet is sent again
 constexpr uint8_t kRetries = 6;        // not 7: the kernel's software device takes that for "without end"
 constexpr uint8_t kHopLimit = 255;     // a router on the way costs one
-constexpr uint32_t kInlineBytes = 64;
 
 uint32_t random24() {
     uint32_t value = 0;
@@ -81,8 +80,8 @@ QueuePair::QueuePair(std::shared_ptr<Engine> engine, const QpLimits& limits)
     gid_index_ = port.gid_index;
     const VerbsApi& api = engine_->device()->api();
     ib::QpInitAttr init{};
-    init.send_cq = init.recv_cq = engine_->completions().get();
-    init.cap = {limits.sends, limits.receives, 1, 1, kInlineBytes};
+    init.send_cq = init.recv_cq = (limits.queue != nullptr ? *limits.queue : engine_->completions()).get();
+    init.cap = {limits.sends, limits.receives, 1, 1, limits.inline_bytes};
     init.qp_type = ib::kRc;
     qp_ = api.create_qp(engine_->domain()->get(), &init);
     if (qp_ == nullptr && errno == EINVAL) {  // a device without inline sends
@@ -90,6 +89,7 @@ QueuePair::QueuePair(std::shared_ptr<Engine> engine, const QpLimits& limits)
         qp_ = api.create_qp(engine_->domain()->get(), &init);
     }
     if (qp_ == nullptr) throw SysError(errno, "ibv_create_qp on " + port.device);
+    inline_bytes_ = init.cap.max_inline_data;
     address_ = {static_cast<uint8_t>(port.mtu), read_depth(*engine_), static_cast<uint16_t>(port.lid), qp_->qp_num, random24(), port.gid};
     ib::QpAttr attr{};
     attr.qp_state = ib::kInit;

@@ -30,6 +30,8 @@ struct QpAddress {
 struct QpLimits {
     uint32_t sends = 1, receives = 1;
     unsigned int access = 0;
+    uint32_t inline_bytes = 0;         // asked for; what the device gives is `inline_bytes` of the pair
+    CompletionQueue* queue = nullptr;  // the engine's where there is none
 };
 
 class QueuePair {
@@ -42,6 +44,7 @@ class QueuePair {
     const std::shared_ptr<Engine>& engine() const noexcept { return engine_; }
     const QpAddress& address() const noexcept { return address_; }
     uint32_t number() const noexcept { return qp_->qp_num; }
+    uint32_t inline_bytes() const noexcept { return inline_bytes_; }
     // INIT to RTR to RTS.  `depth`: READs in flight that this end may have.
     void connect(const QpAddress& peer);
     // No work request is carried out any more; those posted complete with a flush error.
@@ -70,6 +73,7 @@ class QueuePair {
     ib::Qp* qp_ = nullptr;
     QpAddress address_;
     uint32_t sends_;
+    uint32_t inline_bytes_ = 0;
     uint32_t posted_ = 0, retired_ = 0;
     uint8_t port_ = 1;
     int gid_index_ = 0;

@@ -27,7 +27,7 @@ from spoke.errors import ProtocolError
 from spoke.futures import Futures
 from spoke.hubside import HubSide
 from spoke.lead import Lead
-from spoke.links import ACCEPTED, CLOSED, FRAME, HELD_MAX, READABLE, Link, Links
+from spoke.links import ACCEPTED, CLOSED, FRAME, HELD_MAX, READABLE, RESUMED, Link, Links
 from spoke.objectref import ObjectRef
 from spoke.replies import Replies
 from spoke.sharing import Sharing
@@ -396,6 +396,8 @@ class Client:
                     self.links.accepted(conn)
                 elif kind == READABLE:
                     self.rdma.mover.on_readable()
+                elif kind == RESUMED:
+                    self.rdma.pipes.resumed(by_conn.get(conn), meta.decode())
             while self.links.broken:
                 self._closed(self.links.broken.pop())
             self._settle()

@@ -21,7 +21,7 @@ from spoke.wire import decode, encode
 CONNECT_TIMEOUT_S: Final = 2.0
 HELD_MAX: Final = 16  # frames held back for one peer
 
-FRAME, CLOSED, ACCEPTED, READABLE, WOKEN = range(5)
+FRAME, CLOSED, ACCEPTED, READABLE, WOKEN, RESUMED = range(6)
 
 
 class Link:

@@ -112,6 +112,11 @@ class Pipes:
         self._step(Lost(peer))
         self._links.pop(peer, None)
 
+    def resumed(self, link: Link | None, why: str) -> None:
+        """The channel of a link failed; its frames go by the socket again, none lost or twice."""
+        if link is not None and self._links.get(link.peer) is link:
+            self._step(rdma_calls.Resumed(link.peer, f"the RDMA channel failed ({why})"))
+
     def close(self) -> None:
         """The process leaves the cluster; its links are closed after this."""
         for peer in list(self._links):

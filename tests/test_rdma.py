@@ -13,7 +13,7 @@ import pytest
 import spoke
 from spoke import _native, current
 from spoke.cluster_utils import Cluster
-from spoke.errors import ActorDiedError, ActorUnavailableError, RayDirectTransportError
+from spoke.errors import ActorDiedError, RayDirectTransportError
 
 MIB = 1 << 20
 
@@ -323,19 +323,29 @@ def test_calls_go_through_rings_and_so_do_their_answers(far: Any) -> None:
     assert [spoke.get(ref) for ref in stream] == list(range(20))
 
 
-def test_a_channel_that_breaks_is_like_a_lost_link(far: Any) -> None:
+@pytest.mark.parametrize("fault", ["the caller's", "the callee's", "the caller's device", "the callee's device"])
+def test_calls_of_a_channel_that_breaks_go_on_over_the_socket(far: Any, fault: str) -> None:
     assert far.init_rdma(timeout=30.0)
-    assert spoke.get(far.echo.remote(1)) == 1
-    _native.fake_rdma("fail", 12)
-    outcomes = []
-    for index in range(20):
-        try:
-            outcomes.append(spoke.get(far.echo.remote(index), timeout=60) == index)
-        except ActorUnavailableError:
-            outcomes.append(False)
-    assert False in outcomes and outcomes[-1] is True  # the actor lives, and is called by a new link
-    assert far._transport[0] == "socket"
-    assert far.init_rdma(timeout=30.0)
+    assert spoke.get(far.echo.remote(-1)) == -1
+    command = ("fatal", 0) if "device" in fault else ("fail", 12)
+    refs = []
+    for index in range(300):
+        if index == 100:
+            if "caller" in fault:
+                _native.fake_rdma(*command)
+            else:
+                refs.append(far.fault.remote(*command))
+        refs.append(far.echo.remote(index if index % 7 else bytes([index % 256]) * 30_000))
+    spoke.get(refs, timeout=60)  # each has its answer: no error, none lost
+    seen = [value if isinstance(value, int) else value[0] for value in spoke.get(far.seen.remote())]
+    assert seen == [-1, *(index if index % 7 else index % 256 for index in range(300))]  # CALL-2, each once
+    path, why = far._transport
+    assert path == "socket" and "the RDMA channel failed" in why
+    deadline = time.monotonic() + 30
+    while not far.init_rdma(timeout=30.0):  # a lost device is opened again after a pause
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert far._transport == ("rdma", "")
     assert spoke.get(far.echo.remote(2)) == 2
 
 

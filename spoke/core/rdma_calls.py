@@ -8,8 +8,9 @@
 
 RDMA_SWITCH is the last frame that its sender sends by the socket, and nobody looks into a pipe before the
 peer's RDMA_SWITCH: so the frames of each direction stay in order, each once (CALL-2).  Afterwards the
-socket is the peer's sign of life.  A pipe that fails ends its link, like a lost connection: calls under way
-end by name or are retried, later ones take a new link.
+socket is the peer's sign of life.  Where a pipe fails, the reactors of both sides agree by the socket on how
+far each direction came, and go on by it (`csrc/framing.cpp`): no frame is lost or comes twice, so calls under
+way know nothing of it.  `Resumed` then ends the channel here; another can be agreed on.
 
 Where both sides begin at once, the one with the smaller process id goes on.
 """
@@ -58,6 +59,15 @@ class PipeFailed(_Record):
 
     def __init__(self, peer: bytes, number: int, why: str) -> None:
         self.peer, self.number, self.why = peer, number, why
+
+
+class Resumed(_Record):
+    """Event: the pipe failed, and the link's frames go by the socket again."""
+
+    __slots__ = ("peer", "why")
+
+    def __init__(self, peer: bytes, why: str) -> None:
+        self.peer, self.why = peer, why
 
 
 class _OfPipe(_Record):
@@ -154,10 +164,11 @@ class Calls:
             channel = self._channels.get(event.peer)
             if channel is not None and channel.mine and channel.state == OPENING:
                 self._end(event.peer, channel.number, "it was not open in time", tell=True)
-        elif isinstance(event, Lost):
+        elif isinstance(event, (Lost, Resumed)):
             channel = self._channels.get(event.peer)
             if channel is not None:
-                self._end(event.peer, channel.number, "the link ended", tell=False)
+                why = event.why if isinstance(event, Resumed) else "the link ended"
+                self._end(event.peer, channel.number, why, tell=False)
         out, self._out = self._out, []
         return out
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from floor import Floor
+
 import spoke
 from spoke import _native
 
@@ -238,7 +240,7 @@ def test_objects_move_between_nodes(far: Any, capsys: Any) -> None:
 
 def _write_lat(peer: Any) -> float:
     """Microseconds of a round trip: twice what perftest's ib_write_lat says."""
-    words = ["ib_write_lat", "-d", "rxe0", "-x", "1", "-s", "64", "-n", "1000"]
+    words = ["ib_write_lat", "-d", "rxe0", "-x", "1", "-s", "64", "-n", "300"]
     with peer.start(*words) as far_end:
         time.sleep(3)
         found = subprocess.run([*words, "10.77.0.2"], capture_output=True, text=True, timeout=100)
@@ -247,47 +249,44 @@ def _write_lat(peer: Any) -> float:
     return 2 * float(line.split()[4])  # t_typical
 
 
-def _python_floor() -> float:
-    """Microseconds of a round trip between two Python processes over a socket pair."""
-    import socket
-
-    ours, theirs = socket.socketpair()
-    child = os.fork()
-    if child == 0:
-        ours.close()  # else the end of the parent's is no end
-        while theirs.recv(100):
-            theirs.send(b"x" * 100)
-        os._exit(0)
-    theirs.close()
+def _round_trip(far: Any, count: int) -> float:
     times = []
-    for _ in range(2000):
-        started = time.perf_counter()
-        ours.send(b"x" * 100)
-        ours.recv(100)
-        times.append(time.perf_counter() - started)
-    ours.close()
-    os.waitpid(child, 0)
-    return sorted(times)[len(times) // 2] * 1e6
-
-
-def _round_trip(far: Any) -> float:
-    times = []
-    for _ in range(300):
+    for _ in range(count):
         started = time.perf_counter()
         spoke.get(far.echo.remote(1))
         times.append(time.perf_counter() - started)
     return sorted(times)[len(times) // 2] * 1e6
 
 
+ROUNDS = 5
+CALLS_AT_MOST = 2.5  # times what the device and Python take at least
+
+
 def test_calls_over_rings_beside_ib_write_lat(far: Any, peer: Any, capsys: Any) -> None:
+    """The device's own round trip and Python's (two ends over TCP, one wake each) are the floor.
+
+    All three are measured in turns, as the emulated machine gets slower and faster; the median of the
+    turns' ratios counts.
+    """
     assert spoke.get([far.echo.remote(index) for index in range(64)]) == list(range(64))
-    by_socket = _round_trip(far)
+    by_socket = _round_trip(far, 200)
     assert far.init_rdma(timeout=60.0), far._transport
     assert spoke.get([far.echo.remote(index) for index in range(64)]) == list(range(64))
-    by_ring = _round_trip(far)
-    floor, latency = _python_floor(), _write_lat(peer)
+    lines, ratios = [], []
+    with peer.start(sys.executable, str(HERE / "floor.py"), "6411") as started:
+        assert started.line() == "ready"
+        floor = Floor("10.77.0.2", 6411)
+        for _ in range(ROUNDS):
+            before, python = _round_trip(far, 60), floor.round_trip(60)
+            latency = _write_lat(peer)
+            python = (python + floor.round_trip(60)) / 2
+            ring = (before + _round_trip(far, 60)) / 2
+            ratios.append(ring / (latency + python))
+            lines.append(
+                f"ring {ring:.0f} us, ib_write_lat {latency:.0f} us + Python {python:.0f} us: {ratios[-1]:.2f}"
+            )
+        floor.close()
+    ratio = sorted(ratios)[ROUNDS // 2]
     with capsys.disabled():
-        print(
-            f"\nround trip of a call: ring {by_ring:.0f} us, socket {by_socket:.0f} us; "
-            f"ib_write_lat {latency:.0f} us + Python {floor:.0f} us: ratio {by_ring / (latency + floor):.2f}"
-        )
+        print(f"\nround trip of a call by socket {by_socket:.0f} us;", *lines, f"median {ratio:.2f}", sep="\n  ")
+    assert ratio <= CALLS_AT_MOST
