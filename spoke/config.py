@@ -179,6 +179,12 @@ KNOBS: dict[str, Knob] = {
     ),
     "rdma_port": Knob("SPOKE_RDMA_PORT", parse_count, 0, "its port; default: the first active one"),
     "rdma_gid_index": Knob("SPOKE_RDMA_GID_INDEX", int, -1, "index of its GID; default: chosen"),
+    "io_pause_s": Knob(
+        "SPOKE_IO_PAUSE_S",
+        parse_seconds,
+        0.002,
+        "seconds without a waiting thread until the I/O thread looks after messages; a few calls' time",
+    ),
     "job_id": Knob("SPOKE_JOB_ID", parse_text, None, "submission id of the job this driver runs for"),
     "attempt_id": Knob("SPOKE_ATTEMPT_ID", parse_count, 0, "attempt of the job, 0 for the first"),
     "parent_job_id": Knob("SPOKE_PARENT_JOB_ID", parse_text, None, "job that submitted this one"),

@@ -222,7 +222,7 @@ class HubSide:
     def count_returned(self, allocator: bytes, descriptors: list[Any]) -> None:
         """These uses of blocks go back to `allocator`; lock held."""
         totals = self._returned.setdefault(allocator, {})
-        for node_id, _, segment_id, _, _ in descriptors:
+        for node_id, _, segment_id, *_ in descriptors:
             totals[node_id, segment_id] = totals.get((node_id, segment_id), 0) + 1
 
     def tell_returned(self, allocator: bytes) -> None:
@@ -271,26 +271,28 @@ class HubSide:
 
     def _on_read_block(self, link: Link, message: list[Any], payload: Any) -> None:
         """A peer reads registered memory of this process; its own window bounds what it asks ahead."""
-        _, question_id, segment_id, offset, length = message
+        _, question_id, segment_id, offset, length, _, _ = message
         try:
             if segment_id > 0:
                 raise ValueError(f"segment {segment_id} is read from its node's agent")
-            data = self._client.store.view([b"", b"", segment_id, offset, length])
+            data = self._client.store.view([b"", b"", segment_id, offset, length, 0, 0])
         except (ObjectLostError, ValueError) as error:
             text = [type(error).__name__, str(error)]
             self._client.links.send(link, encode(wire.BLOCK, question_id, text))
         else:
             self._client.links.send(link, encode(wire.BLOCK, question_id, None), data)
 
-    def ask_piece(self, link: Link, segment_id: int, offset: int, length: int) -> tuple[int, _Question]:
-        """Ask for bytes of a segment; RaySystemError where the link is gone."""
+    def ask_piece(self, link: Link, part: list[Any], start: int, length: int) -> tuple[int, _Question]:
+        """Ask for bytes of a block; RaySystemError where the link is gone."""
         client = self._client
         question_id, question = next(self._ids), _Question(link.peer)
         with client.lock:
             if client.links.by_conn.get(link.conn) is not link:
                 raise RaySystemError("the connection to the node was lost")
             self._questions[question_id] = question
-            client.links.send(link, encode(wire.READ_BLOCK, question_id, segment_id, offset, length))
+            client.links.send(
+                link, encode(wire.READ_BLOCK, question_id, part[2], part[3] + start, length, part[5], part[6])
+            )
         return question_id, question
 
     def receive_piece(self, asked: tuple[int, _Question], length: int) -> Any:

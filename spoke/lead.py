@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from spoke import config
 from spoke._native import Reactor
 
-PAUSE_S: Final = 0.002  # how long the lead must be free before the I/O thread takes it
 LOOK_US: Final = 1_000_000  # a signal that arrives just before the sleep is seen this late at most
 
 
@@ -84,6 +84,8 @@ class Lead:
         self._io_parked = False
         self._io_wake = threading.Semaphore(0)
         self._closing = False
+        # How long the lead must be free before the I/O thread takes it.
+        self._pause_s = config.get("io_pause_s")
         self.held: Mapping[int, int] = {}  # what was held back, to be sent by ...
         self.before_waiting: Callable[[], None] = lambda: None  # ... this, where there is anything
         self._io = threading.Thread(target=self._io_loop, name="spoke-io", daemon=True)
@@ -184,7 +186,7 @@ class Lead:
     def _io_loop(self) -> None:
         while not self._closing:
             turn = self._turn
-            time.sleep(PAUSE_S)
+            time.sleep(self._pause_s)
             if self._lead.locked():
                 self._io_parked = True
                 if self._lead.locked() and not self._closing:

@@ -17,7 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from spoke import _native, limits
+from spoke import _native, limits, stamps
+from spoke.errors import ObjectLostError
 from spoke.segments import WHOLE, SegmentTable, StoreFull
 from spoke.wire import (
     BLOCK,
@@ -194,7 +195,7 @@ class SegmentService:
         waiting.append(message)
 
     def _answer_read(self, conn: int, message: list[Any]) -> None:
-        _, request_id, segment_id, offset, length = message
+        _, request_id, segment_id, offset, length, generation, place = message
         entry = self.table.get(segment_id)
         if entry is None:
             text = f"segment {segment_id} is not on this node (any more)"
@@ -203,6 +204,11 @@ class SegmentService:
         if not 0 <= length <= limits.MAX_PAYLOAD_BYTES or not 0 <= offset <= entry.bytes - length:
             text = f"bytes {offset} to {offset + length} are not inside segment {segment_id} of {entry.bytes}"
             self._refuse(conn, BLOCK, request_id, "ValueError", text)
+            return
+        try:
+            stamps.check(entry.segment, entry.bytes, [segment_id, offset, length, generation, place])
+        except ObjectLostError as error:
+            self._refuse(conn, BLOCK, request_id, "ObjectLostError", str(error))
             return
         payload = entry.segment.view(offset, length) if length else None
         self._sender.send(conn, encode(BLOCK, request_id, None), payload)

@@ -10,7 +10,8 @@ What a peer held is given up when it is lost, though processes that it passed th
 look at the block: nobody is left who knows them.  So a segment with such a block is *retired*: nothing is
 written into it any more, and it goes back as soon as it is empty.  Readers keep their mapping (MEM-2).
 
-A block part on the wire is ``[node_id, process_id, segment_id, offset, length]``; process_id is the
+A block part on the wire is ``[node_id, process_id, segment_id, offset, length, generation, place]``; the
+last two say which stamp the block has and where (`stamps.py`), process_id is the
 allocator, the only process that may free it.
 
 The lock is never held while user code or a finalizer can run into it: what finalizers release goes
@@ -27,7 +28,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from spoke import _native
+from spoke import _native, stamps
 from spoke.errors import ObjectLostError, ObjectStoreFullError
 from spoke.lent import HEADER_BYTES, LentCount
 from spoke.regions import Region, RegionMemory, Regions
@@ -44,12 +45,13 @@ Part = Any  # bytes, or a block descriptor as above
 class Block:
     """A range of one of this process's segments; counted."""
 
-    __slots__ = ("length", "offset", "segment", "uses")
+    __slots__ = ("generation", "length", "offset", "place", "segment", "uses")
 
-    def __init__(self, segment: Any, offset: int, length: int) -> None:
+    def __init__(self, segment: Any, offset: int, length: int, generation: int = 0, place: int = 0) -> None:
         self.segment = segment  # an OwnSegment, or a `regions.Region`
         self.offset = offset
         self.length = length
+        self.generation, self.place = generation, place  # 0 for a region, whose id is never used again
         self.uses = 1
 
 
@@ -146,12 +148,14 @@ class Store:
         return block
 
     def _allocate_in(self, segment: OwnSegment, length: int, align: int) -> Block | None:
-        offset = -1 if segment.retired else segment.arena.alloc(max(length, 1), align)
+        room = stamps.place_of(0, length) + stamps.STAMP_BYTES
+        offset = -1 if segment.retired else segment.arena.alloc(room, align)
         if offset < 0:
             return None
         if not segment.blocks and segment in self._empty:
             self._empty.remove(segment)
-        block = Block(segment, offset, length)
+        place = stamps.place_of(offset, length)
+        block = Block(segment, offset, length, stamps.write(segment.memory, place), place)
         segment.blocks[offset] = block
         return block
 
@@ -227,6 +231,8 @@ class Store:
             self.regions.drop(segment)
             return
         del segment.blocks[block.offset]
+        if not segment.retired:
+            stamps.wipe(segment.memory, block.place)
         if segment.open.pop(block.offset, None) is not None:
             segment.open_starts.remove(block.offset)
             self._open_blocks -= 1
@@ -241,7 +247,11 @@ class Store:
 
     def describe(self, block: Block) -> list[Any]:
         """The wire form of a block."""
-        return [self.node_id, self.process_id, block.segment.segment_id, block.offset, block.length]
+        return self._part(block, block.offset, block.length)
+
+    def _part(self, block: Block, offset: int, length: int) -> list[Any]:
+        segment_id = block.segment.segment_id
+        return [self.node_id, self.process_id, segment_id, offset, length, block.generation, block.place]
 
     # -- writing values
 
@@ -304,16 +314,14 @@ class Store:
             if region is not None:
                 region.block.uses += 1
                 offset = address - region.memory.address
-                part = [self.node_id, self.process_id, region.segment_id, offset, view.nbytes]
-                return region.block, part
+                return region.block, self._part(region.block, offset, view.nbytes)
             for segment in self._own.values():
                 offset = address - segment.memory.address
                 if 0 <= offset < segment.memory.size:
                     block = segment.open_around(offset, view.nbytes)
                     if block is not None:
                         block.uses += 1
-                        part = [self.node_id, self.process_id, segment.segment_id, offset, view.nbytes]
-                        found = (block, part)
+                        found = (block, self._part(block, offset, view.nbytes))
                     break
         self._drain()
         return found
@@ -334,8 +342,8 @@ class Store:
         """`peer` needs these blocks no longer; `retire`: whom it lost may still look at them."""
         with self._lock:
             held = self._peers.get(peer, {})
-            for _, _, segment_id, offset, _ in descriptors:
-                block = self._block_at(segment_id, offset)
+            for _, _, segment_id, offset, _, generation, _ in descriptors:
+                block = self._block_at(segment_id, offset, generation)
                 key = (segment_id, block.offset) if block else None
                 if block is not None and key is not None and held.get(key, 0) > 0:
                     held[key] -= 1
@@ -348,20 +356,27 @@ class Store:
                 self._peers.pop(peer, None)
         self._drain()
 
-    def _block_at(self, segment_id: int, offset: int) -> Block | None:
+    def _block_at(self, segment_id: int, offset: int, generation: int | None = None) -> Block | None:
         segment = self._own.get(segment_id) if segment_id > 0 else self.regions.get(segment_id)
-        return None if segment is None else segment.block_at(offset)
+        block = None if segment is None else segment.block_at(offset)
+        return None if block is None or generation not in (None, block.generation) else block
 
     def pin(self, ranges: list[list[int]]) -> list[tuple[Block, int]]:
-        """One use more of the block around each range (segment id, offset, length), and its address.
+        """One use more of the block around each range, and its address.
+
+        Args:
+            ranges: ``[segment_id, offset, length, generation]`` each.
 
         Raises:
-            ObjectLostError: one is not inside a block of this process; then nothing was counted.
+            ObjectLostError: one is not inside a block of this process, or in another than the one that was
+                described; then nothing was counted.
         """
         found: list[tuple[Block, int]] = []
         with self._lock:
-            for segment_id, offset, length in ranges:
+            for segment_id, offset, length, generation in ranges:
                 block = self._block_at(segment_id, offset)
+                if block is not None and block.generation != generation:
+                    raise stamps.stale(segment_id, offset, length, generation)
                 if block is None or offset + length > block.offset + block.length:
                     raise ObjectLostError.from_message(
                         f"bytes {offset} to {offset + length} of segment {segment_id} belong to no object"
@@ -375,8 +390,8 @@ class Store:
     def release_described(self, descriptors: list[list[Any]], retire: bool) -> None:
         """Give up uses of own blocks by their descriptors; `retire`: a lost peer may still look at them."""
         with self._lock:
-            for _, _, segment_id, offset, _ in descriptors:
-                block = self._block_at(segment_id, offset)
+            for _, _, segment_id, offset, _, generation, _ in descriptors:
+                block = self._block_at(segment_id, offset, generation)
                 if block is not None:
                     block.segment.retired |= retire
                     self._release(block)
@@ -401,14 +416,15 @@ class Store:
         """A read-only view of a block of this node; the mapping is made once per segment.
 
         Raises:
-            ObjectLostError: the segment is gone.
+            ObjectLostError: the segment is gone, or the block was freed (a stale descriptor).
         """
-        _, _, segment_id, offset, length = descriptor
+        _, _, segment_id, offset, length, _, _ = descriptor
         if segment_id < 0:
             return self._region_view(segment_id, offset, length)
         memory = self.memory_of(segment_id)
         if memory is None:
             memory = self._map(segment_id)
+        stamps.check(memory, memory.size, descriptor[2:])
         self.mapped_bytes += length
         return memory.view(offset, length)
 

@@ -287,7 +287,17 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     MAP_SEGMENT: ("MAP_SEGMENT", (("request_id", _I), ("segment_id", _I))),
     # answer to both; the descriptor travels with the frame; error: None or [class name, message]
     SEGMENT: ("SEGMENT", (("request_id", _I), ("segment_id", _I), ("bytes", _I), ("error", _NL))),
-    READ_BLOCK: ("READ_BLOCK", (("request_id", _I), ("segment_id", _I), ("offset", _I), ("length", _I))),
+    READ_BLOCK: (
+        "READ_BLOCK",
+        (
+            ("request_id", _I),
+            ("segment_id", _I),
+            ("offset", _I),
+            ("length", _I),
+            ("generation", _I),
+            ("place", _I),
+        ),
+    ),
     BLOCK: ("BLOCK", (("request_id", _I), ("error", _NL))),
     # uses of the segment's blocks that the sender has given back in all, -1: its owner needs it no more
     ORPHAN_FREE: ("ORPHAN_FREE", (("segment_id", _I), ("returned", _I))),
@@ -337,7 +347,7 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     # address: of a queue pair, 32 bytes; None with the reason why there is none (any more)
     RDMA_CONNECT: ("RDMA_CONNECT", (("number", _I), ("address", _B))),
     RDMA_ACCEPT: ("RDMA_ACCEPT", (("number", _I), ("address", _NB), ("reason", _S))),
-    # ranges: [segment_id, offset, length] each; places: [address, rkey] each, None with the reason
+    # ranges: [segment_id, offset, length, generation] each; places: [address, rkey] each, None with why
     RDMA_ASK: ("RDMA_ASK", (("lease_id", _I), ("number", _I), ("ranges", _L))),
     RDMA_GRANT: ("RDMA_GRANT", (("lease_id", _I), ("places", _NL), ("reason", _S))),
     RDMA_DONE: ("RDMA_DONE", (("lease_ids", _L),)),

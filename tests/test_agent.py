@@ -420,12 +420,17 @@ def test_segments_over_a_link(client: tuple[Reactor, int]) -> None:
     again, _ = ask(client, wire.MAP_SEGMENT, 2, answer[2])
     other = Segment.map(client[0].take_fd(client[1]), 1 << 20, False)
     assert again[2] == answer[2] and bytes(other.view(4096, 5)) == b"hello"
-    block, payload = ask(client, wire.READ_BLOCK, 3, answer[2], 4096, 300_000)
+    block, payload = ask(client, wire.READ_BLOCK, 3, answer[2], 4096, 300_000, 0, 0)
     assert block == [wire.BLOCK, 3, None] and len(payload) == 300_000 and bytes(payload)[:5] == b"hello"
     for offset, length in ((-1, 5), (0, (1 << 20) + 1), (1 << 20, 1), (0, -1)):
-        block, _ = ask(client, wire.READ_BLOCK, 4, answer[2], offset, length)
+        block, _ = ask(client, wire.READ_BLOCK, 4, answer[2], offset, length, 0, 0)
         assert block[2][0] == "ValueError"
-    assert ask(client, wire.READ_BLOCK, 5, 999, 0, 1)[0][2][0] == "ObjectLostError"
+    mine.write(8192, [(77).to_bytes(8, "little")])
+    assert ask(client, wire.READ_BLOCK, 4, answer[2], 4096, 4096, 77, 8192)[0] == [wire.BLOCK, 4, None]
+    for generation, place in ((78, 8192), (77, 8200), (77, 1 << 20), (77, -8)):  # MEM-3
+        block, _ = ask(client, wire.READ_BLOCK, 4, answer[2], 4096, 4096, generation, place)
+        assert block[2][0] == "ObjectLostError" and "stale descriptor" in block[2][1]
+    assert ask(client, wire.READ_BLOCK, 5, 999, 0, 1, 0, 0)[0][2][0] == "ObjectLostError"
     assert ask(client, wire.MAP_SEGMENT, 6, 999)[0][4][0] == "ObjectLostError"
     assert ask(client, wire.MAPPED, 999)[0] == [wire.UNMAP, 999]  # gone before the word of it came
     full, _ = ask(client, wire.NEW_SEGMENT, 7, 1 << 30)
@@ -446,7 +451,7 @@ def test_LIM_1_reads_wait_for_a_slow_reader(client: tuple[Reactor, int], bench: 
     os.close(client[0].take_fd(client[1]))
     reactor, conn = client
     for request_id in range(40):  # 320 MiB asked for, not read yet
-        reactor.send(conn, wire.encode(wire.READ_BLOCK, request_id, answer[2], 0, 8 << 20))
+        reactor.send(conn, wire.encode(wire.READ_BLOCK, request_id, answer[2], 0, 8 << 20, 0, 0))
     time.sleep(0.3)
     assert sum(bench.loop.reactor.queued(source) for source in range(1, 20)) < 40 << 20
     got: list[int] = []

@@ -20,12 +20,12 @@ A, B = b"a" * 28, b"b" * 28
 
 def connect(machine: rdma.Reads, read_id: int = 1, peer: bytes = B) -> None:
     """Bring a reader of `peer` to its first question."""
-    assert machine.step(0.0, rdma.Want(read_id, peer, [[1, 0, 10]])) == [rdma.MakeReader(peer, 1)]
+    assert machine.step(0.0, rdma.Want(read_id, peer, [[1, 0, 10, 3]])) == [rdma.MakeReader(peer, 1)]
     sent = machine.step(0.0, rdma.Made(peer, 1, True, b"mine"))
     assert sent == [Send(peer, (wire.RDMA_CONNECT, 1, b"mine"))]
     assert machine.step(0.0, Received(peer, [wire.RDMA_ACCEPT, 1, b"theirs", ""])) == [
         rdma.ConnectReader(peer, 1, b"theirs"),
-        Send(peer, (wire.RDMA_ASK, read_id, 1, [[1, 0, 10]])),
+        Send(peer, (wire.RDMA_ASK, read_id, 1, [[1, 0, 10, 3]])),
     ]
 
 
@@ -37,8 +37,8 @@ def serve(machine: rdma.Reads, peer: bytes = A) -> None:
     assert machine.step(0.0, rdma.Made(peer, 1, False, b"mine")) == [
         Send(peer, (wire.RDMA_ACCEPT, 1, b"mine", ""))
     ]
-    assert machine.step(0.0, Received(peer, [wire.RDMA_ASK, 7, 1, [[1, 0, 10]]])) == [
-        rdma.Lend(peer, 7, [[1, 0, 10]])
+    assert machine.step(0.0, Received(peer, [wire.RDMA_ASK, 7, 1, [[1, 0, 10, 3]]])) == [
+        rdma.Lend(peer, 7, [[1, 0, 10, 3]])
     ]
     granted = machine.step(0.0, rdma.Lent(peer, 7, [[4096, 5]], ""))
     assert granted == [Send(peer, (wire.RDMA_GRANT, 7, [[4096, 5]], ""))]
@@ -53,8 +53,8 @@ def test_a_read_from_its_wish_to_its_end() -> None:
     ]
     assert machine.step(0.0, rdma.Finished(1, "")) == [Send(B, (wire.RDMA_DONE, [1]))]
     # The connection stays: the next read asks at once.
-    assert machine.step(0.0, rdma.Want(2, B, [[1, 0, 10]])) == [
-        Send(B, (wire.RDMA_ASK, 2, 1, [[1, 0, 10]]))
+    assert machine.step(0.0, rdma.Want(2, B, [[1, 0, 10, 3]])) == [
+        Send(B, (wire.RDMA_ASK, 2, 1, [[1, 0, 10, 3]]))
     ]
 
 
@@ -76,17 +76,18 @@ def test_a_lease_is_granted_on_a_living_queue_pair_only() -> None:
     machine = rdma.Reads()
     serve(machine)
     for number in (0, 2):
-        refused = machine.step(0.0, Received(A, [wire.RDMA_ASK, 8, number, [[1, 0, 10]]]))
+        refused = machine.step(0.0, Received(A, [wire.RDMA_ASK, 8, number, [[1, 0, 10, 3]]]))
         assert refused == [
             Send(A, (wire.RDMA_GRANT, 8, None, "the connection that the lease was asked for is gone"))
         ]
     machine.step(0.0, Lost(A))
-    (refused,) = machine.step(0.0, Received(A, [wire.RDMA_ASK, 9, 1, [[1, 0, 10]]]))
+    (refused,) = machine.step(0.0, Received(A, [wire.RDMA_ASK, 9, 1, [[1, 0, 10, 3]]]))
     assert refused.message[2] is None
 
 
 @pytest.mark.parametrize(
-    "ranges", [[[1, 0]], [[1, -1, 5]], [[1, 0, -5]], [[0, 0, 5]], [["1", 0, 5]], [[1, 0, 5.0]], [7]]
+    "ranges",
+    [[[1, 0, 5]], [[1, -1, 5, 3]], [[1, 0, -5, 3]], [[0, 0, 5, 3]], [["1", 0, 5, 3]], [[1, 0, 5.0, 3]], [7]],
 )
 def test_a_lying_question_is_refused(ranges: list[Any]) -> None:
     machine = rdma.Reads()
@@ -144,7 +145,7 @@ def test_one_peer_cannot_hold_leases_without_end() -> None:
     machine = rdma.Reads()
     serve(machine)
     for lease_id in range(100, 100 + rdma.MAX_LEASES + 5):
-        (command,) = machine.step(0.0, Received(A, [wire.RDMA_ASK, lease_id, 1, [[1, 0, 10]]]))
+        (command,) = machine.step(0.0, Received(A, [wire.RDMA_ASK, lease_id, 1, [[1, 0, 10, 3]]]))
         if isinstance(command, Send):
             break
     assert isinstance(command, Send) and "too many leases" in command.message[3]
@@ -281,7 +282,7 @@ class World:
                 self.feed(self.processes[receiver], Received(sender, message))
         elif roll < 0.60 and self.up[one, other]:
             read_id, self.next_read = self.next_read, self.next_read + 1
-            ranges = [[self.random.randint(1, 4), 0, 10] for _ in range(self.random.randint(1, 3))]
+            ranges = [[self.random.randint(1, 4), 0, 10, 3] for _ in range(self.random.randint(1, 3))]
             self.feed(me, rdma.Want(read_id, other, ranges))
         elif roll < 0.85 and self.running:
             self.transfer(self.random.choice(list(self.running)))

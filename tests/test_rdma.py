@@ -13,7 +13,8 @@ import pytest
 import spoke
 from spoke import _native, current
 from spoke.cluster_utils import Cluster
-from spoke.errors import ActorDiedError, RayDirectTransportError
+from spoke.errors import ActorDiedError, ObjectLostError, RayDirectTransportError
+from spoke.transport.base import TransportFailed
 
 MIB = 1 << 20
 
@@ -158,6 +159,27 @@ def test_into_a_buffer_nothing_is_copied(far: Any) -> None:
     change = gained(before)
     assert change == {"rdma_blocks": 1, "rdma_bytes": into.nbytes}
     assert spoke.get(far.stats.remote())["copied_bytes"] == into.nbytes  # into its segment, once
+
+
+def test_MEM_3_no_grant_for_a_stale_descriptor(far: Any) -> None:
+    """Freed and used again at its owner: refused by name, by RDMA and over TCP."""
+    ref = far.make.remote(1, 2 * MIB)
+    spoke.wait([ref])
+    old = next(part for part in ref._entry.value if type(part) is not bytes)
+    router = current.client.router  # type: ignore[union-attr]
+    assert bytes(router.fetch([old])[0]) == expected(1, 2 * MIB).tobytes()
+    del ref
+    refs = [far.make.remote(seed, 2 * MIB) for seed in range(2, 6)]
+    spoke.wait(refs, num_returns=len(refs))
+    assert any(part[2:5] == old[2:5] for ref in refs for part in ref._entry.value if type(part) is not bytes)
+    before = stats()
+    with pytest.raises(TransportFailed, match="stale descriptor"):
+        mover().read([old], [memoryview(bytearray(2 * MIB))])
+    with pytest.raises(ObjectLostError, match="stale descriptor"):
+        router.tcp.fetch([old])
+    with pytest.raises(ObjectLostError, match="stale descriptor"):
+        router.fetch([old])
+    assert not gained(before) and spoke.get(far.leases.remote()) == 0
 
 
 def test_a_thousand_parameters_are_one_lease(far: Any) -> None:
@@ -323,7 +345,7 @@ def test_calls_go_through_rings_and_so_do_their_answers(far: Any) -> None:
     assert [spoke.get(ref) for ref in stream] == list(range(20))
 
 
-@pytest.mark.parametrize("fault", ["the caller's", "the callee's", "the caller's device", "the callee's device"])
+@pytest.mark.parametrize("fault", ["caller's request", "callee's answer", "caller's device", "callee's device"])
 def test_calls_of_a_channel_that_breaks_go_on_over_the_socket(far: Any, fault: str) -> None:
     assert far.init_rdma(timeout=30.0)
     assert spoke.get(far.echo.remote(-1)) == -1

@@ -193,7 +193,7 @@ def test_empty_blocks_are_found_by_any_part_of_them() -> None:
         whole = memoryview(view)
         for start, end in ((0, 200_000), (5, 6), (199_999, 200_000)):
             parts, blocks = bench.store.write(b"", [Raw(whole[start:end])])
-            assert blocks == [block] and parts[1][3:] == [block.offset + start, end - start]
+            assert blocks == [block] and parts[1][3:5] == [block.offset + start, end - start]
             bench.store.release_described(parts[1:], False)
     assert bench.store.copied_bytes == copied
     del view, whole, made, block, blocks
@@ -230,3 +230,23 @@ def test_threads_share_the_store() -> None:
     for thread in threads:
         thread.join()
     assert failures == [] and bench.store.stats()["blocks"] == 0
+
+
+def test_MEM_3_a_stale_descriptor_is_refused_by_name() -> None:
+    """Freed, and then another's: both ways of reading on the node, and the grant of a read from another."""
+    bench = Bench()
+    parts, blocks = bench.store.write(b"", [Raw(memoryview(b"a" * 300_000))])
+    old = parts[1]
+    assert bytes(bench.store.view(old))[:1] == b"a"
+    ((pinned, _),) = bench.store.pin([[*old[2:6]]])
+    bench.store.release(pinned)
+    bench.store.release(blocks[0])
+    again, _ = bench.store.write(b"", [Raw(memoryview(b"b" * 300_000))])
+    assert again[1][2:5] == old[2:5] and again[1][5] != old[5]  # the same bytes, another block
+    with pytest.raises(ObjectLostError, match="stale descriptor"):
+        bench.store.view(old)
+    with pytest.raises(ObjectLostError, match="stale descriptor"):
+        bench.store.pin([[*old[2:6]]])
+    bench.store.release_described([old], False)  # frees nothing of the new one
+    bench.store.returned(b"p" * 28, [old], False)
+    assert bytes(bench.store.view(again[1]))[:1] == b"b"

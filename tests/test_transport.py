@@ -38,7 +38,7 @@ class Memory(Transport):
         self.batches.append(len(parts))
         if self.fails is not None:
             raise TransportFailed(self.fails)
-        for (_, _, segment_id, offset, length), target in zip(parts, into, strict=True):
+        for (_, _, segment_id, offset, length, _, _), target in zip(parts, into, strict=True):
             target[:] = self.segments[segment_id][offset : offset + length]
         self.count(parts, 0)
 
@@ -52,7 +52,7 @@ def _router(mode: str, rdma: bool = False) -> Router:
 
 
 def _part(node_id: bytes, offset: int, length: int) -> list[Any]:
-    return [node_id, b"p" * 28, 1, offset, length]
+    return [node_id, b"p" * 28, 1, offset, length, 7, 8]
 
 
 # -- the choice
@@ -152,7 +152,8 @@ class Agent:
     def block_link(self, part: list[Any]) -> Any:
         return part[0]
 
-    def ask_piece(self, link: Any, segment_id: int, offset: int, length: int) -> Any:
+    def ask_piece(self, link: Any, part: list[Any], start: int, length: int) -> Any:
+        offset = part[3] + start
         self.pieces += 1
         if self.lost_after is not None and self.pieces > self.lost_after:
             raise RaySystemError("the connection to the node was lost")

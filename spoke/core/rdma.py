@@ -30,7 +30,7 @@ PAUSE_MAX_S: Final = 30.0
 MAX_LEASES: Final = 4096  # that one peer may hold at a time
 MAX_RANGES: Final = 65536  # of one lease
 
-Range = list[int]  # segment id, offset, length
+Range = list[int]  # segment id, offset, length, generation
 
 
 class Want(_Record):
@@ -407,7 +407,7 @@ def _ranges_valid(ranges: list[Any]) -> bool:
     if len(ranges) > MAX_RANGES:
         return False
     return all(
-        type(one) is list and len(one) == 3 and all(type(item) is int for item in one) and one[0] != 0
+        type(one) is list and len(one) == 4 and all(type(item) is int for item in one) and one[0] != 0
         and one[1] >= 0 and one[2] >= 0
         for one in ranges
     )  # fmt: skip

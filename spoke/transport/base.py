@@ -1,6 +1,7 @@
 """What every path between a block and its reader does.
 
-A block is named by its descriptor ``[node_id, process_id, segment_id, offset, length]`` (`spoke.store`).
+A block is named by its descriptor ``[node_id, process_id, segment_id, offset, length, generation,
+place]`` (`spoke.store`).
 A path is asked for whole batches, so that a thousand parameters are one chain of requests.  It either
 brings all bytes of the batch or raises:
 

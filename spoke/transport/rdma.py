@@ -146,7 +146,7 @@ class Rdma(Transport):
         with control.lock:
             read.number, self._next_read = self._next_read, self._next_read + 1
             self._reads[read.number] = read
-            self._step(rdma.Want(read.number, process_id, [[p[2], p[3], p[4]] for p in parts]))
+            self._step(rdma.Want(read.number, process_id, [[p[2], p[3], p[4], p[5]] for p in parts]))
         return read
 
     def _end(self, read: _Read) -> None:

@@ -26,8 +26,8 @@ class Source(Protocol):
     def block_link(self, part: Part) -> Any:
         """The link to whoever serves this block; OSError, KeyError where there is none."""
 
-    def ask_piece(self, link: Any, segment_id: int, offset: int, length: int) -> Any:
-        """A question for these bytes of a segment, sent."""
+    def ask_piece(self, link: Any, part: Part, start: int, length: int) -> Any:
+        """A question for these bytes of a block, sent."""
 
     def receive_piece(self, question: Any, length: int) -> Any:
         """Its answer, a read-only buffer; waits."""
@@ -82,9 +82,7 @@ class Tcp(Transport):
                     yield self._answer(*asked.popleft())
                 node_id = part[0]
                 link = self._source.block_link(part)
-                asked.append(
-                    (index, start, size, self._source.ask_piece(link, part[2], part[3] + start, size))
-                )
+                asked.append((index, start, size, self._source.ask_piece(link, part, start, size)))
                 ahead += size
             while asked:
                 node_id = parts[asked[0][0]][0]
