@@ -345,11 +345,11 @@ def test_calls_go_through_rings_and_so_do_their_answers(far: Any) -> None:
     assert [spoke.get(ref) for ref in stream] == list(range(20))
 
 
-@pytest.mark.parametrize("fault", ["caller's request", "callee's answer", "caller's device", "callee's device"])
+@pytest.mark.parametrize("fault", ["caller's request", "callee's answer", "caller's card", "callee's card"])
 def test_calls_of_a_channel_that_breaks_go_on_over_the_socket(far: Any, fault: str) -> None:
     assert far.init_rdma(timeout=30.0)
     assert spoke.get(far.echo.remote(-1)) == -1
-    command = ("fatal", 0) if "device" in fault else ("fail", 12)
+    command = ("fatal", 0) if "card" in fault else ("fail", 12)
     refs = []
     for index in range(300):
         if index == 100:
