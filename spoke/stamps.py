@@ -14,7 +14,7 @@ import itertools
 import os
 from typing import Any, Final
 
-from spoke.errors import ObjectLostError
+from spoke.errors import ObjectLostError, RayError
 
 STAMP_BYTES: Final = 8
 _SERIAL_BITS: Final = 40
@@ -57,8 +57,8 @@ def check(memory: Any, size: int, descriptor: list[Any]) -> None:
         raise stale(segment_id, offset, length, generation)
 
 
-def stale(segment_id: int, offset: int, length: int, generation: int) -> ObjectLostError:
-    """The error of a descriptor whose block is gone."""
+def stale(segment_id: int, offset: int, length: int, generation: int) -> RayError:
+    """The ObjectLostError of a descriptor whose block is gone."""
     return ObjectLostError.from_message(
         f"stale descriptor: the block of {length} bytes at {offset} of segment {segment_id} was freed, or is "
         f"another object's by now (generation {generation})"
