@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any
 from spoke import _native, config, limits, logs, orphans
 from spoke.device_watch import DeviceWatch
 from spoke.devices import visible_devices
+from spoke.envs.entering import HOOK_FAILED
 from spoke.keeper import Keeper
 from spoke.loop import Loop, Timer
 from spoke.nursery import Nursery, Order
+from spoke.runtime_env import REST_VARIABLE
 from spoke.segment_service import SegmentService
 from spoke.segments import SegmentTable
 from spoke.slots import HeldSlots
@@ -34,9 +36,11 @@ from spoke.wire import (
     COMMIT,
     DEVICES,
     DROP_ORPHANS,
+    ENV_STATE,
     HEARTBEAT,
     LOG_LINES,
     PREPARE,
+    PREPARE_ENV,
     RELEASE_SLOTS,
     SPAWN,
     SPECIALIZE,
@@ -46,6 +50,8 @@ from spoke.wire import (
 )
 
 if TYPE_CHECKING:
+    from spoke.envs.keeper import Environments
+    from spoke.envs.parts import Made
     from spoke.jobrunner import JobRunner
 
 Emit = Callable[[tuple[Any, ...]], None]  # sends one message to the hub
@@ -58,15 +64,16 @@ SWEEP_AGAIN_S = 5.0  # while orphans of live workers are left
 
 KEEPER_S = 0.2  # from the agent's start to that of its keeper, which no worker is to wait for
 
+CONTAINERS_END_S = 5.0  # at shutdown, beyond the time for workers
 EXITS_KEPT = 1000  # reports of exits that a restarted hub is told again
 
 
 class NodeSettings:
     """What an agent must know about its node; see `spoke.daemon.Settings` for where it comes from."""
 
-    __slots__ = ("first_segment", "gpu_visible", "heartbeat_s", "host", "hub_address", "keep_gpu_variable",
-                 "keep_logs", "kill_grace_s", "labels", "log_dir", "node_id", "port", "resources", "session",
-                 "store_limit", "sys_path", "token", "topology")  # fmt: skip
+    __slots__ = ("environments_dir", "first_segment", "gpu_visible", "heartbeat_s", "host", "hub_address",
+                 "keep_gpu_variable", "keep_logs", "kill_grace_s", "labels", "log_dir", "node_id", "port",
+                 "resources", "session", "store_limit", "sys_path", "token", "topology")  # fmt: skip
 
     def __init__(self, node_id: bytes, token: bytes, log_dir: str) -> None:
         self.node_id = node_id
@@ -84,6 +91,7 @@ class NodeSettings:
         self.gpu_visible: str | None = None  # CUDA_VISIBLE_DEVICES of the daemon
         self.keep_gpu_variable = False  # workers see all devices, whatever is theirs
         self.sys_path: list[str] = []
+        self.environments_dir: Callable[[], str] = lambda: os.path.join(log_dir, "environments")
         self.keep_logs = False
         self.heartbeat_s = 1.0
         self.kill_grace_s = 2.0
@@ -128,6 +136,8 @@ class Agent:
         self._gpus = DeviceWatch(loop, visible_devices(settings.gpu_visible), emit)
         self.slots = HeldSlots(loop, emit, int(settings.resources.get("GPU", 0)))
         self._jobs: JobRunner | None = None  # made with the first job
+        self._environments: Environments | None = None  # made with the first that is asked for
+        self._enders: dict[bytes, list[str]] = {}  # command lines that end the workers' containers
         self.segments = SegmentService(
             SegmentTable(settings.store_limit, _native.Segment.create, settings.first_segment),
             loop.reactor,
@@ -182,6 +192,8 @@ class Agent:
             self.slots.release(message[1], message[2])
         elif message[0] == DROP_ORPHANS:
             self.segments.table.drop_orphans()
+        elif message[0] == PREPARE_ENV:
+            self._prepare_environment(message[1])
         else:
             self.jobs.message(message)
 
@@ -192,9 +204,28 @@ class Agent:
             from spoke.jobrunner import JobRunner
 
             self._jobs = JobRunner(
-                self._loop, self._settings, self._emit, self._nursery, self._sweep_soon, self._keeper
+                self._loop, self._settings, self._emit, self._nursery, self.sweep_soon, self._keeper
             )
         return self._jobs
+
+    @property
+    def environments(self) -> Environments:
+        """The part that makes runtime environments."""
+        if self._environments is None:
+            from spoke.envs.keeper import Environments
+
+            root = self._settings.environments_dir
+            self._environments = Environments(
+                self._loop, self._settings, self._nursery, self._keeper, root, self.sweep_soon
+            )
+        return self._environments
+
+    def _prepare_environment(self, env: dict[str, str]) -> None:
+        """Ahead of need: who needs it later finds it, unless room was short."""
+        user = os.urandom(28)
+        variables = {name: str(value) for name, value in env.items() if name != REST_VARIABLE}
+        made = lambda found, error: self.environments.release(user)  # noqa: E731  # an error comes again
+        self.environments.acquire(user, env[REST_VARIABLE], variables, made, lambda pid, lines: None)
 
     def _heartbeat(self) -> None:
         if self._closing:
@@ -212,7 +243,9 @@ class Agent:
     def _spared(self) -> dict[int, bytes]:
         """The children that are no orphans."""
         jobs = self._jobs.pids() if self._jobs is not None else {}
-        return {**self.worker_pids(), **jobs, self._nursery.zygote_pid: b"", self._keeper.pid: b""}
+        helpers = self._environments.pids() if self._environments is not None else {}
+        ours = {self._nursery.zygote_pid: b"", self._keeper.pid: b""}
+        return {**self.worker_pids(), **jobs, **helpers, **ours}
 
     def _spawn(
         self,
@@ -233,12 +266,61 @@ class Agent:
             self._could_not_start(worker_id, f"no log file: {error}")
             return
         self._starting[worker_id] = KEEP
+        rest = env.pop(REST_VARIABLE, None)
         changes = self._launching(worker_id, env, gpu_ids)
 
         def done(pid: int, pidfd: int, error: str) -> None:
             self._started(worker_id, base, files, pid, pidfd, error)
 
-        self._nursery.start(Order(self._worker_config(worker_id), changes, cwd, files, done))
+        order = Order(self._worker_config(worker_id), changes, cwd, files, done)
+        if rest is None:
+            self._nursery.start(order)
+        else:
+            self._start_in_environment(worker_id, order, rest, env)
+
+    def _start_in_environment(
+        self, worker_id: bytes, order: Order, rest: str, variables: dict[str, str]
+    ) -> None:
+        """Have the environment made, which may take long, and then start the worker in it."""
+        waited = False
+
+        def said(pid: int, lines: list[str]) -> None:
+            nonlocal waited
+            waited = True
+            self._emit((ENV_STATE, worker_id, "preparing", pid, lines))
+
+        def ready(made: Made | None, error: str) -> None:
+            if made is None:
+                self._emit((ENV_STATE, worker_id, "failed", 0, [error]))
+                order.done(0, -1, error)
+                return
+            if self._starting.get(worker_id) == KILL or self._closing:
+                order.done(0, -1, "it was not wanted any more")
+                return
+            if waited:
+                self._emit((ENV_STATE, worker_id, "ready", 0, []))
+            try:
+                self._enter(worker_id, order, made)
+            except OSError as problem:
+                order.done(0, -1, f"the environment cannot be entered: {problem}")
+            else:
+                self._nursery.start(order)
+
+        self.environments.acquire(worker_id, rest, variables, ready, said)
+
+    def _enter(self, worker_id: bytes, order: Order, made: Made) -> None:
+        order.changes.update(made.variables)
+        order.config["env"] = made.config
+        order.cwd = made.cwd or order.cwd
+        if made.image is not None or made.shell:
+            from spoke.envs import launching
+
+            if made.image is None:
+                order.argv = launching.by_shell(made)
+                return
+            name, root = f"spoke-{worker_id.hex()[:12]}", self.environments.root
+            order.argv = launching.in_container(made, name, root, order.config, order.changes)
+            self._enders[worker_id] = made.ender or []
 
     def _specialize(
         self,
@@ -287,6 +369,8 @@ class Agent:
                 os.close(fd)
             self._could_not_start(worker_id, f"{error}\n{text}".rstrip())
             return
+        if self._closing:  # its environment was ready only now
+            _signal_group(pid, SIGKILL)
         source = self._loop.reactor.watch(pidfd)
         worker = Worker(worker_id, pid, pidfd, source, base, files)
         self._workers[worker_id] = worker
@@ -338,6 +422,8 @@ class Agent:
         if worker is None:
             if worker_id in self._starting:
                 self._starting[worker_id] = KILL if force else ASK
+                if force and self._environments is not None:
+                    self._environments.give_up(worker_id)
             else:  # its end was told, or the order to start it never came: who asks waits for its end
                 self._emit((WORKER_EXIT, worker_id, 0, None, 0, "no such worker is on this node", 0))
             return
@@ -363,14 +449,37 @@ class Agent:
         self._files.put_away(worker.log_base, (worker.streams[0][1], worker.streams[1][1]))
         self._forget(worker)
         self.segments.table.owner_died(worker.worker_id)
-        self._sweep_soon()
+        self.sweep_soon()
         code, number, memory = status
+        if code == HOOK_FAILED:
+            self._emit((ENV_STATE, worker.worker_id, "failed", worker.pid, [tail]))
         self._report_exit(worker.worker_id, worker.pid, code, number, tail, memory)
 
     def _report_exit(self, *fields: Any) -> None:
         self._gpus.ended(fields[0])  # first: the hub must not give away what is still held
+        if self._environments is not None:
+            self._environments.release(fields[0])
+            ender = self._enders.pop(fields[0], None)
+            if ender:
+                self._end_container(ender)
         self._exits.append(fields)
         self._emit((WORKER_EXIT, *fields))
+
+    def _end_container(self, ender: list[str]) -> int:
+        """The runtime's process is dead, which need not end what it ran; pid of who ends it, or 0."""
+        try:
+            pid, pidfd = _native.spawn(ender, self._nursery.environment, None, [], 0, True)
+            os.close(pidfd)  # the sweep reaps it
+            return pid
+        except OSError:
+            return 0  # the runtime is gone, and its containers with it
+
+    def _end_containers(self, deadline: float) -> None:
+        """At the end: before the sweep, which would kill who ends them."""
+        pids = [pid for ender in self._enders.values() if (pid := self._end_container(ender))]
+        while pids and time.monotonic() < deadline + CONTAINERS_END_S:
+            pids = [pid for pid in pids if os.waitpid(pid, os.WNOHANG)[0] == 0]
+            time.sleep(0.002)
 
     def _forget(self, worker: Worker) -> None:
         """Close what this process holds open for a worker that is reaped."""
@@ -381,7 +490,7 @@ class Agent:
         for _, fd, _ in worker.streams:
             os.close(fd)
 
-    def _sweep_soon(self) -> None:
+    def sweep_soon(self) -> None:
         """Look for what ended workers left behind, once for all that end about now."""
         if self._sweep_timer is None and not self._closing:
             self._sweep_timer = self._loop.after_s(SWEEP_SOON_S, self._sweep)
@@ -422,6 +531,8 @@ class Agent:
         """Kill and reap every worker and what it left behind, release the segments."""
         self._closing = True
         self.slots.close()
+        if self._environments is not None:
+            self._environments.close()
         if self._jobs is not None:
             self._jobs.kill_all()
         for worker in self._workers.values():
@@ -436,6 +547,7 @@ class Agent:
         for worker in self._workers.values():
             self._forget(worker)
         self._workers.clear()
+        self._end_containers(deadline)
         if self._jobs is not None:
             self._jobs.close()
         self._keeper.close()

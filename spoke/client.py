@@ -53,7 +53,11 @@ def encode_error(name: str, text: str) -> list[Any]:
 
 
 # How a dead actor ended that never got a place -> the error of its calls.
-_NEVER_PLACED = {"unschedulable": "ActorUnschedulableError", "group_gone": "ActorPlacementGroupRemoved"}
+_NEVER_PLACED = {
+    "unschedulable": "ActorUnschedulableError",
+    "group_gone": "ActorPlacementGroupRemoved",
+    "runtime_env": "RuntimeEnvSetupError",
+}
 
 
 class Client:

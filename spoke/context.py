@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
+from spoke.envs import entering
 from spoke.running import running
 
 if TYPE_CHECKING:
@@ -79,12 +79,22 @@ def enter_paths(grant: dict[str, Any]) -> None:
     The driver's working directory is taken too, where it exists and no runtime environment chose another.
     """
     sys_path, cwd = grant["paths"]
-    sys.path[:] = [*sys_path, *(path for path in sys.path if path not in sys_path)]
+    entering.take_paths(sys_path)
     if not (grant.get("runtime_env") or {}).get("working_dir"):
         try:
             os.chdir(cwd)
         except OSError:
             pass  # another machine
+
+
+def inherited_env(grant: dict[str, Any]) -> dict[str, Any]:
+    """The runtime environment that what starts here starts from: this task's or actor's own.
+
+    The variables of a rank of a gang are its alone: below it the job's environment holds.
+    """
+    own: dict[str, Any] = grant.get("runtime_env") or {}
+    is_rank = "SPOKE_GANG_ID" in (own.get("env_vars") or {})
+    return (grant.get("job_env") if is_rank else own) or {}
 
 
 def grant_context(client: Client, spec: dict[str, Any], info: dict[str, Any] | None) -> dict[str, Any]:

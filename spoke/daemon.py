@@ -149,8 +149,7 @@ class Daemon:
             if mine.log_dir:
                 log_dir = os.path.abspath(mine.log_dir)
             else:
-                self._own_dir = records.make_session_dir(mine.session)
-                log_dir = os.path.join(self._own_dir, "logs")
+                log_dir = os.path.join(self._session_dir(), "logs")
             logs.prepare_dir(log_dir)
             path = os.path.join(log_dir, f"daemon-{mine.node_id.hex()[:12]}.log")
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -159,6 +158,11 @@ class Daemon:
         os.dup2(fd, 2)  # also for what the interpreter itself may have to say
         self._log_fd = fd
         return log_dir
+
+    def _session_dir(self) -> str:
+        if self._own_dir is None:
+            self._own_dir = records.make_session_dir(self.settings.session)
+        return self._own_dir
 
     def _open_journal(self, directory: str) -> None:
         """Take over what an earlier life of this head has left, if it has."""
@@ -204,6 +208,7 @@ class Daemon:
         node.store_limit = int(node.resources.get("object_store_memory", 0))
         node.first_segment = (self._boot << 32) + 1
         node.sys_path = mine.sys_path
+        node.environments_dir = lambda: os.path.join(self._session_dir(), "environments")
         node.keep_logs = self._own_dir is None
         node.heartbeat_s = config.get("heartbeat_s")
         node.kill_grace_s = config.get("kill_grace_s")
@@ -325,16 +330,14 @@ class Daemon:
         """An event of a connection that has not proven the token."""
         if kind == ACCEPTED:
             self._handshakes.accepted(source, time.monotonic())
-            self.loop.after_s(limits.HANDSHAKE_TIMEOUT_S + 0.1, self._expire)
+            wait_s = limits.HANDSHAKE_TIMEOUT_S + 0.1
+            self.loop.after_s(wait_s, lambda: self._handshakes.expire(time.monotonic()))
         elif kind == CLOSED:
             self._handshakes.closed(source)
         elif kind == FRAME and source in self._handshakes:
             trusted = self._handshakes.frame(source, meta)
             if trusted is not None:
                 self._trust(trusted)
-
-    def _expire(self) -> None:
-        self._handshakes.expire(time.monotonic())
 
     def _trust(self, trusted: link.Trusted) -> None:
         peer = Peer(trusted.conn, trusted.peer_id, trusted.role)

@@ -159,6 +159,7 @@ def _local_agent(reactor: Reactor, hub_id: bytes, secret: bytes, process_id: byt
 def _enter(client: Client, options: dict[str, Any], failure: str) -> Client:
     """Say hello to the hub and wait for its WELCOME."""
     from spoke import context
+    from spoke.envs import resolving
     from spoke.lead import Waiter
 
     info = {
@@ -185,8 +186,12 @@ def _enter(client: Client, options: dict[str, Any], failure: str) -> Client:
         client.close()
         reason = "".join(last_words) or "its daemon ended without a word; what it printed is above"
         raise RuntimeError(f"{failure}: {reason}")
-    client.job_env = options.get("runtime_env") or {}
     client.namespace = client.info["namespace"]
+    try:
+        client.job_env = resolving.enter_job(client, options.get("runtime_env") or {})
+    except BaseException:
+        client.close()
+        raise
     context.of_driver(client)
     if options.get("log_to_driver", True):
         from spoke.driver_log import print_lines

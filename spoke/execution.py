@@ -233,7 +233,7 @@ class Executor:
             if paths:
                 context.enter_paths(grant)
         client.namespace = grant.get("namespace") or ""
-        client.job_env = grant.get("job_env") or {}
+        client.job_env = context.inherited_env(grant)
         threads = (grant.get("resources") or {}).get("CPU", 1)
         config.set_default_threads(max(1, int(threads)))
         captures = isinstance(strategy, dict) and strategy.get("kind") == "group" and strategy.get("capture")

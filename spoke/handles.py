@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from spoke import current
 from spoke.actormeta import ActorMeta, meta_from_blob, meta_of_class
+from spoke.envs.resolving import resolver
 from spoke.options import ActorOptions, MethodOptions, TaskOptions, check_name
 from spoke.signature import is_coroutine, is_generator, signature_of
 
@@ -121,7 +122,7 @@ class RemoteFunction:
 
     def _schedule(self, client: Client) -> None:
         """The scheduling class of this function under this client's job environment and group."""
-        spec = self._options.scheduling_spec(client.job_env)
+        spec = self._options.scheduling_spec(client.job_env, resolver(client))
         group = client.captured_group
         if group is not None and self._options.inherits_group:
             spec = {**spec, "strategy": {"kind": "group", "group_id": group, "index": -1, "capture": True}}
@@ -497,7 +498,7 @@ class ActorClass:
         from spoke.objectref import ObjectRef
 
         options = self._options
-        spec = dict(options.scheduling_spec(client.job_env))
+        spec = dict(options.scheduling_spec(client.job_env, resolver(client)))
         if client.captured_group is not None and options.inherits_group:
             group = client.captured_group
             spec["strategy"] = {"kind": "group", "group_id": group, "index": -1, "capture": True}

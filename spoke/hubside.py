@@ -400,6 +400,8 @@ class HubSide:
         _, what, key, reason, fatal = message
         if fatal and what == "class":
             self._client.calls.tasks.unschedulable(key, reason)
+        elif fatal and what == "environment":
+            self._client.calls.tasks.unschedulable(key, reason, "RuntimeEnvSetupError")
         elif self.on_pending_reason is not None:
             self.on_pending_reason(what, key, reason, fatal)
 

@@ -29,9 +29,9 @@ class Timer:
 
     __slots__ = ("call", "when")
 
-    def __init__(self, when: float, call: Callable[[], None]) -> None:
+    def __init__(self, when: float, call: Callable[[], object]) -> None:
         self.when = when
-        self.call: Callable[[], None] | None = call
+        self.call: Callable[[], object] | None = call
 
     def cancel(self) -> None:
         """The call will not happen; harmless when it did."""
@@ -65,14 +65,14 @@ class Loop:
         """The source has no handler any more."""
         self._handlers.pop(source, None)
 
-    def at(self, when: float, call: Callable[[], None]) -> Timer:
+    def at(self, when: float, call: Callable[[], object]) -> Timer:
         """Call `call()` once at `when`, or soon after."""
         timer = Timer(when, call)
         self._sequence += 1
         heappush(self._timers, (when, self._sequence, timer))
         return timer
 
-    def after_s(self, seconds: float, call: Callable[[], None]) -> Timer:
+    def after_s(self, seconds: float, call: Callable[[], object]) -> Timer:
         """Call `call()` once, `seconds` from now."""
         return self.at(time.monotonic() + seconds, call)
 

@@ -25,7 +25,7 @@ Done = Callable[[int, int, str], None]  # pid, pidfd, "" | 0, -1, why not
 class Order:
     """One worker to be."""
 
-    __slots__ = ("changes", "config", "config_fd", "cwd", "done", "files", "keep_config")
+    __slots__ = ("argv", "changes", "config", "config_fd", "cwd", "done", "files", "keep_config")
 
     def __init__(
         self,
@@ -35,7 +35,9 @@ class Order:
         files: tuple[int, int],
         done: Done,
         keep_config: bool = False,
+        argv: list[str] | None = None,
     ) -> None:
+        self.argv = argv  # a command line of its own, so that it cannot be forked
         self.config = config
         self.config_fd = -1  # with `keep_config`, when `done` is told of a process: the caller's to close
         self.keep_config = keep_config
@@ -98,7 +100,8 @@ class Nursery:
     def start(self, order: Order) -> None:
         """Start a worker; `order.done` is called once, at once or soon."""
         order.changes.pop(orphans.AGENT_VARIABLE, None)  # not the user's to choose
-        if self._control is None or any(name.startswith(AT_START) for name in order.changes):
+        by_exec = order.argv or any(name.startswith(AT_START) for name in order.changes)
+        if self._control is None or by_exec:
             self._exec(order)
             return
         self._number += 1
@@ -132,7 +135,8 @@ class Nursery:
             config_fd = spawning.config_file(order.config)
             out, err = order.files
             fds = [(out, 1), (err, 2), (config_fd, spawning.CONFIG_FD)]
-            pid, pidfd = _native.spawn(spawning.worker_argv(), environment, order.cwd, fds, SIGKILL, True)
+            argv = order.argv or spawning.worker_argv()
+            pid, pidfd = _native.spawn(argv, environment, order.cwd, fds, SIGKILL, True)
         except OSError as error:
             if config_fd >= 0:
                 os.close(config_fd)

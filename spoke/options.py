@@ -319,16 +319,22 @@ class _Placed:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.given,)
 
-    def scheduling_spec(self, job_env: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def scheduling_spec(
+        self,
+        job_env: Mapping[str, Any] | None = None,
+        resolve: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    ) -> dict[str, Any]:
         """What the hub must know, as plain values; `job_env` is the runtime environment of the job.
 
-        The same dict is given for the same `job_env` object: do not change it.
+        `resolve` makes a runtime environment of one's own fit for other nodes.  The same dict is given for
+        the same `job_env` object: do not change it.
         """
         cached = self._spec
         if cached is not None and cached[0] is job_env:
             return cached[1]
         spec = self._build_spec()
-        environment = environments.merged(job_env, self.runtime_env)
+        own = self.runtime_env
+        environment = environments.merged(job_env, resolve(own) if resolve is not None and own else own)
         spec["env"] = environments.worker_variables(environment)
         if self.runtime_env:
             spec["runtime_env"] = environments.plain(environment)  # for the runtime context

@@ -1,22 +1,30 @@
 """What a worker needs around it before user code is imported: variables, directories, packages.
 
-Rules of this module: pure, a `RuntimeEnv` is a dict of plain values.  What can be wrong is refused
-when the dict is made or given to ``init``, ``remote`` or ``options``; what it does happens elsewhere.
+Rules of this module: pure but for reading the files that a field names (requirements, conda's YAML); a
+`RuntimeEnv` is a dict of plain values.  What can be wrong is refused when the dict is made or given to
+``init``, ``remote`` or ``options``; what it does happens in `spoke.envs`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from spoke import absent
 
 KNOWN_FIELDS = frozenset({
-    "conda", "config", "container", "env_vars", "excludes", "image_uri", "java_jars", "nsight", "pip",
-    "py_executable", "py_modules", "rocprof_sys", "uv", "worker_process_setup_hook", "working_dir",
+    "conda", "config", "container", "env_vars", "excludes", "image_uri", "java_jars", "_nsight", "pip",
+    "py_executable", "py_modules", "_rocprof_sys", "uv", "worker_process_setup_hook", "working_dir",
+    "_ray_release", "_ray_commit", "_inject_current_ray",
 })  # fmt: skip
-APPLIED_FIELDS = frozenset({"config", "env_vars", "excludes", "py_modules", "working_dir"})
-REST_VARIABLE = "SPOKE_RUNTIME_ENV"  # carries what is not a variable to the worker, as JSON
+# In the environment of a job's driver: the rest of its runtime environment, as JSON.
+REST_VARIABLE = "SPOKE_RUNTIME_ENV"
+SETUP_TIMEOUT_S: Final = 600
+NO_LIMIT: Final = -1
+PIP_FIELDS: Final = ("packages", "pip_check", "pip_install_options", "pip_version")
+UV_FIELDS: Final = ("packages", "uv_check", "uv_version", "uv_pip_install_options")
+_WITH_IMAGE: Final = frozenset({"image_uri", "container", "config", "env_vars"})
 
 
 class RuntimeEnvConfig(dict[str, Any]):
@@ -38,16 +46,40 @@ class RuntimeEnvConfig(dict[str, Any]):
     ) -> None:
         super().__init__()
         if not isinstance(setup_timeout_seconds, int):
-            raise TypeError(f"setup_timeout_seconds must be an int, got {type(setup_timeout_seconds)}")
-        if setup_timeout_seconds <= 0 and setup_timeout_seconds != -1:
-            raise ValueError(f"setup_timeout_seconds must be positive or -1, got {setup_timeout_seconds}")
+            raise TypeError(f"setup_timeout_seconds must be of type int, got: {type(setup_timeout_seconds)}")
+        if setup_timeout_seconds <= 0 and setup_timeout_seconds != NO_LIMIT:
+            raise ValueError(f"setup_timeout_seconds must be positive or -1, got: {setup_timeout_seconds}")
         if not isinstance(eager_install, bool):
-            raise TypeError(f"eager_install must be a bool, got {type(eager_install)}")
+            raise TypeError(f"eager_install must be a boolean, got {type(eager_install)}")
+        if log_files is not None and not isinstance(log_files, list):
+            raise TypeError(f"log_files must be a list of strings or None, got {type(log_files)}")
+        if not all(isinstance(name, str) for name in log_files or []):
+            raise TypeError("each item in log_files must be a string")
         self.update(
             setup_timeout_seconds=setup_timeout_seconds,
             eager_install=eager_install,
             log_files=list(log_files or []),
         )
+
+    @classmethod
+    def of(cls, config: Any) -> RuntimeEnvConfig:
+        """The settings of a dict; unknown entries are left out with a warning.
+
+        Raises:
+            TypeError: neither a dict nor a RuntimeEnvConfig.
+        """
+        if isinstance(config, RuntimeEnvConfig):
+            return config
+        if not isinstance(config, Mapping):
+            raise TypeError(
+                f"runtime_env['config'] must be of type dict or RuntimeEnvConfig, got: {type(config)}"
+            )
+        unknown = sorted(set(config) - cls.known_fields)
+        if unknown:
+            import warnings
+
+            warnings.warn(f"runtime_env['config'] has unknown entries: {unknown}", stacklevel=2)
+        return cls(**{name: config[name] for name in cls.known_fields if name in config})
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict of the settings."""
@@ -85,23 +117,31 @@ class RuntimeEnv(dict[str, Any]):
     ) -> None:
         super().__init__()
         fields = {
+            **kwargs,
             "py_modules": py_modules,
             "py_executable": py_executable,
             "working_dir": working_dir,
             "pip": pip,
+            "uv": uv,
             "conda": conda,
+            "_nsight": nsight,
+            "_rocprof_sys": rocprof_sys,
             "container": container,
             "env_vars": env_vars,
-            "worker_process_setup_hook": worker_process_setup_hook,
-            "nsight": nsight,
-            "rocprof_sys": rocprof_sys,
             "config": config,
+            "worker_process_setup_hook": worker_process_setup_hook,
             "image_uri": image_uri,
-            "uv": uv,
-            **kwargs,
         }
         given = {name: value for name, value in fields.items() if value is not None}
         self.update(checked(given) if _validate else given)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        checker = _CHECKERS.get(name)
+        if checker is not None and value is not None:
+            value = checker(value)
+            if value is None:
+                return
+        super().__setitem__(name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (dict(self),)
@@ -124,11 +164,8 @@ class RuntimeEnv(dict[str, Any]):
         return cls(_validate=False, **json.loads(serialized_runtime_env))
 
     def set(self, name: str, value: Any) -> None:
-        """Set one field; None removes it."""
-        if value is None:
-            self.pop(name, None)
-        else:
-            self[name] = checked({name: value})[name]
+        """Set one field, after checking it."""
+        self[name] = value
 
     def env_vars(self) -> dict[str, str]:
         """The environment variables."""
@@ -138,29 +175,85 @@ class RuntimeEnv(dict[str, Any]):
         """The working directory, or an empty text."""
         return self.get("working_dir") or ""
 
+    def working_dir_uri(self) -> str | None:
+        """The working directory, or None."""
+        return self.get("working_dir")
+
     def has_working_dir(self) -> bool:
         """Is there a working directory?"""
         return bool(self.get("working_dir"))
 
-    def py_modules(self) -> list[str]:
+    def py_modules(self) -> list[Any]:
         """The module directories and wheels."""
         return list(self.get("py_modules") or [])
+
+    py_modules_uris = py_modules
 
     def has_pip(self) -> bool:
         """Are there pip packages?"""
         return bool(self.get("pip"))
 
+    def pip_config(self) -> dict[str, Any]:
+        """What pip installs: `packages` and its options, or nothing."""
+        return dict(self.get("pip") or {})
+
     def has_uv(self) -> bool:
         """Are there uv packages?"""
         return bool(self.get("uv"))
+
+    def uv_config(self) -> dict[str, Any]:
+        """What uv installs: `packages` and its options, or nothing."""
+        return dict(self.get("uv") or {})
 
     def has_conda(self) -> bool:
         """Is there a conda environment?"""
         return bool(self.get("conda"))
 
+    def conda_env_name(self) -> str | None:
+        """Name or directory of a conda environment that is there already, or None."""
+        conda = self.get("conda")
+        return conda if isinstance(conda, str) else None
+
+    def conda_config(self) -> str | None:
+        """The conda environment to make, as JSON, or None."""
+        conda = self.get("conda")
+        return to_json(conda) if isinstance(conda, dict) else None
+
     def py_executable(self) -> str | None:
         """The interpreter to run workers with, or None."""
         return self.get("py_executable")
+
+    def image_uri(self) -> str | None:
+        """The image of the container to run workers in, or None."""
+        return self.get("image_uri")
+
+    def has_py_container(self) -> bool:
+        """Do workers run in a container that `container` names?"""
+        return bool(self.get("container"))
+
+    def py_container_image(self) -> str | None:
+        """The image of `container`, or None."""
+        return (self.get("container") or {}).get("image")
+
+    def py_container_run_options(self) -> list[str] | None:
+        """The further options of `container`, or None."""
+        return list(self["container"].get("run_options") or []) if self.get("container") else None
+
+    def java_jars(self) -> list[str]:
+        """The jars; Spoke runs no Java."""
+        return list(self.get("java_jars") or [])
+
+    def nsight(self) -> Any:
+        """The profiler's settings, or None."""
+        return self.get("_nsight")
+
+    def rocprof_sys(self) -> Any:
+        """The profiler's settings, or None."""
+        return self.get("_rocprof_sys")
+
+    def plugins(self) -> list[tuple[str, Any]]:
+        """The fields that are not Ray's own."""
+        return [(name, value) for name, value in self.items() if name not in KNOWN_FIELDS]
 
 
 def _rebuild(fields: dict[str, Any]) -> RuntimeEnv:
@@ -187,36 +280,35 @@ def checked(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         TypeError: a field of the wrong type.
-        ValueError: fields that exclude each other.
+        ValueError: fields that exclude each other, a path that is not there.
     """
     given = {name: value for name, value in runtime_env.items() if value is not None}
-    _check_env_vars(given.get("env_vars"))
-    for name in ("pip", "uv"):
-        _check_packages(name, given.get(name))
-    _check_type(given, "working_dir", (str,))
-    _check_type(given, "py_modules", (list, tuple))
-    _check_type(given, "conda", (str, dict))
-    _check_type(given, "py_executable", (str,))
-    _check_type(given, "config", (dict,))
-    installers = [name for name in ("pip", "uv", "conda") if given.get(name)]
+    installers = {name: given[name] for name in ("pip", "uv", "conda") if given.get(name) is not None}
     if len(installers) > 1:
-        raise ValueError(f"runtime_env: {' and '.join(installers)} cannot be given at the same time")
-    if "env_vars" in given:
-        given["env_vars"] = dict(given["env_vars"])
-    return given
+        raise ValueError(
+            "The 'pip' field, 'uv' field, and 'conda' field of runtime_env cannot be specified at the same "
+            f"time: give one of {', '.join(installers)}; a conda dict may name pip packages itself"
+        )
+    for name in ("container", "image_uri"):
+        others = sorted(set(given) - _WITH_IMAGE | ({"container", "image_uri"} & set(given) - {name}))
+        if given.get(name) and others:
+            raise ValueError(
+                f"The '{name}' field currently cannot be used together with other fields of runtime_env: "
+                f"{', '.join(others)}; only env_vars and config go with it"
+            )
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        checker = _CHECKERS.get(name)
+        value = checker(value) if checker is not None else value
+        if value is not None:
+            found[name] = value
+    return found
 
 
-def _check_type(given: dict[str, Any], name: str, types: tuple[type, ...]) -> None:
-    value = given.get(name)
-    if value is not None and not isinstance(value, types):
-        words = " or ".join(kind.__name__ for kind in types)
-        raise TypeError(f"runtime_env[{name!r}] must be of type {words}, got {type(value)}")
-
-
-def _check_env_vars(env_vars: Any) -> None:
-    if env_vars is None:
-        return
+def _env_vars(env_vars: Any) -> dict[str, str] | None:
     if not isinstance(env_vars, Mapping):
+        if not env_vars and isinstance(env_vars, (list, tuple, str)):
+            return None
         raise TypeError(f"runtime_env['env_vars'] must be of type Dict[str, str], got {type(env_vars)}")
     for key, value in env_vars.items():
         for part, what in ((key, "key"), (value, "value")):
@@ -227,13 +319,138 @@ def _check_env_vars(env_vars: Any) -> None:
                 )
             if "\0" in part or (what == "key" and (not part or "=" in part)):
                 raise ValueError(f"runtime_env['env_vars']: {part!r} cannot be the {what} of a variable")
+    return dict(env_vars) or None
 
 
-def _check_packages(name: str, value: Any) -> None:
-    if value is None or isinstance(value, (str, dict)):
-        return
-    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-        raise TypeError(f"runtime_env[{name!r}] must be of type str or List[str], got {type(value)}")
+def is_uri(text: str) -> bool:
+    """Is this a URI, not a path?"""
+    scheme, separator, _ = text.partition(":")
+    return bool(separator) and len(scheme) > 1 and scheme.replace("+", "").replace("-", "").isalnum()
+
+
+def _path(path: str) -> str:
+    if not is_uri(path):
+        if not os.path.exists(path):
+            raise ValueError(f"{path} is not a valid path: it does not exist")
+    elif path.startswith("local:") and not path.startswith("local:///"):
+        raise ValueError(f"{path}: a local URI names an absolute path: write local:///path/on/every/node")
+    return path
+
+
+def _working_dir(value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"`working_dir` must be a string, got {type(value)}.")
+    return _path(os.fspath(value))
+
+
+def _py_modules(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"`py_modules` must be a list of strings, got {type(value)}.")
+    found: list[Any] = []
+    for module in value:
+        if isinstance(module, (str, os.PathLike)):
+            found.append(_path(os.fspath(module)))
+        elif isinstance(getattr(module, "__name__", None), str) and hasattr(module, "__file__"):
+            found.append(module)  # an imported module: found where it was imported from
+        else:
+            raise TypeError(f"`py_module` must be a string, got {type(module)}.")
+    return found
+
+
+def _excludes(value: Any) -> list[str] | None:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise TypeError(f"runtime_env['excludes'] must be of type List[str], got {type(value)}")
+    return value or None
+
+
+def _requirements(path: str) -> list[str]:
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not a valid file")
+    with open(path, encoding="utf-8") as file:
+        return file.read().strip().split("\n")
+
+
+def _packages(name: str, fields: tuple[str, ...], value: Any) -> dict[str, Any] | None:
+    """What pip or uv installs, in its one form."""
+    check, options = f"{name}_check", next(field for field in fields if field.endswith("options"))
+    label = f"runtime_env['{name}']"
+    if isinstance(value, str):
+        found: dict[str, Any] = {"packages": _requirements(value)}
+    elif isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        found = {"packages": list(value)}
+    elif isinstance(value, Mapping):
+        found = dict(value)
+        if set(found) - set(fields):
+            raise ValueError(
+                f"{label} can only have these fields: {', '.join(fields)}, but got: {list(found)}"
+            )
+        for field, kind in ((check, bool), (f"{name}_version", str), (options, list)):
+            if field in found and not isinstance(found[field], kind):
+                raise TypeError(
+                    f"{label}['{field}'] must be of type {kind.__name__}, got {type(found[field])}"
+                )
+        if not all(isinstance(option, str) for option in found.get(options, ())):
+            raise TypeError(f"{label}['{options}'] must be of type list[str]")
+        if "packages" not in found:
+            raise ValueError(f"{label} must include field 'packages', but got {found}")
+        if isinstance(found["packages"], str) and name == "pip":
+            found["packages"] = _requirements(found["packages"])
+        if not isinstance(found["packages"], list):
+            raise ValueError(f"{label}['packages'] must be a list, got: {type(found['packages'])}")
+        if not all(isinstance(package, str) for package in found["packages"]):
+            raise TypeError(f"{label}['packages'] must be of type list[str]")
+    else:
+        raise TypeError(f"{label} must be of type str, List[str] or dict, got {type(value)}")
+    found.setdefault(check, False)
+    found["packages"] = list(dict.fromkeys(found["packages"]))
+    return found if found["packages"] else None
+
+
+def _conda(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not isinstance(value, str):
+        raise TypeError(f"runtime_env['conda'] must be of type str or dict, got {type(value)}")
+    if value.endswith((".yml", ".yaml")):
+        if not os.path.isfile(value):
+            raise ValueError(f"Can't find conda YAML file {value}.")
+        with open(value, encoding="utf-8") as file:
+            return {"file": file.read()}  # conda itself reads YAML
+    if os.path.isabs(value) and not os.path.isdir(value):
+        raise ValueError(f"Can't find conda env directory {value}.")
+    return value
+
+
+def _of_type(name: str, *types: type) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if not isinstance(value, types):
+            words = " or ".join(kind.__name__ for kind in types)
+            raise TypeError(f"runtime_env[{name!r}] must be of type {words}, got {type(value)}")
+        return value
+
+    return check
+
+
+def _setup_hook(value: Any) -> Any:
+    if not isinstance(value, (str, dict)) and not callable(value):
+        raise TypeError(f"worker_process_setup_hook must be a function, got {type(value)}.")
+    return value
+
+
+_CHECKERS: dict[str, Callable[[Any], Any]] = {
+    "env_vars": _env_vars,
+    "working_dir": _working_dir,
+    "py_modules": _py_modules,
+    "excludes": _excludes,
+    "pip": lambda value: _packages("pip", PIP_FIELDS, value),
+    "uv": lambda value: _packages("uv", UV_FIELDS, value),
+    "conda": _conda,
+    "container": _of_type("container", dict),
+    "image_uri": _of_type("image_uri", str),
+    "py_executable": _of_type("py_executable", str),
+    "config": lambda value: dict(RuntimeEnvConfig.of(value)),
+    "worker_process_setup_hook": _setup_hook,
+}
 
 
 def merged(parent: Mapping[str, Any] | None, child: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -248,14 +465,31 @@ def merged(parent: Mapping[str, Any] | None, child: Mapping[str, Any] | None) ->
 
 
 def worker_variables(runtime_env: Mapping[str, Any] | None) -> dict[str, str]:
-    """The variables a worker is started with: equal ones mean that a worker can be reused."""
+    """The variables a worker is started with: equal ones mean that a worker can be reused.
+
+    What is not a variable goes to the node under the name `REST_VARIABLE`, in which the environment is
+    made before the worker starts.
+    """
     if not runtime_env:
         return {}
     variables = dict(runtime_env.get("env_vars") or {})
-    rest = {name: value for name, value in runtime_env.items() if name != "env_vars" and value}
+    rest = rest_of(runtime_env)
     if rest:
         variables[REST_VARIABLE] = to_json(rest)
     return variables
+
+
+def rest_of(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """What a node must do for this environment besides setting variables.
+
+    Of `config` only a time limit of one's own counts, so that other settings share workers.
+    """
+    without = ("env_vars", "excludes", "config", "_ray_release", "_ray_commit", "_inject_current_ray")
+    rest = {name: value for name, value in runtime_env.items() if name not in without and value}
+    limit = (runtime_env.get("config") or {}).get("setup_timeout_seconds", SETUP_TIMEOUT_S)
+    if rest and limit != SETUP_TIMEOUT_S:
+        rest["setup_timeout_seconds"] = limit
+    return rest
 
 
 __getattr__ = absent.getter(__name__)

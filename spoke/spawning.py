@@ -110,7 +110,11 @@ def enter_worker() -> dict[str, Any]:
     config = inherited_config()
     take_over(config.pop("environment", {}), config.pop("cwd", None))
     sys_path = config.get("sys_path")
-    if sys_path:
+    if config.get("env"):
+        from spoke.envs import entering
+
+        entering.enter(config["env"], sys_path or [], own_paths())
+    elif sys_path:
         extra = [path for path in own_paths() if path not in sys_path]
         sys.path[:] = [*sys_path, *extra]
     sys.argv = ["spoke-worker"]

@@ -166,6 +166,10 @@ SPECIALIZED = next(_NEXT)
 INSPECT = next(_NEXT)
 INSPECTED = next(_NEXT)
 
+# -- runtime environments: agent -> hub, hub -> agent
+ENV_STATE = next(_NEXT)
+PREPARE_ENV = next(_NEXT)
+
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
 _NL = (list, type(None))
@@ -361,6 +365,11 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     # answer: packed by spoke/inspecting.py, which says what can be asked; args: rows, at most
     INSPECT: ("INSPECT", (("request_id", _I), ("what", _S), ("args", _D))),
     INSPECTED: ("INSPECTED", (("request_id", _I), ("answer", _B))),
+    # of a worker that waits for its runtime environment; state: preparing | ready | failed (its
+    # WORKER_EXIT follows); pid: of who makes it; lines: what it says, or the reason
+    ENV_STATE: ("ENV_STATE", (("worker_id", _B), ("state", _S), ("pid", _I), ("lines", _L))),
+    # make it before a worker asks for it; env: as in SPAWN
+    PREPARE_ENV: ("PREPARE_ENV", (("env", _D),)),
 }
 
 # What a client says to the hub that a restarted hub must hear again if it is not on record; all else

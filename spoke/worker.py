@@ -50,6 +50,16 @@ def _link(links: Links, reactor: Reactor, address: Any, config: dict[str, Any], 
     return links.adopt(conn, peer)
 
 
+def _set_up() -> None:
+    """Run the setup hook of the runtime environment; the process ends when it fails."""
+    from spoke.envs import entering
+
+    failure = entering.run_hook()
+    if failure:
+        print(failure, file=sys.stderr, flush=True)
+        os._exit(entering.HOOK_FAILED)
+
+
 def main() -> None:
     """Entry of a worker process; it ends with its agent, its hub link, or on request."""
     try:
@@ -61,6 +71,10 @@ def main() -> None:
         from spoke import jobprocess
 
         jobprocess.main(config["job"])
+    if "prepare" in config:
+        from spoke.envs import prepare
+
+        prepare.main(config["prepare"])
     set_title("spoke-worker")
     try:
         client = join(config)
@@ -72,6 +86,8 @@ def main() -> None:
     forking.install()
     output.install()
     executor = Executor(client)
+    if config.get("env"):
+        _set_up()
     client.on_hub_lost = lambda: os._exit(0)  # PROC-1: nothing to live for without the cluster
     with client.lock:
         client.hub.tell(wire.CLIENT_UP, "worker", client.address, os.getpid(), {"started": time.time()})

@@ -100,11 +100,12 @@ def _holdings(s: State) -> list[Holding]:
 
 def _audit_node(s: State, node: Node) -> None:
     starting: dict[object, int] = {}
-    idle = 0
+    idle = preparing = 0
     for worker_id, worker in node.workers.items():
         assert s.workers[worker_id] is worker and worker.node is node
         if worker.state == STARTING:
             starting[worker.key] = starting.get(worker.key, 0) + 1
+            preparing += worker.preparing
             assert worker.holding is None
             assert worker_id not in s.clients or worker.address is not None, "neither new nor specialized"
         elif worker.state == IDLE:
@@ -116,7 +117,7 @@ def _audit_node(s: State, node: Node) -> None:
             assert worker.key == worker.holding.key and worker.job == worker.holding.job
         else:
             assert worker.state == STOPPING
-    assert starting == node.starting and sum(starting.values()) == node.starting_count
+    assert starting == node.starting and sum(starting.values()) - preparing == node.starting_count
     assert idle == node.idle_count == sum(map(len, node.idle.values()))
     assert node.alive or not (node.workers or node.waiting)
     for key, queue in node.waiting.items():

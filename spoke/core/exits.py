@@ -12,7 +12,7 @@ from spoke.core.obituary import describe_exit
 
 
 class Exit:
-    """Kind is ``worker_died``, ``node_died`` or ``start_failed``."""
+    """Kind is ``worker_died``, ``node_died``, ``start_failed`` or ``runtime_env``."""
 
     __slots__ = ("code", "kind", "memory", "pid", "signal", "tail", "text")
 
@@ -57,6 +57,11 @@ def worker_exit(pid: int, host: str, code: int | None, signal: int, tail: str, m
     """The obituary of a worker that its agent reaped."""
     text = f"its worker process on {host} ended ({describe_exit(code, signal)})" + (f": {why}" if why else "")
     return Exit("worker_died", text, pid=pid, code=code, signal=signal, tail=tail, memory=memory)
+
+
+def environment_exit(host: str, why: str) -> Exit:
+    """The obituary of a worker whose runtime environment could not be made."""
+    return Exit("runtime_env", f"on {host}: {why}")
 
 
 def node_exit(node_id: bytes, host: str, why: str) -> Exit:

@@ -20,7 +20,8 @@ from spoke.core.actors import Actors
 from spoke.core.audit import Snapshot, audit, take_snapshot
 from spoke.core.directory import DEFERRED, Directory, RequestError
 from spoke.core.endpoints import Endpoints
-from spoke.core.exits import Exit, node_exit, worker_exit
+from spoke.core.environments import Environments
+from spoke.core.exits import Exit, environment_exit, node_exit, worker_exit
 from spoke.core.gangs import rank_of
 from spoke.core.groups import Groups
 from spoke.core.hubconfig import HubConfig
@@ -29,6 +30,7 @@ from spoke.core.jobs import Submissions
 from spoke.core.journal import Records, flush
 from spoke.core.leases import Leases
 from spoke.core.nodes import Nodes
+from spoke.core.packages import Packages
 from spoke.core.pool import Pool
 from spoke.core.rebuild import rebuild
 from spoke.core.recovery import LATE, Recovery
@@ -46,6 +48,7 @@ from spoke.core.state import (
     Worker,
 )
 from spoke.limits import MAX_DEAD_RECORDS
+from spoke.runtime_env import REST_VARIABLE
 
 __all__ = ["HubConfig", "HubCore", "Snapshot"]
 
@@ -73,6 +76,11 @@ class HubCore:
         self.submissions = Submissions(s)
         self.directory.add(self.submissions.requests)
         self.scheduler.place_jobs = self.submissions.place
+        self.packages = Packages(s)
+        self.directory.add(self.packages.requests)
+        self.submissions.keep_packages = self.packages.keep_for
+        self.environments = Environments(s, self.pool)
+        self.directory.add(self.environments.requests)
         self.submissions.reclaim = self.scheduler.reclaim
         self._jobs = 0
         # The records of an earlier life: until all that lived on is heard, nothing else is done.
@@ -86,6 +94,7 @@ class HubCore:
             wire.DEVICES: lambda node, message, payload: self.nodes.devices(node, message[1]),
             wire.DEVICES_HELD: lambda node, message, payload: self.nodes.held(node, message[1]),
             wire.SHUTDOWN: self._on_shutdown,
+            wire.ENV_STATE: lambda node, m, _: self.environments.said(node, *m[1:]),
             wire.JOB_STATE: lambda node, m, _: self.submissions.reported(node, m[1], m[2], m[3], m[4]),
             wire.JOBS_RUNNING: lambda node, m, _: self.submissions.resume(node, m[1]),
             wire.LOG_CHUNK: lambda node, m, _: self.submissions.logs.read(node, m[1], m[2], m[3]),
@@ -236,7 +245,10 @@ class HubCore:
         if worker is None or worker.node is not node:
             self.state.log("debug", "exit of an unknown worker", worker_id=worker_id.hex())
             return
-        self._worker_gone(worker, worker_exit(pid, node.host, code, signal, tail, memory, worker.why))
+        if worker.env_error:
+            self._worker_gone(worker, environment_exit(node.host, worker.env_error))
+        else:
+            self._worker_gone(worker, worker_exit(pid, node.host, code, signal, tail, memory, worker.why))
 
     def _on_agent_report(self, node: Node, message: list[Any], payload: Any) -> None:
         """It was of a hub whose records are lost: nobody can use its workers any more."""
@@ -250,7 +262,7 @@ class HubCore:
     def _worker_gone(self, worker: Worker, exit_: Exit) -> None:
         """A worker is reaped: its resources come back, its users and its own calls hear of it."""
         s = self.state
-        hopeless = self.pool.gone(worker, exit_.kind == "worker_died")
+        hopeless = self.pool.gone(worker, exit_.kind)
         holding, worker.holding = worker.holding, None
         if holding is not None:
             user, holding.user = holding.user, None
@@ -288,14 +300,16 @@ class HubCore:
 
     def _start_failed(self, holding: Holding, exit_: Exit) -> None:
         user = holding.user
+        ours = exit_.kind == "runtime_env" or REST_VARIABLE in holding.shape.env_vars
         reason = f"its worker process cannot be started: {exit_.reason}"
+        reason = exit_.text if exit_.kind == "runtime_env" else reason
         if isinstance(user, Lease):
             want = user.want
             self.leases.lost(user, exit_)
             self.state.release(holding)
-            self.leases.fail(want, reason)
+            self.leases.fail(want, reason, "environment" if ours else "class")
         elif isinstance(user, Actor):
-            self.actors.end(user, "start_failed", reason, exit_.info())
+            self.actors.end(user, "runtime_env" if ours else "start_failed", reason, exit_.info())
 
     def _node_died(self, node: Node, reason: str) -> None:
         s = self.state
@@ -435,6 +449,8 @@ class HubCore:
             s.note("job", job.job_id, job)
             if not job.live:
                 self.pool.job_ended(job.job_id)
+        if self.packages.table:
+            self.packages.purge()
 
     def _on_give_back(self, client: Client, message: list[Any], payload: Any) -> None:
         holding = self.leases.give_back(client, message[1], message[2])

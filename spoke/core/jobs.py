@@ -55,6 +55,7 @@ class Submissions:
         self.groups: dict[str, list[Submitted]] = {}
         self.queue: dict[str, Submitted] = {}  # waiting for a node, in order of arrival
         self.reclaim: Callable[[Item], None] = lambda item: None
+        self.keep_packages: Callable[[str, Any], None] = lambda job_id, uris: None
         self._result_bytes = 0
         self.logs = LogQuestions(state, self.find)
         self._serial = 0
@@ -151,6 +152,7 @@ class Submissions:
     def _admit(self, jobs: list[Submitted]) -> None:
         for job in jobs:
             self.jobs[job.submission_id] = job
+            self.keep_packages(job.submission_id, (job.spec.get("run") or {}).get("packages") or ())
             above = self.jobs.get(job.parent)
             if above is not None:
                 above.children[job.submission_id] = job

@@ -10,6 +10,7 @@ the step, before the step's messages.  A record is plain data (msgpack).  Tables
     group   group id  spec, owner, state, incarnation, and per slot the node and its devices
     refused id        of an actor or group that was not created: the error, or who has its name
     kv      key       one entry of the key-value store
+    package uri, piece  a piece of a package of a runtime environment
     submission id     a submitted job: `Submitted.record`
     endpoint id       an endpoint: `Endpoint.record`
 
@@ -23,7 +24,18 @@ from typing import Any, Final
 from spoke.core import Journal
 from spoke.core.state import Actor, Group, Job, Node, State
 
-TABLES: Final = ("job", "node", "actor", "blob", "group", "refused", "kv", "submission", "endpoint")
+TABLES: Final = (
+    "job",
+    "node",
+    "actor",
+    "blob",
+    "group",
+    "refused",
+    "kv",
+    "package",
+    "submission",
+    "endpoint",
+)
 
 Records = list[tuple[str, bytes, Any]]  # table, key, record
 
@@ -113,6 +125,7 @@ _RECORD: Final[dict[str, Any]] = {
     "group": _group,
     "refused": list,
     "kv": lambda entry: list(entry),
+    "package": list,
     "submission": lambda job: job.record(),
     "endpoint": lambda endpoint: endpoint.record(),
 }

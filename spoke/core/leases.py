@@ -65,8 +65,8 @@ class Leases:
         client.wants[class_id] = want
         return want
 
-    def _refuse(self, client: Client, class_id: int, reason: str) -> None:
-        self.s.send(client.peer, wire.PENDING_REASON, "class", class_id, reason, True)
+    def _refuse(self, client: Client, class_id: int, reason: str, what: str = "class") -> None:
+        self.s.send(client.peer, wire.PENDING_REASON, what, class_id, reason, True)
 
     def _take_back(self, want: Want) -> None:
         """End leases that nobody knows of yet, the newest first."""
@@ -151,12 +151,12 @@ class Leases:
             self.s.send(want.client.peer, wire.LEASE_LOST, lease.lease_id, exit_.reason, exit_.kind)
         self.settle(want)
 
-    def fail(self, want: Want, reason: str) -> None:
-        """Nothing can ever serve this want."""
+    def fail(self, want: Want, reason: str, what: str = "class") -> None:
+        """Nothing can ever serve this want; `what`: "environment" if its runtime environment is why."""
         self.s.dequeue(want)
         want.count = 0
         self._take_back(want)
-        self._refuse(want.client, want.class_id, reason)
+        self._refuse(want.client, want.class_id, reason, what)
         self.settle(want)
 
     def client_lost(self, client: Client) -> None:

@@ -327,15 +327,15 @@ class TaskClasses:
         group.queue.extendleft(reversed(again))
         self._dispatch(group)
 
-    def unschedulable(self, class_id: int, reason: str) -> None:
+    def unschedulable(self, class_id: int, reason: str, error: str = "TaskUnschedulableError") -> None:
         """The hub will never grant a worker for this class: its waiting tasks fail by name."""
         group = self.classes.get(class_id)
         if group is None:
             return
         group.wanted = len(group.leases)
         while group.queue:
-            removed = "placement group" in reason and "removed" in reason
-            error = "TaskPlacementGroupRemoved" if removed else "TaskUnschedulableError"
+            if error == "TaskUnschedulableError" and "placement group" in reason and "removed" in reason:
+                error = "TaskPlacementGroupRemoved"
             self.table.fail_named(group.queue.popleft(), error, reason)
 
     # -- time

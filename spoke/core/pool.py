@@ -214,8 +214,23 @@ class Pool:
             node.starting[worker.key] = left
         else:
             del node.starting[worker.key]
-        node.starting_count -= 1
+        if not worker.preparing:
+            node.starting_count -= 1
         self.s.touched[node.node_id] = node
+
+    def prepares(self, worker: Worker, preparing: bool) -> None:
+        """Its node makes its runtime environment, or has made it.
+
+        Meanwhile it counts neither as one of the few that start at a time nor as late: other work goes on.
+        """
+        if worker.state != STARTING or worker.preparing == preparing:
+            return
+        worker.preparing = preparing
+        worker.since = self.s.now
+        worker.node.starting_count += -1 if preparing else 1
+        self.s.touched[worker.node.node_id] = worker.node
+        if not preparing:
+            self.s.wake_at(self.s.now + self.s.config.start_timeout_s)
 
     def _offer(self, worker: Worker) -> Holding | None:
         """Give a free worker to the first that waits for one like it, or let it idle."""
@@ -295,14 +310,19 @@ class Pool:
             self._unidle(worker)
         self.s.touched[worker.node.node_id] = worker.node
 
-    def gone(self, worker: Worker, failed: bool) -> list[Holding]:
-        """Remove a reaped worker.  Returns holdings whose worker evidently cannot be started."""
+    def gone(self, worker: Worker, kind: str) -> list[Holding]:
+        """Remove a reaped worker that ended in this way (`Exit.kind`).
+
+        Returns holdings whose worker evidently cannot be started.
+        """
         s, node = self.s, worker.node
         hopeless: list[Holding] = []
         was_starting = worker.state == STARTING
         self._withdraw(worker)
         worker.state = STOPPING
-        if was_starting and failed and node.alive:
+        if was_starting and kind == "runtime_env":
+            hopeless = list(node.waiting.pop(worker.key, ()))
+        elif was_starting and kind == "worker_died" and node.alive:
             hopeless = self._start_failed(node, worker.key)
         del node.workers[worker.worker_id]
         del s.workers[worker.worker_id]
@@ -325,7 +345,8 @@ class Pool:
         s = self.s
         now = s.now
         for worker in list(node.workers.values()):
-            if worker.state == STARTING and worker.since + s.config.start_timeout_s <= now:
+            late = worker.since + s.config.start_timeout_s <= now
+            if worker.state == STARTING and late and not worker.preparing:
                 self.stop(worker, True, "it did not connect in time")
             elif worker.stop_at is not None and worker.stop_at <= now:
                 self.stop(worker, True, "it did not exit in time")

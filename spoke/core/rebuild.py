@@ -100,6 +100,9 @@ class Rebuild:
             for peer, message in self.found.clients.items()
         }
         self.hub.endpoints.restore(list(self.found.table("endpoint").values()), watched)
+        users: list[bytes | str] = [*self.s.jobs, *self.s.submissions]
+        for record in self.found.table("package").values():
+            self.hub.packages.restore(record, users)
 
     def _jobs_and_keys(self) -> None:
         s = self.s

@@ -84,6 +84,7 @@ class Worker:
         "address",
         "asked_at",
         "calls",
+        "env_error",
         "forced",
         "holding",
         "idle_since",
@@ -93,6 +94,7 @@ class Worker:
         "owns",
         "owns_at",
         "pid",
+        "preparing",
         "since",
         "state",
         "stop_at",
@@ -118,6 +120,8 @@ class Worker:
         self.stop_at: float | None = None  # leaves by itself; killed at this time
         self.forced = False  # the stop was an order to kill
         self.why = ""  # why the hub stopped it
+        self.preparing = False  # its node makes its runtime environment, which may take long
+        self.env_error = ""  # why that failed
 
 
 class Holding:
