@@ -39,6 +39,7 @@ ENDED_KEPT: Final = 1000  # ended attempts whose output can be read, at most
 RETOLD: Final = 50  # ends that a hub which was started again is told, with their results
 KILLED_CODE: Final = 128  # added to the number of the signal that ended a process
 TIMEOUT_CODE: Final = -1
+CGROUP_TRIES: Final = 100  # to remove the cgroup of an attempt, LOOK_S apart
 CONTAINER_END_S: Final = 5.0
 
 
@@ -410,7 +411,7 @@ class JobRunner:
             one.result_fd = -1
         self._end_container(one)
         if one.cgroup is not None:
-            one.cgroup.remove()
+            self._remove_cgroup(one.cgroup, CGROUP_TRIES)
         self._ports.give(one.ports)
         for name in one.files:
             _unlink(name)
@@ -423,6 +424,11 @@ class JobRunner:
             self._attempts[self._ended[-RETOLD - 1]].last = None
         while len(self._ended) > ENDED_KEPT:
             self._forget(self._attempts.pop(self._ended.popleft()))
+
+    def _remove_cgroup(self, cgroup: joblimits.Cgroup, tries: int) -> None:
+        """Now, or when what was in it has ended."""
+        if not cgroup.remove() and tries:
+            self._loop.after_s(LOOK_S, lambda: self._remove_cgroup(cgroup, tries - 1))
 
     def _end_container(self, one: Running) -> None:
         if one.container:
@@ -518,6 +524,8 @@ class JobRunner:
             if not one.ended:
                 self._finish(one)
         for one in self._attempts.values():
+            while one.cgroup and not one.cgroup.remove() and time.monotonic() < deadline:
+                time.sleep(0.002)
             self._forget(one)
         self._attempts.clear()
 

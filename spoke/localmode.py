@@ -2,8 +2,12 @@
 
 Rules of this module: a call runs when it is made, to its end, on the caller's thread; what it gives is an
 ordinary object of this process, so `get`, `wait` and refs as arguments are those of any cluster.  Arguments
-and results are copied as for another process, and errors have the same types and texts.  What cannot run
-inline goes to a worker as always: generators, and actors that are named, asynchronous or concurrent.
+and results are copied as for another process, and errors have the same types and texts.
+
+What runs beside its caller, or is found from elsewhere, cannot run inline without changing what it gives, and
+goes to a worker as always: generators (they may never end), asynchronous and concurrent actors (their calls
+wait for each other), named actors (other programs find them).  A worker that calls an inline actor gets
+ActorDiedError: give it a name, and it is in a worker too.
 """
 
 from __future__ import annotations

@@ -402,6 +402,19 @@ def test_f49_a_group_waits_until_all_fit() -> None:
     assert started(h, node) == [("g0", 0), ("g1", 0)]
 
 
+def test_a_group_that_is_said_again_is_the_same_and_its_like_is_refused() -> None:
+    """As a client does after a restart of the hub, which may have heard it (HUB-2)."""
+    h, node, driver = one_node(4)
+    said = group(h, driver, 1, 1, key="k1")
+    assert group(h, driver, 1, 1, key="k1") == said == ["g0", "g1"]
+    assert started(h, node) == [("g0", 0), ("g1", 0)] and h.free(node) == 2
+    for other in ({"key": "k2"}, {}):
+        with pytest.raises(Exception, match="'g0' exists already"):
+            group(h, driver, 1, 1, **other)
+    with pytest.raises(Exception, match="'g0' exists already"):
+        group(h, driver, 1, 1, 1, key="k1")  # more than what was said
+
+
 def test_a_groups_member_that_fails_for_good_ends_all() -> None:
     """Fluster left PENDING members behind (3.2)."""
     h, node, driver = one_node(3)

@@ -122,3 +122,21 @@ def test_what_cannot_run_inline_goes_to_a_worker(local: bool) -> None:
     named = Counter.options(name="named").remote()
     assert ray.get(ray.get_actor("named").add.remote()) == 1
     del named
+
+
+@ray.remote
+class Asker:
+    async def ask(self, handle: Any) -> int:
+        return int(await handle.add.remote())
+
+
+def test_workers_and_what_runs_inline(local: bool) -> None:
+    """A worker finds an actor that has a name; one that runs inline is an error to it, by name, not a hang."""
+    asker = Asker.remote()
+    assert ray.get(asker.ask.remote(Counter.options(name="found").remote(4)), timeout=60) == 5
+    handle = Counter.remote()
+    if local:
+        with pytest.raises(ActorDiedError, match="no such actor"):
+            ray.get(asker.ask.remote(handle), timeout=60)
+    else:
+        assert ray.get(asker.ask.remote(handle), timeout=60) == 1

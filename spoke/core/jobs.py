@@ -90,9 +90,9 @@ class Submissions:
 
     def _submit(self, client: Client, args: dict[str, Any]) -> str:
         spec = args["spec"]
-        known = self.jobs.get(f"{spec['parent']}/{spec['name']}" if spec.get("parent") else spec["name"])
-        if known is not None and spec.get("key") and known.spec.get("key") == spec["key"]:
-            return known.submission_id  # said again after a restart of the hub
+        known = self._said_before(spec)
+        if known is not None:
+            return known.submission_id
         job = self._new(spec)
         self._admit([job])
         return job.submission_id
@@ -101,6 +101,9 @@ class Submissions:
         specs = args["specs"]
         if not specs:
             raise RequestError("ValueError", "a group has at least one job")
+        known = [self._said_before(spec) for spec in specs]
+        if None not in known:
+            return [job.submission_id for job in known if job is not None]
         self._serial += 1
         group = str(specs[0].get("group") or f"group-{self._serial}")
         jobs: list[Submitted] = []
@@ -113,6 +116,14 @@ class Submissions:
             raise RequestError("ValueError", f"a group {group!r} exists already")
         self._admit(jobs)
         return [job.submission_id for job in jobs]
+
+    def _said_before(self, spec: dict[str, Any]) -> Submitted | None:
+        """The job of a submission that is said again, as after a restart of the hub."""
+        name, parent = spec.get("name"), spec.get("parent")
+        known = self.jobs.get(f"{parent}/{name}" if parent else str(name))
+        if known is None or not spec.get("key") or known.spec.get("key") != spec["key"]:
+            return None
+        return known
 
     def _new(self, spec: dict[str, Any]) -> Submitted:
         """A checked job.

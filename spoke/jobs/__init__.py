@@ -14,7 +14,7 @@ from typing import Any
 
 from spoke.jobs.job import AttemptInfo, Job, JobFailedError, Subscription
 from spoke.jobs.line import EngineLine
-from spoke.jobs.spec import Entrypoint, HealthCheck, RetryPolicy, build
+from spoke.jobs.spec import Entrypoint, HealthCheck, RetryPolicy, build, new_key
 
 __all__ = [
     "AttemptInfo", "Entrypoint", "HealthCheck", "Job", "JobFailedError", "RetryPolicy", "Subscription", "get",
@@ -95,7 +95,7 @@ def launch_group(requests: Sequence[dict[str, Any]], name: str | None = None) ->
     Raises:
         ValueError: no members, or two of one name.
     """
-    specs = [dict(one, **({"group": name} if name else {})) for one in requests]
+    specs = [dict(one, key=new_key(), **({"group": name} if name else {})) for one in requests]
     return [Job(job_id, _line) for job_id in _line.ask("jobs_submit_group", specs=specs)]
 
 

@@ -209,11 +209,16 @@ def build(
         "namespace": namespace or "",
         "metadata": {str(key): str(value) for key, value in (metadata or {}).items()},
         "grace_s": float(grace_s),
-        "key": os.urandom(8).hex(),  # of this submission, should it be said twice
+        "key": new_key(),
         "submitted_ms": int(time.time() * 1000),
         "entrypoint": shown,
         "run": run,
     }
+
+
+def new_key() -> str:
+    """For one submission: a hub that hears it twice, as after its restart, takes it once."""
+    return os.urandom(8).hex()
 
 
 def _pickled(entrypoint: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[bytes, str]:

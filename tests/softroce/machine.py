@@ -138,7 +138,7 @@ def _guest_script(rank: int, nodes: int, command: list[str]) -> str:
     }  # fmt: skip
     lines = [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
     lines += [
-        f"hostname node{rank}; ulimit -l unlimited",
+        f"hostname node{rank}; ulimit -l unlimited; mount -t cgroup2 cgroup /sys/fs/cgroup",
         f"ip link set eth0 up; ip addr add 10.77.0.{rank + 1}/24 dev eth0",
         "rdma link add rxe0 type rxe netdev eth0",
         f"cd {shlex.quote(str(PROJECT))}",
