@@ -131,7 +131,7 @@ class Asker:
 
 
 def test_workers_and_what_runs_inline(local: bool) -> None:
-    """A worker finds an actor that has a name; one that runs inline is an error to it, by name, not a hang."""
+    """A worker finds an actor that has a name; one that runs inline is an error by name, not a hang."""
     asker = Asker.remote()
     assert ray.get(asker.ask.remote(Counter.options(name="found").remote(4)), timeout=60) == 5
     handle = Counter.remote()
