@@ -67,9 +67,14 @@ class Cgroup:
             raise
         return found
 
-    def add(self, pid: int) -> None:
-        """Move a process in; what it starts follows."""
-        _write(os.path.join(self.path, "cgroup.procs"), str(pid))
+    @property
+    def door(self) -> str:
+        """A file: the process that writes "0" there is in the cgroup, and so is all that it starts then."""
+        return os.path.join(self.path, "cgroup.procs")
+
+    def entering(self) -> tuple[str, ...]:
+        """A command line that enters and then becomes the one that follows it."""
+        return "/bin/sh", "-c", 'echo 0 > "$0" && exec "$@"', self.door
 
     def exceeded(self) -> bool:
         """Whether the kernel killed for this limit."""

@@ -29,6 +29,9 @@ def main(job: dict[str, Any], result_fd: int = CONFIG_FD) -> NoReturn:
     _native.set_title("spoke-job")
     code = 1
     try:
+        if job.get("enter"):  # before anything of the user's runs, or counts
+            with open(job["enter"], "w") as door:
+                door.write("0")
         code = _run(job, Result(result_fd))
     except SystemExit as error:
         code = _code(error)

@@ -172,11 +172,15 @@ class JobRunner:
             if kind != "process":
                 self._tell(one, "BUILDING", message=f"starting a container by {kind}")
                 self._start_container(one, kind)
-            elif spec.get("blob") is not None:
+                return
+            self._confine(one)
+            if spec.get("blob") is not None:
                 self._start_function(one)
             else:
                 environment = {**self._nursery.environment, **self._environment(one)}
                 argv = [*SHELL, str(spec["entrypoint"])]
+                if one.cgroup is not None:
+                    argv = [*one.cgroup.entering(), *argv]
                 self._spawn(one, argv, environment, spec.get("cwd"))
         except (OSError, RuntimeMissing, ValueError) as error:
             self._could_not_start(one, str(error))
@@ -192,6 +196,15 @@ class JobRunner:
             one.files = [base + ".health"]
         one.ports = self._ports.take(list(one.spec.get("ports") or []))
         self._look_soon()
+
+    def _confine(self, one: Running) -> None:
+        """Make the cgroup that the attempt's first process enters before it runs anything of the user's."""
+        if one.spec.get("memory"):
+            try:
+                name = f"spoke-{one.process_id.hex()[:12]}"
+                one.cgroup = joblimits.Cgroup.create(name, one.spec["memory"])
+            except OSError:
+                pass  # `_weigh` watches it
 
     def _environment(self, one: Running) -> dict[str, str]:
         """The variables of an attempt; ours win over the user's."""
@@ -224,7 +237,7 @@ class JobRunner:
         health = dict(spec.get("health") or {})
         if health:
             health["file"] = one.files[0] if one.files else ""
-        job = {"blob": spec["blob"], "health": health}
+        job = {"blob": spec["blob"], "health": health, "enter": one.cgroup.door if one.cgroup else ""}
         configuration = {"job": job, "sys_path": spec.get("sys_path") or self._settings.sys_path}
         files = (one.outputs["stdout"].fd, one.outputs["stderr"].fd)
 
@@ -276,13 +289,8 @@ class JobRunner:
         spec = one.spec
         if spec.get("timeout_s"):
             self._loop.after_s(spec["timeout_s"], lambda: self._fail(one, "Timeout exceeded"))
-        if spec.get("memory") and not one.container:
-            try:
-                one.cgroup = joblimits.Cgroup.create(f"spoke-{one.process_id.hex()[:12]}", spec["memory"])
-                one.cgroup.add(one.pid)
-            except OSError:
-                one.cgroup = None
-                self._loop.after_s(joblimits.LOOK_S, lambda: self._weigh(one))
+        if spec.get("memory") and not one.container and one.cgroup is None:
+            self._loop.after_s(joblimits.LOOK_S, lambda: self._weigh(one))
         if spec.get("health"):
             self._loop.after_s(spec["health"]["period_s"], lambda: self._check_health(one))
 

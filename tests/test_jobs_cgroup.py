@@ -60,11 +60,13 @@ fits = jobs.submit(eat, 50, "", resources={**small, "memory": "200MB"})
 facts = {"fits": [fits.wait(200), fits.exit_code], "where": asked.result(200)}
 for name, beside in (("alone", ""), ("beside", sys.argv[1])):
     job = jobs.submit(eat, 400, beside, resources={**small, "memory": "100MB"})
+    print(facts, flush=True)
     facts[name] = [job.wait(200), job.exit_code, job.message]
 line = "head -c 400m /dev/zero | tail -c 400m > /dev/null"
 shell = jobs.submit(line, resources={**small, "memory": "100MB"})
 facts["shell"] = [shell.wait(200), shell.exit_code, shell.message]
 facts["other"] = other.status()
+print(facts, flush=True)
 other.terminate(force=True)
 other.wait(200)
 spoke.shutdown()
@@ -77,7 +79,7 @@ def _run(tmp_path: Path, *more: str) -> dict[str, object]:
 
     argv = [sys.executable, "-c", _EATER, str(tmp_path / "beside"), *more]
     out = subprocess.run(argv, capture_output=True, text=True, timeout=280)
-    assert out.returncode == 0, out.stderr
+    assert out.returncode == 0, out.stdout + out.stderr
     facts: dict[str, object] = json.loads(out.stdout.splitlines()[-1])
     return facts
 
@@ -87,7 +89,7 @@ def _left(folder: Path) -> list[str]:
 
 
 def _check(facts: dict[str, object], tmp_path: Path) -> None:
-    killed = ["FAILED", 137, "memory limit exceeded: 100000000 bytes"]
+    killed = ["FAILED", 137, "memory limit exceeded: 104857600 bytes"]
     assert facts["fits"] == ["SUCCEEDED", 0]
     assert facts["alone"] == facts["beside"] == facts["shell"] == killed, facts
     assert facts["other"] == "RUNNING"
@@ -131,7 +133,7 @@ def test_f19_what_stems_from_the_agent_makes_room(inner: Path) -> None:
         "open(sys.argv[1] + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
         "child = subprocess.Popen(['sleep', '600'])\n"
         "one, two = (joblimits.Cgroup.create(name, 1 << 28) for name in ('spoke-one', 'spoke-two'))\n"
-        "moved = open(f'/proc/{child.pid}/cgroup').read(); one.add(child.pid)\n"
+        "moved = open(f'/proc/{child.pid}/cgroup').read(); open(one.door, 'w').write(str(child.pid))\n"
         "print(one.path, two.path, moved.strip().rpartition('/')[2], one.remove() or one.remove())\n"
         "child.wait(); two.remove()\n"
         "import time; deadline = time.monotonic() + 20\n"
