@@ -1,12 +1,14 @@
 """Jobs under the names of Ray's submission interface: command lines, by submission id.
 
 The jobs are those of `spoke.jobs`; here KILLED is STOPPED, BUILDING is PENDING, and WORKER_FAILED and
-UNSCHEDULABLE are FAILED, with the reason in the message.  Times are in milliseconds since the epoch.
+UNSCHEDULABLE are FAILED, with the reason in the message.  Times are in milliseconds since the epoch.  The
+output is the command's alone, without Ray's lines about its start.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -84,6 +86,13 @@ class _Facts:
 
         def __getattr__(self, name: str) -> Any: ...
 
+    def dict(self) -> dict[str, Any]:
+        """The facts by name, those of facts inside too."""
+        found = {name: getattr(self, name) for name in self._names}
+        return {name: one.dict() if isinstance(one, _Facts) else one for name, one in found.items()}
+
+    model_dump = dict
+
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and vars(other) == vars(self)
 
@@ -103,7 +112,14 @@ class DriverInfo(_Facts):
 
 
 class JobDetails(_Facts):
-    """What `JobSubmissionClient.get_job_info` gives."""
+    """What `JobSubmissionClient.get_job_info` gives.
+
+    Attributes:
+        type: SUBMISSION, or DRIVER: a program that connected by itself, which has no submission id.
+        job_id, driver_info: of the driver that the command line became by `init`; None: it became none.
+        driver_exit_code: minus the number of a signal that ended it; None: it runs, or was stopped.
+        start_time, end_time: milliseconds since the epoch.
+    """
 
     model_config: ClassVar[dict[str, Any]] = {}
     _names = (
@@ -134,6 +150,10 @@ class JobInfo(_Facts):
         found = {name: json_dict[name] for name in cls._names if name in json_dict}
         return cls(**{**found, "status": JobStatus(json_dict["status"])})
 
+
+LAST_LINES = 100  # of a failed job's output, told with why it failed
+LAST_CHARS = 20_000
+KILLED_CODE = 128  # exit codes above it name a signal
 
 _STATUS = {"KILLED": "STOPPED", "BUILDING": "PENDING", "WORKER_FAILED": "FAILED", "UNSCHEDULABLE": "FAILED"}
 
@@ -218,11 +238,25 @@ class JobSubmissionClient:
         """
         import os
 
+        _check("entrypoint", entrypoint, str)
+        _check("metadata", metadata, dict)
+        for key, value in (metadata or {}).items():
+            _check("a key of metadata", key, str)
+            _check(f"metadata[{key!r}]", value, str)
+        _check("runtime_env", runtime_env, dict)
+        _check("job_id", job_id, str)
+        _check("submission_id", submission_id, str)
+        _check("entrypoint_num_cpus", entrypoint_num_cpus, int, float)
+        _check("entrypoint_num_gpus", entrypoint_num_gpus, int, float)
+        _check("entrypoint_memory", entrypoint_memory, int)
+        _check("entrypoint_resources", entrypoint_resources, dict)
         resources = dict(entrypoint_resources or {})
         resources.update({name: amount for name, amount in (
             ("CPU", entrypoint_num_cpus), ("GPU", entrypoint_num_gpus), ("memory", entrypoint_memory),
         ) if amount is not None})  # fmt: skip
         name = submission_id or job_id or f"raysubmit_{os.urandom(8).hex()}"
+        if "/" in name:
+            raise RuntimeError(f"job {name!r} was not submitted: an id cannot contain '/'")
         spec = build(
             entrypoint, name=name, parent="", resources=resources, runtime_env=runtime_env, metadata=metadata,
             label_selector=entrypoint_label_selector, max_preemptions=0,
@@ -253,12 +287,31 @@ class JobSubmissionClient:
         return _status(self._found(job_id))
 
     def get_job_info(self, job_id: str) -> JobDetails:
-        """All that is known of it.  RuntimeError: no such job."""
-        return details_of(self._found(job_id))
+        """All that is known of it; the message of a failed one has the end of its output.
+
+        Raises:
+            RuntimeError: no such job.
+        """
+        row = self._found(job_id)
+        if row["state"] == "FAILED" and row["attempts"]:
+            try:
+                lines = list(Job(job_id, self._line).logs(tail=LAST_LINES))
+            except RuntimeError:  # its node keeps them no more
+                lines = []
+            end = "\n".join(lines)[-LAST_CHARS:]
+            row["message"] += f"; the end of its output:\n{end}" if lines else ""
+        return details_of(row, self._drivers().get(job_id))
+
+    def _drivers(self) -> dict[str, dict[str, Any]]:
+        """The latest driver of each submitted job; below "" and a number, those of none."""
+        rows = enumerate(self._line.ask("jobs"))
+        return {row["submission_id"] or f"/{index}": row for index, row in rows}
 
     def list_jobs(self) -> list[JobDetails]:
-        """All jobs, the first submitted first."""
-        return [details_of(row) for row in self._line.ask("submitted_jobs")]
+        """All jobs, the first submitted first, and then the drivers that are none."""
+        drivers = self._drivers()
+        found = [details_of(row, drivers.get(row["job_id"])) for row in self._line.ask("submitted_jobs")]
+        return found + [_driver_details(row) for row in drivers.values() if not row["submission_id"]]
 
     def get_job_logs(self, job_id: str) -> str:
         """Its output so far.  RuntimeError: no such job, or the logs are gone."""
@@ -297,19 +350,66 @@ def _status(row: dict[str, Any]) -> JobStatus:
     return JobStatus(_STATUS.get(row["state"], row["state"]))
 
 
-def details_of(row: dict[str, Any]) -> JobDetails:
-    attempts = row["attempts"]
-    pid = str(attempts[-1]["pid"]) if attempts else ""
-    node = row["node_id"].hex()
-    failed = row["state"] in ("FAILED", "WORKER_FAILED")
+def _check(what: str, value: Any, *kinds: type) -> None:
+    if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{what} is of type {wanted}, not {type(value).__name__}: {value!r}")
+
+
+_WORDS = {
+    "PENDING": "waits for a node that has what it asks for",
+    "BUILDING": "is being set up on its node",
+    "RUNNING": "is running",
+    "SUCCEEDED": "has succeeded",
+}
+
+
+def _error_type(row: dict[str, Any]) -> str | None:
+    kinds = {
+        "FAILED": JobErrorType.JOB_ENTRYPOINT_COMMAND_ERROR,
+        "WORKER_FAILED": JobErrorType.JOB_SUPERVISOR_ACTOR_DIED,
+        "UNSCHEDULABLE": JobErrorType.JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE,
+    }
+    kind = kinds.get(row["state"])
+    if kind is not None and row["message"].startswith("RuntimeEnvSetupError"):
+        kind = JobErrorType.RUNTIME_ENV_SETUP_FAILURE
+    return None if kind is None else str(kind.value)
+
+
+def _exit_code(row: dict[str, Any]) -> int | None:
+    """As Ray counts: minus the signal, none for one that was stopped."""
+    code: int | None = row["exit_code"]
+    if row["state"] == "KILLED" or code is None:
+        return None
+    by_itself = row["message"].startswith("exit code")
+    return KILLED_CODE - code if code > KILLED_CODE and not by_itself else code
+
+
+def details_of(row: dict[str, Any], driver: dict[str, Any] | None = None) -> JobDetails:
+    """A row of the hub's table, and of the driver that it became, as Ray's clients know them."""
     return JobDetails(
-        type=JobType.SUBMISSION, job_id=None, submission_id=row["job_id"], status=_status(row),
-        driver_info=DriverInfo(id=row["job_id"], node_ip_address="", pid=pid) if pid else None,
-        entrypoint=row["entrypoint"], message=row["message"] or f"Job is {row['state']}.",
-        error_type=JobErrorType.JOB_ENTRYPOINT_COMMAND_ERROR if failed else None,
-        start_time=row["started_ms"] or row["submitted_ms"], end_time=row["finished_ms"] or None,
-        metadata=row["metadata"], runtime_env=row["runtime_env"], driver_node_id=node,
-        driver_exit_code=row["exit_code"],
+        type=JobType.SUBMISSION, submission_id=row["job_id"], status=_status(row),
+        job_id=driver["job_id"].hex() if driver else None,
+        driver_info=_driver_info(driver) if driver else None,
+        entrypoint=row["entrypoint"], message=_WORDS.get(row["state"]) or row["message"],
+        error_type=_error_type(row), start_time=row["started_ms"] or row["submitted_ms"],
+        end_time=row["finished_ms"] or None, metadata=row["metadata"], runtime_env=row["runtime_env"],
+        driver_node_id=row["node_id"].hex(), driver_exit_code=_exit_code(row),
+    )  # fmt: skip
+
+
+def _driver_info(row: dict[str, Any]) -> DriverInfo:
+    return DriverInfo(id=row["job_id"].hex(), node_ip_address=row["ip"], pid=str(row["pid"]))
+
+
+def _driver_details(row: dict[str, Any]) -> JobDetails:
+    """A driver that no submitted job became."""
+    started = int(1000 * (time.time() - row["age_s"]))
+    return JobDetails(
+        type=JobType.DRIVER, job_id=row["job_id"].hex(), driver_info=_driver_info(row),
+        status=JobStatus.RUNNING if row["running"] else JobStatus.SUCCEEDED, entrypoint=row["entrypoint"],
+        start_time=started, end_time=None if row["running"] else started + int(1000 * row["ran_s"]),
+        metadata={}, runtime_env={},
     )  # fmt: skip
 
 

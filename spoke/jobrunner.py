@@ -222,6 +222,7 @@ class JobRunner:
             "SPOKE_NAMESPACE": str(spec.get("namespace") or ""),
             "SPOKE_ADDRESS": f"{address[2]}:{address[3]}" if address[3] else "",
             "SPOKE_BIND_HOST": mine.host,
+            **({"RAY_ADDRESS": f"{address[2]}:{address[3]}"} if address[3] else {}),
             **{f"SPOKE_PORT_{name.upper()}": str(port) for name, port in one.ports.items()},
         })  # fmt: skip
         devices = spec.get("gpu_ids")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,9 @@ def test_f03_the_same_job_through_both(client: JobSubmissionClient) -> None:
     assert isinstance(info, JobDetails) and info.type == JobType.SUBMISSION
     assert (info.submission_id, info.status, info.driver_exit_code) == (job_id, "SUCCEEDED", 0)
     assert info.metadata == {"k": "v"} and info.runtime_env == {"env_vars": {"MINE": "x"}}
-    assert info.start_time <= info.end_time and int(info.driver_info.pid) > 0
+    assert info.start_time <= info.end_time
+    assert (info.message, info.error_type) == ("has succeeded", None)
+    assert (info.job_id, info.driver_info) == (None, None)  # it called no init
     assert job_id in [row.submission_id for row in client.list_jobs()]
 
 
@@ -85,6 +88,53 @@ def test_a_job_is_a_driver_of_the_cluster(client: JobSubmissionClient, tmp_path:
     job_id = client.submit_job(entrypoint=f"{_python()} {script}", submission_id="drv")
     assert ended(client, job_id) == JobStatus.SUCCEEDED, client.get_job_logs(job_id)
     assert client.get_job_logs(job_id) == "42 drv\n"
+    info = client.get_job_info(job_id)
+    assert info.type == JobType.SUBMISSION and info.driver_info.id == info.job_id != ""
+    assert info.dict()["driver_info"] == info.model_dump()["driver_info"] == info.driver_info.dict()
+    assert [(row.type, row.job_id) for row in client.list_jobs() if row.submission_id == job_id] == [
+        (JobType.SUBMISSION, info.job_id)
+    ]
+    mine = [row for row in client.list_jobs() if row.type == JobType.DRIVER and row.status == "RUNNING"]
+    assert [row.driver_info.pid for row in mine] == [str(os.getpid())]
+
+
+def test_facts_and_refusals_are_those_of_ray(client: JobSubmissionClient) -> None:
+    """As real Ray 2.60 answers the same program; its wording is its own."""
+    failed = client.submit_job(entrypoint="echo last words; exit 3")
+    assert ended(client, failed) == JobStatus.FAILED
+    info = client.get_job_info(failed)
+    assert (info.driver_exit_code, info.error_type) == (3, "JOB_ENTRYPOINT_COMMAND_ERROR")
+    assert info.message == "exit code 3; the end of its output:\nlast words"
+    killed = client.submit_job(entrypoint="kill -9 $$")
+    assert ended(client, killed) == JobStatus.FAILED and client.get_job_info(killed).driver_exit_code == -9
+    loud = client.submit_job(entrypoint="exit 137")
+    assert ended(client, loud) == JobStatus.FAILED and client.get_job_info(loud).driver_exit_code == 137
+    missing = client.submit_job(entrypoint="true", runtime_env={"working_dir": "/does/not/exist"})
+    assert ended(client, missing) == JobStatus.FAILED
+    assert client.get_job_info(missing).error_type == "RUNTIME_ENV_SETUP_FAILURE"
+    stopped = client.submit_job(entrypoint="sleep 300")
+    while client.get_job_status(stopped) != JobStatus.RUNNING:
+        time.sleep(0.01)
+    info = client.get_job_info(stopped)
+    assert (info.message, info.end_time, info.driver_exit_code) == ("is running", None, None)
+    assert client.stop_job(stopped) and ended(client, stopped) == JobStatus.STOPPED
+    info = client.get_job_info(stopped)
+    assert (info.message, info.driver_exit_code, info.error_type) == ("Terminated by user", None, None)
+    for options, error, text in (
+        ({"metadata": {"a": 1}}, TypeError, "metadata\\['a'\\] is of type str"),
+        ({"metadata": "x"}, TypeError, "metadata is of type dict"),
+        ({"runtime_env": "x"}, TypeError, "runtime_env is of type dict"),
+        ({"runtime_env": {"env_vars": {"a": 1}}}, TypeError, "env_vars"),
+        ({"entrypoint": 5}, TypeError, "entrypoint is of type str"),
+        ({"submission_id": 7}, TypeError, "submission_id is of type str"),
+        ({"submission_id": "a/b"}, RuntimeError, "cannot contain '/'"),
+        ({"submission_id": failed}, RuntimeError, "exists already"),
+        ({"entrypoint_num_cpus": "x"}, TypeError, "entrypoint_num_cpus is of type int or float"),
+        ({"entrypoint_num_cpus": -1}, ValueError, "not negative"),
+    ):
+        with pytest.raises(error, match=text):
+            client.submit_job(**{"entrypoint": "true", **options})
+    assert ended(client, client.submit_job(entrypoint="test -n \"$RAY_ADDRESS\"")) == JobStatus.SUCCEEDED
 
 
 def _python() -> str:

@@ -236,6 +236,7 @@ class Directory:
                 "node_id": job.driver.node_id if job.driver is not None else b"",
                 "namespace": job.info.get("namespace", ""),
                 "entrypoint": job.info.get("entrypoint", ""),
+                "submission_id": job.info.get("submission_id", ""),
                 "running": job.driver is not None,
                 "age_s": self.s.now - job.started_at,
                 "ran_s": (job.ended_at or self.s.now) - job.started_at,
