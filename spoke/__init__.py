@@ -120,6 +120,7 @@ _LAZY = {
     "spawn": "registry",
     "transport_of": "paths",
     "wait_ready": "registry",
+    "why": "explanations",
 }
 # Modules that `import spoke` lets one look up; everything else below `spoke` is internal.
 MODULES = frozenset({

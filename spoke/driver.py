@@ -168,6 +168,7 @@ def _enter(client: Client, options: dict[str, Any], failure: str) -> Client:
         "started": time.time(),
         "submission_id": config.get("job_id") or "",
         "attempt_id": config.get("attempt_id"),
+        "calls": client.call_prefix,
     }
     welcome = Waiter(1)
     last_words: list[str] = []

@@ -199,6 +199,12 @@ class Executor:
             "job": self.client.facts().get("job_id") or b"",
         }
 
+    def explain(self, name: bytes) -> str:
+        """What a call, or the actor of this process, does now."""
+        from spoke import underway
+
+        return underway.explain(self, name)
+
     # -- arrivals (lock held)
 
     def _on_task(self, link: Link, message: list[Any], payload: Any) -> None:

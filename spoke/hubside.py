@@ -65,6 +65,7 @@ class HubSide:
             wire.PENDING_REASON: self._on_pending_reason,
             wire.LOG_LINES: self._on_log_lines,
             wire.ENDPOINTS: self._on_endpoints,
+            wire.EXPLAIN: self._on_explain,
             wire.SHUTDOWN: self._on_shutdown,
         }
 
@@ -88,6 +89,11 @@ class HubSide:
             from spoke.rejoin import Rejoin
 
             client.rejoin = Rejoin(client, client.hub_target, "worker" if client.is_worker else "driver")
+
+    def _on_explain(self, link: Link, message: list[Any], payload: Any) -> None:
+        from spoke import inquiry
+
+        inquiry.answer_later(self._client, message[1], message[2])
 
     def _on_shutdown(self, link: Link, message: list[Any], payload: Any) -> None:
         """The cluster ends in order, or will not have this process: nobody comes back."""

@@ -109,7 +109,7 @@ class Rejoin:
                 client.links.send(fresh, meta, payload)
         hub.link = fresh
         self.away = False
-        info = {"report": self._report()}
+        info = {"report": self._report(), "calls": client.call_prefix}
         meta = encode(wire.CLIENT_UP, self._role, client.address, os.getpid(), info)
         client.links.send(fresh, meta)
         kept = [one for one, _ in self._unsaid]

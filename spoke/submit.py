@@ -200,6 +200,10 @@ class Submitter:
         payload = msgpack.packb([creation.blob, parts, slots, args_owner, self._client.address])
         self._client.hub.tell(wire.CREATE_ACTOR, creation.actor_id, creation.spec, payload=payload)
 
+    def creation(self, actor_id: bytes) -> Creation | None:
+        """What is kept of an actor's creation by this process; lock held."""
+        return self._creations.get(actor_id)
+
     def actor_moved(self, actor_id: bytes, state: str) -> None:
         """Constructor arguments are needed no longer once it ran, unless the actor may restart."""
         creation = self._creations.get(actor_id)

@@ -165,6 +165,8 @@ SPECIALIZED = next(_NEXT)
 # -- a look into processes (core/inspection.py): hub -> client, client -> hub
 INSPECT = next(_NEXT)
 INSPECTED = next(_NEXT)
+# -- hub -> process, added later
+EXPLAIN = next(_NEXT)
 
 # -- runtime environments: agent -> hub, hub -> agent
 ENV_STATE = next(_NEXT)
@@ -334,6 +336,8 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     NODE_STATE: ("NODE_STATE", (("node_id", _B), ("alive", _BOOL), ("reason", _S), ("processes", _L))),
     # how many of your objects and calls do others wait for? answered by REQUEST "owns" with id 0
     OWNS: ("OWNS", ()),
+    # what do you do, or wait for, with this (object, call or actor)? answered by REQUEST "explained", id 0
+    EXPLAIN: ("EXPLAIN", (("number", _I), ("id", _B))),
     # all endpoints of this name at present: rows of core/endpoints.py
     ENDPOINTS: ("ENDPOINTS", (("namespace", _S), ("name", _S), ("rows", _L))),
     # payload: pickled (args, kwargs), or the pickled value or error; status as in spoke/endpoints/channel.py

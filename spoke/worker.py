@@ -90,6 +90,7 @@ def main() -> None:
         _set_up()
     client.on_hub_lost = lambda: os._exit(0)  # PROC-1: nothing to live for without the cluster
     with client.lock:
-        client.hub.tell(wire.CLIENT_UP, "worker", client.address, os.getpid(), {"started": time.time()})
+        info = {"started": time.time(), "calls": client.call_prefix}
+        client.hub.tell(wire.CLIENT_UP, "worker", client.address, os.getpid(), info)
     client.lead.start()
     executor.run()

@@ -48,6 +48,7 @@ class Directory:
             "leases": self._leases,
             "groups": self._groups,
             "group": self._group,
+            "use_group": self._use_group,
             "topology": lambda client, args: reached.describe(self.find_group(client, args)),
             "why": self._why,
             "deaths": self._deaths,
@@ -266,6 +267,13 @@ class Directory:
             raise RequestError("ValueError", f"Failed to look up placement group {name or group_id!r}")
         return group
 
+    def _use_group(self, client: Client, args: dict[str, Any]) -> None:
+        """May the asker put something into a group of another job, or remove it?"""
+        if args["id"] not in self.s.removed_groups:
+            foreign = self.find_group(client, args).foreign(client.job)
+            if foreign:
+                raise RequestError("AuthenticationError", foreign)
+
     def _group(self, client: Client, args: dict[str, Any]) -> dict[str, Any]:
         return groups.describe(self.find_group(client, args))
 
@@ -279,7 +287,7 @@ class Directory:
         item = self.s.actors.get(name) or self.s.groups.get(name)
         if item is not None:
             if isinstance(item, Actor) and item.line is None:
-                return f"the actor is {item.state}" + ("" if item.holding is None else _startup(item))
+                return f"the actor is {item.state}" + ("" if item.holding is None else _startup(self.s, item))
             return explain(self.s, item)
         buried = self.s.dead_actors.get(name)
         if buried is not None:
@@ -374,7 +382,8 @@ def _bytes(value: Any) -> bytes:
     return bytes(value)
 
 
-def _startup(actor: Actor) -> str:
-    if actor.holding is not None and actor.holding.worker is None:
-        return "; a worker process for it is being started"
-    return ""
+def _startup(s: State, actor: Actor) -> str:
+    if actor.holding is None:
+        return ""
+    since = f" for {s.now - actor.holding.since:.1f} s"
+    return since if actor.holding.worker is not None else f"; a worker process for it is being started{since}"

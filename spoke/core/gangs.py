@@ -91,8 +91,8 @@ class Gangs:
         group = self._gang_of(actor)
         if group is None:
             return ""
-        if group.owner is not None and actor.job != group.job:
-            return f"gang {group.group_id.hex()} belongs to job {group.job.hex()}, not to {actor.job.hex()}"
+        if foreign := group.foreign(actor.job):
+            return foreign
         if actor.spec["strategy"].get("incarnation") == group.incarnation:
             group.relaunch = []  # its creator does it
             return ""

@@ -25,6 +25,7 @@ from spoke.core.exits import Exit, environment_exit, node_exit, worker_exit
 from spoke.core.gangs import rank_of
 from spoke.core.groups import Groups
 from spoke.core.hubconfig import HubConfig
+from spoke.core.inquiries import Inquiries
 from spoke.core.inspection import Inspections
 from spoke.core.jobs import Submissions
 from spoke.core.journal import Records, flush
@@ -82,6 +83,8 @@ class HubCore:
         self.environments = Environments(s, self.pool)
         self.directory.add(self.environments.requests)
         self.submissions.reclaim = self.scheduler.reclaim
+        self.inquiries = Inquiries(s, self.directory)
+        self.directory.add(self.inquiries.requests)
         self._jobs = 0
         # The records of an earlier life: until all that lived on is heard, nothing else is done.
         self.recovery = Recovery(s, records) if records else None
@@ -235,6 +238,7 @@ class HubCore:
         self.groups.check()
         self.submissions.check()
         self.inspections.check()
+        self.inquiries.check()
         self.scheduler.check()
 
     # -- agents
@@ -441,6 +445,7 @@ class HubCore:
         self.endpoints.client_lost(client)
         self.inspections.client_lost(client)
         self.submissions.client_lost(client.peer)
+        self.inquiries.client_lost(client.peer)
         client.watching = {}
         job = s.jobs.get(client.job)
         if job is not None and job.driver is client:
@@ -469,7 +474,9 @@ class HubCore:
 
     def _on_remove_group(self, client: Client, message: list[Any], payload: Any) -> None:
         group = self.state.groups.get(message[1])
-        if group is not None:
+        if group is not None and (foreign := group.foreign(client.job)):
+            self.state.log("warning", f"a group is not removed: {foreign}")
+        elif group is not None:
             self.groups.remove(group, "removed by a client")
 
     def _on_request(self, client: Client, message: list[Any], payload: Any) -> None:

@@ -135,6 +135,8 @@ class Scheduler:
         node: Node | None
         if shape.group_id is not None:
             group = self._group(item, shape.group_id)
+            if group is not None and (foreign := group.foreign(job)):
+                raise Unplaceable(foreign)
             if group is None or group.preparing is not None:
                 return None
             bundle = choose_bundle(group, shape)

@@ -390,6 +390,12 @@ class Group(Item):
         # Of a detached gang whose ranks were lost: [spec, blob, job] of each, until they are launched again
         self.relaunch: list[list[Any]] = []
 
+    def foreign(self, job: bytes) -> str:
+        """A gang's id is a capability of its job: why processes of `job` may not use it; "" if they may."""
+        if self.gang is None or self.owner is None or job == self.job:
+            return ""
+        return f"gang {self.group_id.hex()} belongs to job {self.job.hex()}, not to {job.hex()}"
+
 
 class Job:
     """A driver and all that runs on its behalf."""

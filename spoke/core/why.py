@@ -26,7 +26,8 @@ def explain(s: State, item: Item) -> str:
     line = item.line
     if line is None:
         slots = item.bundles if isinstance(item, Group) else []
-        return text + "".join(f"\n  slot {one.index}{_drain(s, one)}" for one in slots if _drain(s, one))
+        text += "".join(f"\n  slot {one.index}{_drain(s, one)}" for one in slots if _drain(s, one))
+        return text + (_unready(s, item) if isinstance(item, Group) else "")
     if line.infeasible:
         return text
     if isinstance(item, Group):
@@ -52,6 +53,8 @@ def headline(s: State, item: Item) -> str:
         if item.preparing is not None:
             return "waits until the nodes of its slots have prepared them"
         return f"the placement group is {item.state}" + (f"; latest: {item.reason}" if item.reason else "")
+    if line is None and isinstance(item, Want):
+        return _leases(s, item)
     if line is None:
         return "it does not wait for resources"
     since = f", for {s.now - item.waits_since:.1f} s now"
@@ -74,6 +77,28 @@ def headline(s: State, item: Item) -> str:
     if group.line is not None:
         return f"waits for its placement group, which {headline(s, group)}"
     return f"waits for {show(shape.place)} in its placement group {group.group_id.hex()[:12]}{since}"
+
+
+def _leases(s: State, want: Want) -> str:
+    """Of tasks that have all the workers they asked for."""
+    coming = [one.holding for one in want.leases.values() if not one.granted]
+    text = f"workers lent for it: {len(want.leases) - len(coming)}"
+    if coming:
+        since = max(s.now - holding.since for holding in coming)
+        text += f", being started: {len(coming)}, for {since:.1f} s now"
+    return text
+
+
+def _unready(s: State, group: Group) -> str:
+    """The actors of a group whose constructors have not returned."""
+    lines = []
+    for holding in group.holdings.values():
+        actor, bundle = holding.user, holding.bundle
+        if isinstance(actor, Actor) and actor.state != "ALIVE" and bundle is not None:
+            lines.append(f"\n  slot {bundle.index}: {_user(s, holding)} is {actor.state}"
+                         f" for {s.now - holding.since:.1f} s")  # fmt: skip
+    more = len(lines) - NODES_MAX
+    return "".join(lines[:NODES_MAX]) + (f"\n  and {more} more" if more > 0 else "")
 
 
 def _ahead(s: State, item: Item) -> str:

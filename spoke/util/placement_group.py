@@ -10,7 +10,7 @@ from typing import Any
 
 from spoke import absent, current
 from spoke.handles import engine
-from spoke.ids import PlacementGroupID
+from spoke.ids import JOB_BYTES, PlacementGroupID
 from spoke.options import check_label_selector, check_quantity
 
 NODE_ID_LABEL_KEY = "ray.io/node-id"
@@ -67,6 +67,7 @@ class PlacementGroup:
 
     def _scheduling(self, index: int = -1, capture: bool | None = None) -> dict[str, Any]:
         """The strategy of a task or actor in bundle `index`; -1 is any bundle."""
+        _check_job(self)
         return {"kind": "group", "group_id": self.id.binary(), "index": index, "capture": bool(capture)}
 
     def __eq__(self, other: object) -> bool:
@@ -225,10 +226,12 @@ def remove_placement_group(placement_group: PlacementGroup) -> None:
 
     Raises:
         AttributeError: not a placement group (Ray's type).
+        AuthenticationError: it is the gang of another job.
     """
     if not isinstance(placement_group, PlacementGroup):
         raise AttributeError(f"a PlacementGroup is needed, not {type(placement_group).__name__}")
     client = current.client or engine()
+    _check_job(placement_group)
     client.hub.remove_group(placement_group.id.binary())
 
 
@@ -262,6 +265,16 @@ def placement_group_table(placement_group: PlacementGroup | None = None) -> dict
             return {}
     rows = [_row(found) for found in client.request("groups")]
     return {row["placement_group_id"]: row for row in rows}
+
+
+def _check_job(group: PlacementGroup) -> None:
+    """The hub is asked only about groups of other jobs: their ids end with the job's."""
+    client, group_id = current.client, group.id.binary()
+    if client is not None and group_id[-JOB_BYTES:] != client.runtime_context.get("job_id"):
+        try:
+            client.request("use_group", id=group_id)
+        except ValueError:
+            pass  # unknown so far: said by the call that uses it
 
 
 def _describe(group: PlacementGroup) -> dict[str, Any]:
