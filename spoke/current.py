@@ -6,6 +6,7 @@ it when an engine starts and clears it when the engine closes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,3 +14,4 @@ if TYPE_CHECKING:
 
 client: Client | None = None
 targets: dict[bytes, Any] = {}  # of `experimental.set_target_for_ref`: object id -> what `get` reads it into
+at_shutdown: dict[Any, Callable[[], None]] = {}  # what to close when this process leaves the cluster

@@ -277,6 +277,8 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
     """Leave the cluster; one that `init` started ends with all its processes.  May be called twice."""
     client = current.client
     if client is not None:
+        while current.at_shutdown:
+            current.at_shutdown.popitem()[1]()
         try:
             client.close()
         finally:

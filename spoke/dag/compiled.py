@@ -156,8 +156,14 @@ def compile_graph(
     )  # fmt: skip
 
 
+class _DriverProxy:
+    """An actor whose handle stands for a driver among the readers of a channel; does nothing."""
+
+
 class CompiledDAG:
     """A graph whose actors are linked; `execute` feeds it.  One that is dropped is torn down."""
+
+    DAGDriverProxyActor: Final = api.remote(num_cpus=0)(_DriverProxy)
 
     def __init__(
         self, planner: _Planner, several: bool, enable_asyncio: bool, stored_above: int, inflight: int,

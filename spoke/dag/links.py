@@ -47,7 +47,11 @@ def connect(addresses: list[Any], same_node: bool) -> Link:
     if same_node:
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(SETUP_S)
-        sock.connect(b"\0" + addresses[0])
+        try:
+            sock.connect(b"\0" + addresses[0])
+        except OSError:
+            sock.close()
+            raise
     else:
         sock = socket.create_connection(tuple(addresses[1]), SETUP_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -176,38 +180,75 @@ def _join(
         made.append(outgoing[number])
     asked: list[tuple[Link, bytes]] = []
     for _ in before:
-        link, nonce = Link(_accept(sockets)), os.urandom(32)
+        link = Link(accept(sockets, SETUP_S))
         made.append(link)
-        link.write(nonce)
-        asked.append((link, nonce))
-    mine = os.urandom(32)
-    heard = {}
-    for number, link in outgoing.items():
-        heard[number] = link.read(32)
-        number_bytes = me.to_bytes(4, "little")
-        link.write(number_bytes + mine + proof(secret, b"giver", number_bytes, mine, heard[number]))
+        asked.append((link, challenge(link)))
+    answered = [(link, answer(link, secret, me)) for link in outgoing.values()]
     incoming = {}
     for link, nonce in asked:
-        said = link.read(4 + 32 + 32)
-        if not hmac.compare_digest(said[36:], proof(secret, b"giver", said[:36], nonce)):
-            raise Closed("a process that does not know the graph's secret connected to it")
-        link.write(proof(secret, b"taker", said[4:36], nonce))
-        incoming[int.from_bytes(said[:4], "little")] = link
-    for number, link in outgoing.items():
-        if not hmac.compare_digest(link.read(32), proof(secret, b"taker", mine, heard[number])):
-            raise Closed("a process that does not know the graph's secret answers in its place")
+        incoming[admit(link, secret, nonce)] = link
+    for link, owed in answered:
+        confirm(link, owed)
     if sorted(incoming) != sorted(before):
         raise Closed(f"processes {sorted(incoming)} connected instead of {sorted(before)}")
     return incoming, outgoing
 
 
-def _accept(sockets: list[socket.socket]) -> socket.socket:
+# Who accepts a link challenges and admits; who connected answers and confirms.
+
+
+def challenge(link: Link) -> bytes:
+    """Ask who connected for its proof; returns the nonce."""
+    nonce = os.urandom(32)
+    link.write(nonce)
+    return nonce
+
+
+def answer(link: Link, secret: bytes, me: int) -> bytes:
+    """Prove oneself as number `me` to who accepted; returns the proof that it owes."""
+    heard, mine, number = link.read(32), os.urandom(32), me.to_bytes(4, "little")
+    link.write(number + mine + proof(secret, b"giver", number, mine, heard))
+    return proof(secret, b"taker", mine, heard)
+
+
+def admit(link: Link, secret: bytes, nonce: bytes) -> int:
+    """The number of who connected, which has proven itself.
+
+    Raises:
+        Closed: it has not.
+    """
+    said = link.read(4 + 32 + 32)
+    if not hmac.compare_digest(said[36:], proof(secret, b"giver", said[:36], nonce)):
+        raise Closed("a process that does not know the secret connected")
+    link.write(proof(secret, b"taker", said[4:36], nonce))
+    return int.from_bytes(said[:4], "little")
+
+
+def confirm(link: Link, owed: bytes) -> None:
+    """See that who accepted knows the secret, too.
+
+    Raises:
+        Closed: it does not.
+    """
+    if not hmac.compare_digest(link.read(32), owed):
+        raise Closed("a process that does not know the secret answers in its place")
+
+
+def accept(sockets: list[socket.socket], seconds: float | None) -> socket.socket:
+    """The next connection to any of `sockets`.
+
+    Raises:
+        Closed: none came within `seconds` (None: for ever), or the sockets were shut down.
+    """
     import select
 
-    ready, _, _ = select.select(sockets, [], [], SETUP_S)
+    ready, _, _ = select.select(sockets, [], [], seconds)
     if not ready:
-        raise Closed(f"a process of the graph did not connect within {SETUP_S:g} s")
-    sock, _ = ready[0].accept()
+        raise Closed(f"a process did not connect within {seconds:g} s")
+    try:
+        sock, _ = ready[0].accept()
+    except OSError as error:
+        raise Closed(str(error)) from None
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock

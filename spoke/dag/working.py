@@ -61,6 +61,15 @@ class Failed(Exception):
         self.body = body
 
 
+def encode(value: Any, stored_above: int) -> tuple[int, bytes, Any]:
+    """Kind, body, and what must be kept until the frame was used; TypeError for what cannot be pickled."""
+    body, buffers, refs = codec.dumps(value)
+    if not buffers and len(body) <= stored_above:
+        return VALUE, body, refs
+    ref = api.put([value])
+    return STORED, pickle.dumps(ref), ref
+
+
 class Codec:
     """Values to frames and back; what a frame refers to is kept until it was used everywhere."""
 
@@ -75,14 +84,10 @@ class Codec:
 
     def encode(self, value: Any) -> tuple[int, bytes]:
         """Kind and body; TypeError for what cannot be pickled."""
-        body, buffers, refs = codec.dumps(value)
-        if refs:
-            self._kept[-1].append(refs)
-        if not buffers and len(body) <= self._stored_above:
-            return VALUE, body
-        ref = api.put([value])
-        self._kept[-1].append(ref)
-        return STORED, pickle.dumps(ref)
+        kind, body, kept = encode(value, self._stored_above)
+        if kept:
+            self._kept[-1].append(kept)
+        return kind, body
 
     @staticmethod
     def decode(kind: int, body: bytes) -> Any:
