@@ -54,7 +54,6 @@ _INTERNAL = "it is a helper inside of Ray, no interface"
 _ONLY_PYTHON = "tasks and actors are Python; call other languages from Python code"
 
 _GRAPHS = "compiled graphs run over links of their own: experimental_compile() needs no channels"
-_LATER = "this version does not have it"
 _TENSORS = "tensors travel by Spoke's own movers: spoke.empty() and spoke.from_tensor()"
 
 # Why a name, or a module with everything below it, is not carried: by Ray's name, longest match first.
@@ -86,9 +85,9 @@ REFUSED: Final[dict[str, str]] = {
     "ray.experimental.internal_kv.global_gcs_client": _INTERNAL,
     "ray.experimental.internal_kv.internal_kv_get_gcs_client": "use the functions of this module",
     "ray.experimental.rdt": _TENSORS,
-    "ray.dag": _GRAPHS,
-    "ray.experimental.channel": _GRAPHS,
-    "ray.experimental.collective": _LATER,
+    "ray.dag.compiled_dag_node": _GRAPHS,
+    "ray.experimental.channel.cpu_communicator.CPUCommBarrier": "ranks meet by torch's process groups",
+    "ray.experimental.channel.shared_memory_channel.ReaderRefInfo": "a channel is no object with refs",
     "ray.util.multiprocessing.pool": "machinery of Ray's Pool",
     "ray.util.state.common": "machinery of Ray's state server",
     "ray.experimental.sandbox": "run containers with your container runtime",
@@ -120,10 +119,7 @@ PARTS: Final[dict[str, str]] = {
     "ray.util.multiprocessing.pool.AsyncResult": "made by Pool",
     "ray.util.state.StateApiClient": "it asks the cluster that this process is in",
     "ray.util.state.common": "what Spoke does not keep is no field",
-    "ray.dag": "graphs are bound, compiled and executed; their nodes are not walked",
     "ray.dag.compiled_dag_node": "made by experimental_compile",
-    "ray.dag.context": "graphs have no such knob",
-    "ray.dag.input_node": "graphs are bound, compiled and executed; their nodes are not walked",
     "ray.experimental.compiled_dag_ref": "made by execute",
     "ray.actor.ActorClass": "made by remote",
     "ray.actor.ActorHandle": "made by ActorClass.remote",

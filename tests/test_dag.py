@@ -6,12 +6,15 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import spoke as ray
-from spoke.dag import InputNode, MultiOutputNode
+from spoke.dag import DAGOperationFuture, GPUFuture, InputNode, MultiOutputNode, plot
+from spoke.experimental import collective
+from spoke.experimental.util.types import ReduceOp
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -237,3 +240,139 @@ def test_a_graph_that_is_dropped_is_torn_down() -> None:
     deadline = time.monotonic() + 10
     while "spoke-dag" in ray.get(a.__ray_call__.remote(lambda self: threads())):
         assert time.monotonic() < deadline, "the actor's thread goes on"
+
+
+# -- collective operations, pictures, futures ------------------------------------------------------------
+
+
+@ray.remote(num_cpus=0)
+class Tensors:
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def scaled(self, value: Any) -> Any:
+        return value * self.factor
+
+    def pair(self, value: Any) -> Any:
+        return value * self.factor, value + self.factor
+
+    def within(self, name: str) -> Any:
+        import torch
+
+        mine, both = torch.full((2,), float(self.factor)), [torch.zeros(2), torch.zeros(2)]
+        part = torch.zeros(2)
+        collective.allgather(both, mine, name)
+        collective.reducescatter(part, [mine, mine], name)
+        collective.allreduce(mine, name)
+        return mine.tolist(), [one.tolist() for one in both], part.tolist()
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_collective_operations_inside_of_a_graph(kind: str) -> None:
+    library = pytest.importorskip(kind)
+    actors = [Tensors.remote(factor) for factor in (1, 3)]
+    given = library.arange(4) * 1.0
+    operations: list[tuple[Any, list[list[float]]]] = [
+        (lambda nodes: collective.allreduce.bind(nodes), [[0, 4, 8, 12]] * 2),
+        (lambda nodes: collective.allreduce.bind(nodes, ReduceOp.AVG), [[0, 2, 4, 6]] * 2),
+        (lambda nodes: collective.allreduce.bind(nodes, ReduceOp.PRODUCT), [[0, 3, 12, 27]] * 2),
+        (lambda nodes: collective.allreduce.bind(nodes, op=ReduceOp.MAX), [[0, 3, 6, 9]] * 2),
+        (lambda nodes: collective.allreduce.bind(nodes, op=ReduceOp.MIN), [[0, 1, 2, 3]] * 2),
+        (lambda nodes: collective.reducescatter.bind(nodes), [[0, 4], [8, 12]]),
+        (lambda nodes: collective.allgather.bind(nodes), [[0, 1, 2, 3, 0, 3, 6, 9]] * 2),
+    ]
+    for bind, wanted in operations:
+        with InputNode() as value:
+            nodes = bind([actor.scaled.bind(value) for actor in actors])
+            graph = MultiOutputNode(nodes).experimental_compile()
+        for _ in range(2):
+            assert [result.tolist() for result in ray.get(graph.execute(given))] == wanted
+        graph.teardown()
+
+
+def test_a_collective_operation_on_several_tensors_and_one_that_fails() -> None:
+    numpy = pytest.importorskip("numpy")
+    actors = [Tensors.remote(factor) for factor in (1, 3)]
+    with InputNode() as value:
+        nodes = collective.allreduce.bind([actor.pair.bind(value) for actor in actors])
+        graph = MultiOutputNode(nodes).experimental_compile()
+    for first, second in ray.get(graph.execute(numpy.ones(2))):
+        assert (first.tolist(), second.tolist()) == ([4, 4], [6, 6])
+    graph.teardown()
+    with InputNode() as value:
+        nodes = collective.reducescatter.bind([actor.scaled.bind(value) for actor in actors])
+        graph = MultiOutputNode(nodes).experimental_compile()
+    with pytest.raises(ValueError, match="divisible by the number of actors 2, but got 3"):
+        ray.get(graph.execute(numpy.ones(3)))
+    assert [part.tolist() for part in ray.get(graph.execute(numpy.ones(2)))] == [[4], [4]]
+    graph.teardown()
+    with pytest.raises(TypeError, match="call of an actor's method"), InputNode() as value:
+        collective.allgather.bind([value])
+
+
+def test_groups_of_actors() -> None:
+    pytest.importorskip("torch")
+    actors = [Tensors.remote(factor) for factor in (1, 3)]
+    group = collective.create_collective_group(actors, "gloo", "ours")
+    assert (group.name, group.backend, group.get_rank(actors[1]), group.get_rank(Tensors.remote(1))) == (
+        "ours", "GLOO", 1, -1,
+    )  # fmt: skip
+    assert collective.get_collective_groups(actors[:1]) == [group] and group.actors == actors
+    assert collective.get_collective_groups(actors, "nccl") == []
+    with pytest.raises(ValueError, match="already"):
+        collective.create_collective_group(actors, "gloo", "ours")
+    seen = ray.get([actor.within.remote("ours") for actor in actors])
+    assert seen == [([4.0, 4.0], [[1.0, 1.0], [3.0, 3.0]], [4.0, 4.0])] * 2
+    collective.destroy_collective_group("ours")
+    with pytest.raises(ValueError, match="No group with name ours"):
+        collective.destroy_collective_group(group)
+    collective.create_collective_group(actors, "gloo")
+    collective.destroy_all_collective_groups()
+    assert collective.get_collective_groups(actors) == []
+    with pytest.raises(ValueError, match="must be unique"):
+        collective.create_collective_group([actors[0], actors[0]], "gloo")
+
+
+def test_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = Step.remote(), Step.remote()
+    with InputNode() as value:
+        plus, _ = a.split.bind(value.left)
+        graph = MultiOutputNode([b.add.bind(plus, value[1])])
+    path = tmp_path / "graph.dot"
+    plot(graph, str(path))
+    text = path.read_text()
+    attributes = ("InputAttributeNode['left']", "InputAttributeNode[1]")
+    for label in ("InputNode", *attributes, "split", "split[0]", "add"):
+        assert f'[label="{label}"]' in text
+    assert text.count("->") == 7
+    program = tmp_path / "dot"
+    program.write_text('#!/bin/sh\necho "$1" > "$3"\ncat >> "$3"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    plot(graph, str(tmp_path / "graph.svg"))
+    assert (tmp_path / "graph.svg").read_text() == f"-Tsvg\n{text}"
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(ImportError, match="graphviz is required"):
+        plot(graph)
+
+
+def test_futures() -> None:
+    pytest.importorskip("torch")
+    future = GPUFuture("value", 7)
+    assert isinstance(future, DAGOperationFuture) and future.wait() == "value"
+    assert GPUFuture.gpu_futures == {7: future}
+    other = GPUFuture("other", 7)
+    assert GPUFuture.gpu_futures == {7: other}
+    GPUFuture.remove_gpu_future(7)
+    GPUFuture.remove_gpu_future(7)
+    assert GPUFuture.gpu_futures == {} and other.wait() == "other"
+
+
+def test_results_that_nobody_takes_are_bounded() -> None:
+    step = Step.remote()
+    graph = chain(step.add, _max_inflight_executions=8, _max_buffered_results=2)
+    refs = [graph.execute(x) for x in range(6)]
+    with pytest.raises(ray.exceptions.RayCgraphCapacityExceeded, match="more than 2 buffered results"):
+        ray.get(refs[5])
+    assert [ray.get(ref) for ref in refs] == [x + 1 for x in range(6)]
+    graph.teardown()

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections.abc import Generator
 from typing import Any, Final
 
 from spoke import api, codec, current
+from spoke.dag.collective_node import CollectiveOutputNode
 from spoke.dag.context import DAGContext
+from spoke.dag.frames import Codec, Failed
+from spoke.dag.input_node import InputAttributeNode, InputNode
 from spoke.dag.links import Closed, Link, join, listen
 from spoke.dag.nodes import (
     ClassMethodNode,
     ClassNode,
     DAGNode,
-    InputAttributeNode,
-    InputNode,
     MultiOutputNode,
     OutputNode,
-    _replaced,
     input_value,
 )
+from spoke.dag.walking import replaced, upstream_first
 from spoke.dag.working import (
     DRIVER,
     INPUT,
-    Codec,
-    Failed,
     Inbox,
     Operation,
     Plan,
@@ -56,30 +56,21 @@ class _Planner:
         self._number: dict[str, int] = {}
         self.attributes: list[InputAttributeNode] = []
         self.whole = False
-        self._visit(root)
+        for node in upstream_first(root):
+            self._add(node)
         outputs = root.get_args() if isinstance(root, MultiOutputNode) else (root,)
         self.outputs = [self._slot(node) for node in outputs]
         self.operations = [self._operation(number) for number in range(len(self.calls))]
 
-    def _visit(self, root: DAGNode) -> None:
-        seen: dict[str, DAGNode] = {}
-        waiting: list[tuple[DAGNode, bool]] = [(root, False)]
-        while waiting:
-            node, entered = waiting.pop()
-            if entered:
-                self._add(node)
-            elif node.get_stable_uuid() not in seen:
-                seen[node.get_stable_uuid()] = node
-                waiting.append((node, True))
-                waiting.extend((child, False) for child in reversed(list(node.children())))
-
     def _add(self, node: DAGNode) -> None:
         if isinstance(node, InputAttributeNode):
             self.attributes.append(node)
-        elif isinstance(node, ClassMethodNode) and node.method is not None:
-            if node.method._core.meta.is_async:
-                raise ValueError(f"a compiled graph cannot call {node!r}: its actor is an async one")
+        elif isinstance(node, (InputNode, MultiOutputNode, OutputNode)):
+            pass  # no call
+        elif isinstance(node, ClassMethodNode) and not isinstance(node.actor, ClassNode):
             actor = node.actor
+            if actor._core.meta.is_async:
+                raise ValueError(f"a compiled graph cannot call {node!r}: its actor is an async one")
             if actor not in self.actors:
                 self.actors.append(actor)
             self._number[node.get_stable_uuid()] = len(self.calls)
@@ -90,7 +81,7 @@ class _Planner:
                 "Compiled DAGs can only bind methods to an actor that is already created with "
                 f"Actor.remote(), not to {node!r}"
             )
-        elif not isinstance(node, (InputNode, MultiOutputNode, OutputNode)):
+        else:
             raise TypeError(f"{NODES_ONLY}, not {node!r}.")
 
     def _slot(self, node: DAGNode) -> Slot:
@@ -108,8 +99,11 @@ class _Planner:
 
     def _operation(self, number: int) -> Operation:
         node = self.calls[number]
-        args = tuple(_replaced(value, self._slot) for value in node.get_args())
-        kwargs = {name: _replaced(value, self._slot) for name, value in node.get_kwargs().items()}
+        if isinstance(node, CollectiveOutputNode):
+            inputs = tuple(map(self._slot, node.children()))
+            return Operation(number, node.work(), inputs, {}, ())
+        args = tuple(replaced(value, self._slot) for value in node.get_args())
+        kwargs = {name: replaced(value, self._slot) for name, value in node.get_kwargs().items()}
         if not slots_in([*args, *kwargs.values()]):
             raise ValueError(
                 "Compiled DAGs require each actor method node to take the InputNode or another node: "
@@ -141,19 +135,14 @@ class _Planner:
         return plans
 
 
-def compile_graph(
-    root: DAGNode, enable_asyncio: bool, buffer_bytes: int | None, inflight: int | None
-) -> CompiledDAG:
-    """See `DAGNode.experimental_compile`."""
-    context = DAGContext.get_current()
+def compile_graph(root: DAGNode, enable_asyncio: bool, **told: Any) -> CompiledDAG:
+    """See `DAGNode.experimental_compile`; `told` are fields of `DAGContext`, None for its own."""
+    given = {name: value for name, value in told.items() if value is not None}
+    context = dataclasses.replace(DAGContext.get_current(), **given)
     planner = _Planner(root)
     if not planner.calls:
         raise ValueError("a compiled graph needs at least one call of an actor's method")
-    return CompiledDAG(
-        planner, isinstance(root, MultiOutputNode), enable_asyncio,
-        context.buffer_size_bytes if buffer_bytes is None else buffer_bytes,
-        context.max_inflight_executions if inflight is None else inflight, context,
-    )  # fmt: skip
+    return CompiledDAG(planner, isinstance(root, MultiOutputNode), enable_asyncio, context)
 
 
 class _DriverProxy:
@@ -165,10 +154,8 @@ class CompiledDAG:
 
     DAGDriverProxyActor: Final = api.remote(num_cpus=0)(_DriverProxy)
 
-    def __init__(
-        self, planner: _Planner, several: bool, enable_asyncio: bool, stored_above: int, inflight: int,
-        context: DAGContext,
-    ) -> None:  # fmt: skip
+    def __init__(self, planner: _Planner, several: bool, enable_asyncio: bool, context: DAGContext) -> None:
+        stored_above, inflight = context.buffer_size_bytes, context.max_inflight_executions
         self._id = os.urandom(16)
         self._several = several
         self._asyncio = enable_asyncio
@@ -311,6 +298,11 @@ class CompiledDAG:
 
     def _read_one(self, seconds: float) -> None:
         """All outputs of the next execution; what has arrived stays where it takes too long."""
+        if self._wanted.get(self._read) and len(self._results) >= self._context.max_buffered_results:
+            raise RayCgraphCapacityExceeded.from_message(
+                f"The compiled graph can't have more than {self._context.max_buffered_results} buffered "
+                "results: get those of earlier executions first or increase `_max_buffered_results`."
+            )
         for slot in self._outputs:
             where = (slot.process, slot.number)
             if where in self._partial:
@@ -407,8 +399,8 @@ class CompiledDAGRef:
             )
         try:
             value = self._graph._take(self._index, self._position, timeout)
-        except RayChannelTimeoutError:
-            raise
+        except (RayChannelTimeoutError, RayCgraphCapacityExceeded):
+            raise  # it may be asked for again
         except BaseException:
             self._taken = True
             raise

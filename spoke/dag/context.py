@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from spoke import absent
+
+DEFAULT_SUBMIT_TIMEOUT_S: Final = 10
+DEFAULT_GET_TIMEOUT_S: Final = 10
+DEFAULT_TEARDOWN_TIMEOUT_S: Final = 30
+DEFAULT_READ_ITERATION_TIMEOUT_S: Final = 0.1
+DEFAULT_BUFFER_SIZE_BYTES: Final = 1_000_000
+DEFAULT_MAX_INFLIGHT_EXECUTIONS: Final = 10
+DEFAULT_MAX_BUFFERED_RESULTS: Final = 1000
+DEFAULT_OVERLAP_GPU_COMMUNICATION: Final = False
 
 
 @dataclass
@@ -14,15 +23,21 @@ class DAGContext:
 
     submit_timeout, get_timeout: how long `execute` and ``get`` wait at most; -1 waits for ever.
     teardown_timeout: how long `teardown` waits for the actors' threads to end.
-    max_inflight_executions: executions whose results were not taken yet.
+    read_iteration_timeout: how long a channel is read before the next of several has its turn.
     buffer_size_bytes: pickles up to here travel over the graph's own links, longer ones as objects.
+    max_inflight_executions: executions whose results have not arrived yet.
+    max_buffered_results: executions whose results have arrived and were not taken yet.
+    overlap_gpu_communication: says nothing here; every value is sent as soon as it is there.
     """
 
-    submit_timeout: float = 10
-    get_timeout: float = 10
-    teardown_timeout: float = 30
-    buffer_size_bytes: int = 1_000_000
-    max_inflight_executions: int = 10
+    submit_timeout: float = DEFAULT_SUBMIT_TIMEOUT_S
+    get_timeout: float = DEFAULT_GET_TIMEOUT_S
+    teardown_timeout: float = DEFAULT_TEARDOWN_TIMEOUT_S
+    read_iteration_timeout: float = DEFAULT_READ_ITERATION_TIMEOUT_S
+    buffer_size_bytes: int = DEFAULT_BUFFER_SIZE_BYTES
+    max_inflight_executions: int = DEFAULT_MAX_INFLIGHT_EXECUTIONS
+    max_buffered_results: int = DEFAULT_MAX_BUFFERED_RESULTS
+    overlap_gpu_communication: bool = DEFAULT_OVERLAP_GPU_COMMUNICATION
 
     _current: ClassVar[DAGContext | None] = None
 

@@ -2,7 +2,7 @@
 
 A link is a unix socket between processes of one node, TCP between nodes.  Both ends prove that they
 know the graph's secret, which came to them by an ordinary call, before anything is read (SEC-1).
-Frames are ``u32 bytes | i32 number | u8 kind | pickle``.
+Frames are ``u32 bytes | i32 number | u8 kind | body``; `frames` says what a body is.
 """
 
 from __future__ import annotations
@@ -12,10 +12,6 @@ import os
 import socket
 import struct
 from typing import Any, Final
-
-VALUE: Final = 0  # a pickle
-ERROR: Final = 1  # a pickle of what was raised
-STORED: Final = 2  # a pickle of a ref to the value
 
 _HEADER: Final = struct.Struct("<IiB")
 _READ_BYTES: Final = 1 << 16
@@ -101,6 +97,15 @@ class Link:
             if not data:
                 raise Closed("the other end is closed")
             buffer += data
+
+    def ended(self) -> bool:
+        """Is the other end gone, as far as one can see before what it sent is read?"""
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def wait_at_most(self, seconds: float | None) -> None:
         """How long `receive` waits; None for ever.  The kernel keeps the time: no call more per frame."""

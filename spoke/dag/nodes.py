@@ -7,15 +7,28 @@ others use runs once per execution; so does the constructor of a `ClassNode`.
 from __future__ import annotations
 
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from spoke.dag import walking
+from spoke.dag.constants import (
+    BIND_INDEX_KEY,
+    IS_CLASS_METHOD_OUTPUT_KEY,
+    PARENT_CLASS_NODE_KEY,
+    PREV_CLASS_METHOD_CALL_KEY,
+)
+from spoke.dag.walking import downstream_first, nodes_in, replaced, upstream_first
+
 if TYPE_CHECKING:
     from spoke.dag.compiled import CompiledDAG
-    from spoke.handles import ActorClass, ActorHandle, ActorMethod, RemoteFunction
+    from spoke.handles import ActorHandle, ActorMethod
 
 
-compiler: Any = None  # makes a `CompiledDAG` of a node; it needs calls, which need the nodes here
+# Set by the package, as what they make is built upon calls, which need the nodes here.
+compiler: Any = None  # makes a `CompiledDAG` of a node
+remoter: Any = None  # makes a remote function or class of a plain one
+hinter: Any = None  # makes a type hint of the arguments of `with_tensor_transport`, or of none
 
 
 class DAGInputData:
@@ -42,18 +55,28 @@ def input_attribute(value: Any, key: int | str, by_item: bool) -> Any:
 
 
 class DAGNode:
-    """One node; `bind` makes them."""
+    """One node; `bind` makes them.
+
+    Args:
+        args, kwargs: what it was bound with: values and nodes, also inside of lists, tuples and dicts.
+        options: given before `bind`.
+        other_args_to_resolve: what else it depends on, by the names in `spoke.dag.constants`.
+    """
 
     def __init__(
         self,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
         options: dict[str, Any] | None = None,
+        other_args_to_resolve: dict[str, Any] | None = None,
     ) -> None:
         self._args = args
         self._kwargs = kwargs or {}
         self._options = options or {}
+        self._other = other_args_to_resolve or {}
         self._uuid = uuid.uuid4().hex
+        self._hint: Any = None
+        self._refs: dict[str, Any] = {}  # of the last execution that was to be remembered
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(f"'{type(self).__name__}' object is not callable")
@@ -63,7 +86,7 @@ class DAGNode:
 
     # -- what others look at
 
-    def get_args(self) -> tuple[Any, ...]:
+    def get_args(self) -> Any:
         """Positional arguments as bound: values and nodes."""
         return self._args
 
@@ -75,27 +98,110 @@ class DAGNode:
         """Options given before `bind`."""
         return dict(self._options)
 
+    def get_other_args_to_resolve(self) -> dict[str, Any]:
+        """What else the node depends on, by the names in `spoke.dag.constants`."""
+        return dict(self._other)
+
     def get_stable_uuid(self) -> str:
         """An id for life."""
         return self._uuid
 
     def children(self) -> Iterator[DAGNode]:
-        """Nodes that this one takes values from, in the order of its arguments."""
-        yield from _nodes_in([*self._args, *self._kwargs.values()])
+        """Nodes that this one depends on: arguments first, in their order."""
+        yield from nodes_in([*self._args, *self._kwargs.values(), *self._other.values()])
 
-    def with_tensor_transport(self, *args: Any, **kwargs: Any) -> DAGNode:
-        """Ray's hint how tensors travel between actors; they take Spoke's own way here."""
+    # -- walks
+
+    def apply_recursive(self, fn: Callable[[DAGNode], Any]) -> Any:
+        """Call `fn` on this node and all that lead to it, each once, after those it depends on.
+
+        What `fn` returns takes the place of the node in copies of those that depend on it.
+
+        Returns:
+            what `fn` returns for this node
+        """
+        done: dict[str, Any] = {}
+        for node in upstream_first(self):
+            done[node._uuid] = fn(node._replacing(lambda child: done[child._uuid]))
+        return done[self._uuid]
+
+    def _replacing(self, by: Callable[[DAGNode], Any]) -> DAGNode:
+        """A copy with other children; this node if they are the same."""
+        if all(by(child) is child for child in self.children()):
+            return self
+        copy = object.__new__(type(self))
+        copy.__dict__.update(
+            self.__dict__,
+            _args=replaced(tuple(self._args), by),
+            _kwargs=replaced(self._kwargs, by),
+            _other=replaced(self._other, by),
+        )
+        return copy
+
+    def traverse_and_apply(self, fn: Callable[[DAGNode], Any]) -> None:
+        """Call `fn` on this node and all that lead to it, each once, the nearest first."""
+        for node in downstream_first(self):
+            fn(node)
+
+    def apply_functional(
+        self, source_input_list: Any, predicate_fn: Callable[[Any], bool], apply_fn: Callable[[Any], Any]
+    ) -> Any:
+        """`source_input_list` with ``apply_fn(node)`` for each node that ``predicate_fn`` is true of."""
+        return replaced(source_input_list, lambda node: apply_fn(node) if predicate_fn(node) else node)
+
+    # -- how values travel
+
+    @property
+    def type_hint(self) -> Any:
+        """How this node's values travel in Ray's channels; Spoke's graphs choose by themselves."""
+        if self._hint is None:
+            self._hint = hinter()
+        return self._hint
+
+    @type_hint.setter
+    def type_hint(self, hint: Any) -> None:
+        self._hint = hint
+
+    def with_tensor_transport(
+        self,
+        transport: Any = "auto",
+        device: Any = "default",
+        _static_shape: bool = False,
+        _direct_return: bool = False,
+    ) -> DAGNode:
+        """Say how tensors travel, in `type_hint`; in compiled graphs they take Spoke's own way.
+
+        Args:
+            transport: "auto", "nccl", "shm", "accelerator" or a `Communicator`.
+            device: "default", "cpu", "gpu" or "cuda".
+
+        Raises:
+            ValueError: none of these.
+        """
+        self._hint = hinter(transport, device, _static_shape, _direct_return)
         return self
 
     # -- running
 
-    def execute(self, *args: Any, **kwargs: Any) -> Any:
+    def execute(self, *args: Any, _ray_cache_refs: bool = False, **kwargs: Any) -> Any:
         """Make all calls that lead to this node; returns its ref, the handle, or a list of refs.
 
         Args:
             args, kwargs: what the graph's `InputNode` stands for.
+            _ray_cache_refs: keep the refs of all calls for `get_object_refs_from_last_execute`.
         """
-        return Execution(args, kwargs).of(self)
+        execution = Execution(args, kwargs)
+        result = execution.of(self)
+        self._refs = execution.refs(self) if _ray_cache_refs else {}
+        return result
+
+    async def get_object_refs_from_last_execute(self) -> dict[str, Any]:
+        """Refs by the ids of their nodes, if the last `execute` was told to keep them."""
+        return dict(self._refs)
+
+    def clear_cache(self) -> None:
+        """Forget the refs of the last execution."""
+        self._refs = {}
 
     def experimental_compile(
         self,
@@ -120,11 +226,21 @@ class DAGNode:
         """
         assert compiler is not None, "set by the package"
         return compiler(  # type: ignore[no-any-return]
-            self, enable_asyncio, _buffer_size_bytes, _max_inflight_executions
+            self,
+            enable_asyncio,
+            submit_timeout=_submit_timeout,
+            buffer_size_bytes=_buffer_size_bytes,
+            max_inflight_executions=_max_inflight_executions,
+            max_buffered_results=_max_buffered_results,
         )
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], execution: Execution) -> Any:
+    def _run(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], other: dict[str, Any], execution: Execution
+    ) -> Any:
         raise TypeError(f"a {type(self).__name__} cannot be executed")
+
+
+walking.node_type = DAGNode
 
 
 class Execution:
@@ -134,46 +250,66 @@ class Execution:
         self.input = input_value(args, kwargs)
         self._done: dict[str, Any] = {}
 
-    def of(self, node: DAGNode) -> Any:
+    def of(self, root: DAGNode) -> Any:
         """The ref, handle or value of a node."""
-        waiting = [node]
-        while waiting:  # a loop, not recursion: chains of nodes can be long
-            current = waiting[-1]
-            missing = [child for child in current.children() if child._uuid not in self._done]
-            if missing:
-                waiting.extend(missing)
-                continue
-            waiting.pop()
-            if current._uuid not in self._done:
-                args = tuple(self._filled(value) for value in current._args)
-                kwargs = {name: self._filled(value) for name, value in current._kwargs.items()}
-                self._done[current._uuid] = current._run(args, kwargs, self)
+        for node in upstream_first(root):
+            args = replaced(tuple(node._args), self._filled)
+            kwargs, other = replaced(node._kwargs, self._filled), replaced(node._other, self._filled)
+            self._done[node._uuid] = node._run(args, kwargs, other, self)
+        return self._done[root._uuid]
+
+    def _filled(self, node: DAGNode) -> Any:
         return self._done[node._uuid]
 
-    def _filled(self, value: Any) -> Any:
-        return _replaced(value, lambda node: self._done[node._uuid])
+    def refs(self, root: DAGNode) -> dict[str, Any]:
+        """The refs of all calls, by their nodes' ids."""
+        calls = [node for node in upstream_first(root) if isinstance(node, (FunctionNode, ClassMethodNode))]
+        return {node._uuid: self._done[node._uuid] for node in calls}
 
 
 class FunctionNode(DAGNode):
-    """A call of a remote function."""
+    """A call of a function, remote or plain."""
 
-    def __init__(self, function: RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super().__init__(args, kwargs)
-        self._function = function
+    def __init__(
+        self,
+        func_body: Any,
+        func_args: tuple[Any, ...],
+        func_kwargs: dict[str, Any],
+        func_options: dict[str, Any] | None = None,
+        other_args_to_resolve: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(func_args, func_kwargs, func_options, other_args_to_resolve)
+        self._function = func_body
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], execution: Execution) -> Any:
-        return self._function.remote(*args, **kwargs)
+    def _run(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], other: dict[str, Any], execution: Execution
+    ) -> Any:
+        return _remote_of(self._function, self._options).remote(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"FunctionNode({self._function!r})"
 
 
+def _remote_of(body: Any, options: dict[str, Any]) -> Any:
+    """A remote function or class, of a plain one too, with these options."""
+    if not hasattr(body, "remote"):
+        body = remoter(body)
+    return body.options(**options) if options else body
+
+
 class ClassNode(DAGNode):
     """An actor that each execution makes; its methods have ``bind``."""
 
-    def __init__(self, cls: ActorClass, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super().__init__(args, kwargs)
-        self._cls = cls
+    def __init__(
+        self,
+        cls: Any,
+        cls_args: tuple[Any, ...],
+        cls_kwargs: dict[str, Any],
+        cls_options: dict[str, Any] | None = None,
+        other_args_to_resolve: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(cls_args, cls_kwargs, cls_options, other_args_to_resolve)
+        self._cls = _remote_of(cls, self._options)
         self._last: DAGNode | None = None  # calls of one actor keep the order of `bind`
 
     def __getattr__(self, name: str) -> Any:
@@ -181,7 +317,9 @@ class ClassNode(DAGNode):
             raise AttributeError(f"'ClassNode' object has no attribute '{name}'")
         return _UnboundMethod(self, name)
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], execution: Execution) -> Any:
+    def _run(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], other: dict[str, Any], execution: Execution
+    ) -> Any:
         return self._cls.remote(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -201,40 +339,81 @@ class _UnboundMethod:
 
     def bind(self, *args: Any, **kwargs: Any) -> ClassMethodNode:
         """A call of this method, after those bound before."""
-        return ClassMethodNode(self._actor, self._name, None, args, kwargs, self._options)
+        other = {PARENT_CLASS_NODE_KEY: self._actor, PREV_CLASS_METHOD_CALL_KEY: self._actor._last}
+        node = ClassMethodNode(self._name, args, kwargs, self._options, other)
+        self._actor._last = node
+        return node
 
 
 class ClassMethodNode(DAGNode):
-    """A call of a method, of an actor that exists or of a `ClassNode`."""
+    """A call of a method, of an actor that exists or of a `ClassNode`; or one of several returns of it.
+
+    Args:
+        other_args_to_resolve: the actor, as `PARENT_CLASS_NODE_KEY`.
+
+    Raises:
+        ValueError: no actor is given.
+    """
 
     def __init__(
-        self, actor: ClassNode | ActorHandle, name: str, method: ActorMethod | None,
-        args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(args, kwargs, options)
-        self.actor = actor
-        self.method = method
-        self._name = name
-        self._before: DAGNode | None = None
-        if isinstance(actor, ClassNode):
-            self._before, actor._last = actor._last, self
+        self,
+        method_name: str,
+        method_args: tuple[Any, ...],
+        method_kwargs: dict[str, Any],
+        method_options: dict[str, Any] | None = None,
+        other_args_to_resolve: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(method_args, method_kwargs, method_options, other_args_to_resolve)
+        if self._other.get(PARENT_CLASS_NODE_KEY) is None:
+            raise ValueError(
+                f"give the actor of method {method_name!r}: "
+                f"other_args_to_resolve={{{PARENT_CLASS_NODE_KEY!r}: handle}}"
+            )
+        self._name = method_name
+        self.method: ActorMethod | None = None  # as it was bound, with its options
+
+    @property
+    def actor(self) -> Any:
+        """The actor's handle, or its `ClassNode`."""
+        return self._other[PARENT_CLASS_NODE_KEY]
 
     def get_method_name(self) -> str:
         """The name of the method."""
         return self._name
 
-    def children(self) -> Iterator[DAGNode]:
-        if isinstance(self.actor, ClassNode):
-            yield self.actor
-            if self._before is not None:
-                yield self._before
-        yield from super().children()
+    @property
+    def num_returns(self) -> int:
+        """How many values the method returns."""
+        if self.class_method_call is not None:
+            return self.class_method_call.num_returns
+        return 1 if self.method is None else max(1, self.method._num_returns)
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], execution: Execution) -> Any:
-        method = self.method
+    @property
+    def is_class_method_call(self) -> bool:
+        """Is it the call?"""
+        return self.class_method_call is None
+
+    @property
+    def is_class_method_output(self) -> bool:
+        """Is it one of several returns?"""
+        return self.class_method_call is not None
+
+    @property
+    def class_method_call(self) -> ClassMethodNode | None:
+        """Of one of several returns: the call."""
+        return None
+
+    @property
+    def output_idx(self) -> int | None:
+        """Of one of several returns: which one."""
+        return None
+
+    def _run(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], other: dict[str, Any], execution: Execution
+    ) -> Any:
+        method: Any = self.method
         if method is None:
-            method = getattr(execution.of(self.actor), self._name)  # type: ignore[arg-type]
-            assert method is not None
+            method = getattr(other[PARENT_CLASS_NODE_KEY], self._name)
             method = method.options(**self._options) if self._options else method
         return method.remote(*args, **kwargs)
 
@@ -242,60 +421,29 @@ class ClassMethodNode(DAGNode):
         return f"ClassMethodNode({self._name})"
 
 
-class OutputNode(DAGNode):
+class OutputNode(ClassMethodNode):
     """One of several values that a method returns."""
 
     def __init__(self, call: ClassMethodNode, index: int) -> None:
-        super().__init__((call,))
+        other = {IS_CLASS_METHOD_OUTPUT_KEY: True, PARENT_CLASS_NODE_KEY: call.actor}
+        super().__init__(call.get_method_name(), (call, index), {}, {}, other)
         self.call = call
         self.index = index
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], execution: Execution) -> Any:
+    @property
+    def class_method_call(self) -> ClassMethodNode:
+        """The call."""
+        return self.call
+
+    @property
+    def output_idx(self) -> int:
+        """Which of the returns."""
+        return self.index
+
+    def _run(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], other: dict[str, Any], execution: Execution
+    ) -> Any:
         return args[0][self.index]
-
-
-class InputNode(DAGNode):
-    """What an execution is given: ``with InputNode() as inp: graph = actor.method.bind(inp)``.
-
-    ``inp[0]`` and ``inp.name`` stand for one of several arguments, or a part of the only one.
-    """
-
-    def __init__(self, *, input_type: Any = None) -> None:
-        super().__init__()
-        self.input_type = input_type
-
-    def __enter__(self) -> InputNode:
-        return self
-
-    def __exit__(self, *failure: Any) -> None:
-        return None
-
-    def __getitem__(self, key: int | str) -> InputAttributeNode:
-        if not isinstance(key, (int, str)):
-            raise ValueError(
-                "Please only use int index or str as first-level key to access fields of dag input."
-            )
-        return InputAttributeNode(self, key, True)
-
-    def __getattr__(self, name: str) -> InputAttributeNode:
-        if name.startswith("_"):
-            raise AttributeError(f"'InputNode' object has no attribute '{name}'")
-        return InputAttributeNode(self, name, False)
-
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], execution: Execution) -> Any:
-        return execution.input
-
-
-class InputAttributeNode(DAGNode):
-    """A part of the input."""
-
-    def __init__(self, source: InputNode, key: int | str, by_item: bool) -> None:
-        super().__init__((source,))
-        self.key = key
-        self.by_item = by_item
-
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], execution: Execution) -> Any:
-        return input_attribute(execution.input, self.key, self.by_item)
 
 
 class MultiOutputNode(DAGNode):
@@ -305,50 +453,37 @@ class MultiOutputNode(DAGNode):
         ValueError: something in `args` is no node.
     """
 
-    def __init__(self, args: list[DAGNode] | tuple[DAGNode, ...]) -> None:
+    def __init__(
+        self,
+        args: list[DAGNode] | tuple[DAGNode, ...],
+        other_args_to_resolve: dict[str, Any] | None = None,
+    ) -> None:
         if not isinstance(args, (list, tuple)):
             raise ValueError(f"Invalid input type for `args`, {type(args)}: give a list of nodes.")
         for node in args:
             if not isinstance(node, DAGNode):
                 raise ValueError(f"MultiOutputNode takes nodes, not {node!r}.")
-        super().__init__(tuple(args))
+        super().__init__(tuple(args), {}, {}, other_args_to_resolve)
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], execution: Execution) -> Any:
+    def _run(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], other: dict[str, Any], execution: Execution
+    ) -> Any:
         return list(args)
 
 
-# -- values with nodes inside --------------------------------------------------------------------------
-
-
-def _nodes_in(value: Any) -> Iterator[DAGNode]:
-    if isinstance(value, DAGNode):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _nodes_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _nodes_in(item)
-
-
-def _replaced(value: Any, by: Callable[[DAGNode], Any]) -> Any:
-    """`value` with what each node inside of lists, tuples and dicts stands for."""
-    if isinstance(value, DAGNode):
-        return by(value)
-    if type(value) in (list, tuple) and next(_nodes_in(value), None) is not None:
-        return type(value)(_replaced(item, by) for item in value)
-    if type(value) is dict and next(_nodes_in(value), None) is not None:
-        return {key: _replaced(item, by) for key, item in value.items()}
-    return value
-
-
 # -- what `bind` makes ---------------------------------------------------------------------------------
+
+_bound: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()  # calls, by what keeps the actor
 
 
 def bind_method(
     actor: ActorHandle, method: ActorMethod, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """A node, or a tuple of nodes for a method of several returns."""
-    node = ClassMethodNode(actor, method._name, method, args, kwargs)
+    index = _bound.get(method._core.life, 0)
+    _bound[method._core.life] = index + 1
+    other = {PARENT_CLASS_NODE_KEY: actor, PREV_CLASS_METHOD_CALL_KEY: None, BIND_INDEX_KEY: index}
+    node = ClassMethodNode(method._name, args, kwargs, {"num_returns": method._num_returns}, other)
+    node.method = method
     count = method._num_returns
     return tuple(OutputNode(node, index) for index in range(count)) if count > 1 else node

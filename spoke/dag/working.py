@@ -7,14 +7,14 @@ links, when one of them is closed: so the end of any part ends the whole, up to 
 from __future__ import annotations
 
 import os
-import pickle
 import threading
 import traceback
 from collections import deque
 from typing import Any, NamedTuple
 
-from spoke import api, codec, current
-from spoke.dag.links import ERROR, STORED, VALUE, Closed, Link, join, listen
+from spoke import codec, current
+from spoke.dag.frames import ERROR, VALUE, Codec, Failed
+from spoke.dag.links import Closed, Link, join, listen
 from spoke.dag.nodes import input_attribute
 from spoke.errors import RayTaskError
 
@@ -36,7 +36,7 @@ class Operation(NamedTuple):
     """One call: its arguments are values, or Slots, or containers with Slots inside."""
 
     number: int
-    method: str
+    method: Any  # a method's name, or what is called instead
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     takers: tuple[int, ...]  # other processes that use its result
@@ -51,52 +51,6 @@ class Plan(NamedTuple):
     after: tuple[int, ...]
     inflight: int
     stored_above: int  # bytes of a pickle
-
-
-class Failed(Exception):
-    """An argument is an error: `body` is its pickle, passed on instead of a result."""
-
-    def __init__(self, body: bytes) -> None:
-        super().__init__()
-        self.body = body
-
-
-def encode(value: Any, stored_above: int) -> tuple[int, bytes, Any]:
-    """Kind, body, and what must be kept until the frame was used; TypeError for what cannot be pickled."""
-    body, buffers, refs = codec.dumps(value)
-    if not buffers and len(body) <= stored_above:
-        return VALUE, body, refs
-    ref = api.put([value])
-    return STORED, pickle.dumps(ref), ref
-
-
-class Codec:
-    """Values to frames and back; what a frame refers to is kept until it was used everywhere."""
-
-    def __init__(self, inflight: int, stored_above: int) -> None:
-        self._stored_above = stored_above
-        # The driver starts an execution `inflight` later only when this one's results are taken.
-        self._kept: deque[list[Any]] = deque(maxlen=inflight + 2)
-
-    def begin(self) -> None:
-        """The next execution."""
-        self._kept.append([])
-
-    def encode(self, value: Any) -> tuple[int, bytes]:
-        """Kind and body; TypeError for what cannot be pickled."""
-        kind, body, kept = encode(value, self._stored_above)
-        if kept:
-            self._kept[-1].append(kept)
-        return kind, body
-
-    @staticmethod
-    def decode(kind: int, body: bytes) -> Any:
-        """The value; Failed for an error."""
-        if kind == VALUE:
-            return pickle.loads(body)
-        if kind == ERROR:
-            raise Failed(body)
-        return api.get(pickle.loads(body))[0]
 
 
 class Inbox:
@@ -130,7 +84,10 @@ class Worker:
         self._outgoing = outgoing
         self._links = [*incoming.values(), *outgoing.values()]
         self._codec = Codec(plan.inflight, plan.stored_above)
-        self._methods = [getattr(instance, operation.method) for operation in plan.operations]
+        self._methods = [
+            getattr(instance, operation.method) if isinstance(operation.method, str) else operation.method
+            for operation in plan.operations
+        ]
         self._values: dict[tuple[int, int], Any] = {}  # of the present execution: a value, or Failed
 
     def run(self) -> None:
@@ -166,7 +123,7 @@ class Worker:
             result = method(*args, **kwargs)
             return (result, *(self._codec.encode(result) if operation.takers else (VALUE, b"")))
         except Exception as error:
-            body = pack_error(operation.method, error)
+            body = pack_error(getattr(method, "__name__", type(method).__name__), error)
             return Failed(body), ERROR, body
 
     def _drain(self, operation: Operation) -> None:

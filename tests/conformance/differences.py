@@ -33,6 +33,16 @@ DIFFERENCES: dict[str, Difference] = {
         {"error": "RayTaskError(ValueError)", "has": ["text"], "is": ["RayTaskError", "ValueError"]},
     ),
     "generators/yield_from": Difference("yield from an iterator works as in plain Python", [1, 2, 3]),
+    "graphs/collective_nodes": Difference(
+        "a node that only compiled graphs run is a RuntimeError, of which Ray's kind is a subclass",
+        [
+            ["CollectiveOutputNode", "CollectiveOutputNode"],
+            True,
+            {"error": "RuntimeError", "has": ["only supported with dag.experimental_compile()"]},
+            {"error": "ValueError", "has": ["unique actor handles"]},
+            {"error": "ValueError", "has": ["Unexpected operation: x"]},
+        ],
+    ),
     "graphs/compile_of_functions": Difference(
         "a node of the wrong kind is a TypeError",
         {"error": "TypeError", "has": ["only support actor method nodes"], "is": []},

@@ -123,6 +123,8 @@ def _one_process(
     for path in extra:
         command += ["--extra-path", path]
     environment = dict(os.environ, PYTHONUNBUFFERED="1")
+    if engine == "ray":
+        environment["RAY_ADDRESS"] = "local"  # not the cluster of somebody else on this machine
     limit = CASE_LIMIT_S * 2 + 12 * len(names)
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -31,7 +31,7 @@ _PLACES = {
     "WriterInterface": "common",
 }
 
-__all__ = [  # noqa: F822
+__all__ = [
     "AwaitableBackgroundReader",
     "AwaitableBackgroundWriter",
     "BufferedSharedMemoryChannel",

@@ -29,7 +29,7 @@ class AcceleratorContext:
 
     @staticmethod
     def get() -> AcceleratorContext:
-        """The context of this process: the one that was set, else CUDA's where there is a GPU, else the CPU's."""
+        """This process's context: the one that was set, else CUDA's, or without a GPU the CPU's."""
         if AcceleratorContext._current is None:
             import torch
 

@@ -32,7 +32,9 @@ class AutoTransportType(ChannelOutputType):
         driver_actor_id: str | None = None,
     ) -> ChannelInterface:
         """The channel of tensors that travel with their value."""
-        return self._resolved(TorchTensorType.AUTO).create_channel(writer, reader_and_node_list, driver_actor_id)
+        return self._resolved(TorchTensorType.AUTO).create_channel(
+            writer, reader_and_node_list, driver_actor_id
+        )
 
     def _resolved(self, transport: str) -> TorchTensorType:
         return TorchTensorType(transport, self._device, self._static_shape, self._direct_return)

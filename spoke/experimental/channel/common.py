@@ -39,7 +39,7 @@ class ChannelInterface(abc.ABC):
     """
 
     def __init__(self, writer: Any, readers: list[Any], typ: Any) -> None:
-        """For subclasses that have nothing to keep."""
+        self._typ = typ
 
     @abc.abstractmethod
     def ensure_registered_as_writer(self) -> None:
@@ -74,10 +74,14 @@ class ChannelOutputType:
         reader_and_node_list: list[tuple[Any, str]],
         driver_actor_id: str | None = None,
     ) -> ChannelInterface:
-        """A channel for values of this type; see `CompositeChannel` for the arguments."""
-        from spoke.experimental.channel.shared_memory_channel import CompositeChannel
+        """A channel for values of this type; see `CompositeChannel` for the arguments.
 
-        return CompositeChannel(writer, reader_and_node_list, 1, driver_actor_id)
+        Raises:
+            TypeError: this type says nothing about channels; `SharedMemoryType` does.
+        """
+        raise TypeError(
+            f"a {type(self).__name__} makes no channel: take a SharedMemoryType or a TorchTensorType"
+        )
 
     def requires_accelerator(self) -> bool:
         """Do values travel from device to device?"""
@@ -259,13 +263,16 @@ class AwaitableBackgroundReader(ReaderInterface):
             future = await self._fut_queue.get()
             try:
                 values = await loop.run_in_executor(self._thread, self.read)
-            except RayChannelError as error:
+            except Exception as error:
                 if not future.done():
                     future.set_exception(error)
-                return
-            if not future.done():
-                future.set_result(values)
-            del values, future  # what they hold is the caller's
+                if isinstance(error, RayChannelError):
+                    return
+            else:
+                if not future.done():
+                    future.set_result(values)
+                del values  # it is the caller's
+            del future
 
     def close(self) -> None:
         """Close the channels and end the thread."""

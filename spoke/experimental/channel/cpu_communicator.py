@@ -79,9 +79,10 @@ class CPUCommunicator(Communicator):
             collective.init_collective_group(self._world_size, self._rank, self._backend, self._name)
         return self._name
 
-    def send(self, value: Any, peer_rank: int) -> None:
+    def send(self, tensor: Any, peer_rank: int) -> None:
         """Send a tensor to a rank that receives."""
-        collective.send(value.contiguous(), peer_rank, self._group())
+        group = self._group()
+        collective.send(tensor.contiguous(), peer_rank, group)
 
     def recv(
         self,

@@ -16,8 +16,8 @@ import time
 from typing import Any, Final, NamedTuple
 
 from spoke import api, current
+from spoke.dag.frames import Codec, encode
 from spoke.dag.links import Closed, Link, accept, admit, answer, challenge, confirm, connect, listen
-from spoke.dag.working import Codec, encode
 from spoke.errors import RayChannelError, RayChannelTimeoutError
 
 WINDOW: Final = 4
@@ -40,11 +40,11 @@ class Place(NamedTuple):
     process: bytes  # the writer's
 
 
-def _closed() -> RayChannelError:
+def _closed() -> Exception:
     return RayChannelError.from_message("Channel closed.")
 
 
-def _late(what: str, seconds: float) -> RayChannelTimeoutError:
+def _late(what: str, seconds: float) -> Exception:
     return RayChannelTimeoutError.from_message(f"{what} within {seconds:g} s")
 
 
@@ -90,6 +90,8 @@ class WriterEnd:
         with self._changed:
             if not self._changed.wait_for(self._may_write, timeout):
                 raise _late("the readers have not read the values before", timeout or 0.0)
+            if any(link.ended() for link in self._links):
+                self._close()
             if self._is_closed:
                 raise _closed()
             self._frames[self.written] = encode(value, INLINE_BYTES)

@@ -30,7 +30,7 @@ class SharedMemoryType(ChannelOutputType):
         ValueError: the size is too small.
     """
 
-    def __init__(self, buffer_size_bytes: int | None = None, num_shm_buffers: int | None = None) -> None:
+    def __init__(self, *, buffer_size_bytes: int | None = None, num_shm_buffers: int | None = None) -> None:
         from spoke.dag.context import DAGContext
 
         default = DAGContext.get_current().buffer_size_bytes
@@ -144,7 +144,10 @@ class Channel(_ProcessChannel):
     """
 
     def __init__(
-        self, writer: Any, reader_and_node_list: list[tuple[Any, str]], typ: int | SharedMemoryType | None = None
+        self,
+        writer: Any,
+        reader_and_node_list: list[tuple[Any, str]],
+        typ: int | SharedMemoryType | None = None,
     ) -> None:
         super().__init__(writer, reader_and_node_list, typ, 1)
 

@@ -24,6 +24,11 @@ from spoke.experimental.channel.shared_memory_channel import CompositeChannel
 from spoke.experimental.channel.utils import get_self_actor
 
 
+def do_register_accelerator_context(instance: Any, name: str, communicator: type[Communicator]) -> None:
+    """`register_accelerator_context` in an actor: give it to ``handle.__ray_call__.remote``."""
+    register_accelerator_context(name, communicator)
+
+
 class TorchTensorAcceleratorChannel(ChannelInterface):
     """Made by its writer, an actor of the communicator; its readers are others of it, or the writer itself.
 
@@ -131,7 +136,8 @@ class TorchTensorAcceleratorChannel(ChannelInterface):
             body = self._rest.read(timeout)
         communicator = self._communicator()
         rank = communicator.get_rank(self._writer)
-        return _put_together(body, [communicator.recv(*shape, rank, _allocate) for shape in shapes])
+        found = [communicator.recv(shape, dtype, rank, _allocate) for shape, dtype in shapes]
+        return _put_together(body, found)
 
     def close(self) -> None:
         """Close the channels below; the communicator stays, as it may serve others."""
@@ -147,7 +153,7 @@ def _allocate(shape: tuple[int, ...], dtype: Any) -> Any:
     return torch.empty(shape, dtype=dtype, device=ChannelContext.get_current().torch_device)
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined]
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles all but the tensors."""
 
     tensors: list[Any]

@@ -54,7 +54,9 @@ class TorchTensorType(ChannelOutputType):
         self._communicator = transport if isinstance(transport, Communicator) else None
         self._communicator_id: str | None = None
         self.transport = (
-            self._communicator.get_transport_name() if self._communicator is not None else transport or self.AUTO
+            self._communicator.get_transport_name()
+            if self._communicator is not None
+            else transport or self.AUTO
         )
         if self.transport not in (self.AUTO, self.CPU, self.ACCELERATOR):
             raise ValueError(
@@ -109,7 +111,12 @@ class TorchTensorType(ChannelOutputType):
             )
 
             return TorchTensorAcceleratorChannel(
-                writer, reader_and_node_list, self, driver_actor_id, _tensor_metadata_channel, _cpu_data_channel
+                writer,
+                reader_and_node_list,
+                self,
+                driver_actor_id,
+                _tensor_metadata_channel,
+                _cpu_data_channel,
             )
         return CompositeChannel(writer, reader_and_node_list, 1, driver_actor_id)
 
