@@ -17,6 +17,7 @@
 #include "bind_message.h"
 #include "bind_verbs.h"
 #include "reactor.h"
+#include "ring.h"
 #include "segment.h"
 #include "spawn.h"
 
@@ -30,6 +31,7 @@ using spoke::Event;
 using spoke::EventKind;
 using spoke::Piece;
 using spoke::Reactor;
+using spoke::Ring;
 using spoke::Segment;
 using spoke::SegmentView;
 
@@ -169,6 +171,26 @@ int64_t send(Reactor& reactor, int conn, const nb::bytes& meta, nb::handle paylo
 
 std::string name_of(const nb::bytes& name) { return {name.c_str(), name.size()}; }
 
+struct RingHandle : TunnelHandle {
+    explicit RingHandle(std::shared_ptr<Ring> ring) { it = std::move(ring); }
+    Ring& ring() { return *it->ring(); }
+};
+
+void bind_ring(nb::module_& module) {
+    nb::class_<TunnelHandle>(module, "Tunnel");
+    nb::class_<RingHandle, TunnelHandle>(module, "Ring")
+        .def("__init__", [](RingHandle* self) { new (self) RingHandle(std::make_shared<Ring>()); })
+        .def_static("join", [](int memory, int bell_out, int bell_in) {
+                spoke::UniqueFd fds[Ring::kFds] = {spoke::UniqueFd(memory), spoke::UniqueFd(bell_out), spoke::UniqueFd(bell_in)};
+                return RingHandle(std::make_shared<Ring>(fds));
+            }, "memory"_a, "bell_out"_a, "bell_in"_a)
+        .def_prop_ro("fds", [](RingHandle& self) {
+            return nb::make_tuple(self.ring().fd_to_pass(0), self.ring().fd_to_pass(1), self.ring().fd_to_pass(2));
+        })
+        .def_prop_ro("sent", [](RingHandle& self) { return self.ring().sent(); })
+        .def("passed", [](RingHandle& self) { self.ring().passed(); });
+}
+
 void bind_reactor(nb::module_& module) {
     nb::class_<Reactor>(module, "Reactor")
         .def(nb::init<>())
@@ -193,10 +215,12 @@ void bind_reactor(nb::module_& module) {
              "hold"_a = false)
         .def("flush", &Reactor::flush, "conn"_a, nb::call_guard<nb::gil_scoped_release>())
         .def("poll", &poll, "timeout_us"_a, "spin_us"_a = 0)
-        .def("divert", [](Reactor& self, int conn, TunnelHandle& tunnel) { self.divert(conn, tunnel.it); },
-             "conn"_a, "tunnel"_a)
+        .def("divert", [](Reactor& self, int conn, TunnelHandle& tunnel, const nb::bytes& last) {
+                self.divert(conn, tunnel.it, Piece(last.c_str(), last.size()));
+            }, "conn"_a, "tunnel"_a, "last"_a = nb::bytes("", 0))
         .def("receive_from", [](Reactor& self, int conn, TunnelHandle& tunnel) { self.receive_from(conn, tunnel.it); },
              "conn"_a, "tunnel"_a)
+        .def("report_busy", &Reactor::report_busy, "conn"_a, "frames"_a)
         .def("take_fd", &Reactor::take_fd, "conn"_a)
         .def("wake", &Reactor::wake)
         .def("set_limit", &Reactor::set_limit, "conn"_a, "max_frame_bytes"_a)
@@ -364,6 +388,7 @@ NB_MODULE(_native, module) {
         }
     });
     bind_reactor(module);
+    bind_ring(module);
     bind_memory(module);
     bind_processes(module);
     bind_message(module);

@@ -161,7 +161,6 @@ void bind_verbs(nb::module_& module) {
         .def_prop_ro("usable", &Responder::usable)
         .def("connect", [](Responder& self, const nb::bytes& peer) { self.connect(text_of(peer)); }, "peer"_a)
         .def("close", &Responder::close, nb::call_guard<nb::gil_scoped_release>());
-    nb::class_<TunnelHandle>(module, "Tunnel");
     nb::class_<PipeHandle, TunnelHandle>(module, "RdmaPipe")
         .def("__init__", [](PipeHandle* self, EngineHandle& engine) { new (self) PipeHandle(engine.it); }, "engine"_a)
         .def_prop_ro("address", [](PipeHandle& self) { return bytes_of(self.pipe().address()); })

@@ -25,6 +25,7 @@ using Piece = std::span<const char>;
 constexpr size_t kInlinePayload = 64 * 1024;    // a larger payload gets a buffer of its own
 constexpr size_t kHeader = 8;                // of a frame: u32 meta_bytes, u32 payload_bytes
 constexpr uint32_t kMark = UINT32_MAX;       // in place of meta_bytes: a mark of framing.cpp, its count behind it
+constexpr char kCarrier = '\xc1';            // all of a frame that only brings a descriptor; no message begins so
 constexpr uint64_t kFirstFrameLimit = 64 * 1024;  // meta and payload, until the peer is trusted
 
 inline void store_u32(char* at, uint32_t value) {
@@ -114,6 +115,7 @@ struct Connection : Source {
 
     std::atomic<uint64_t> limit{kFirstFrameLimit};
     std::atomic<bool> dropped{false};  // by us: no more events
+    std::atomic<uint32_t> until_busy{0};  // frames until the connection is reported as busy; 0: never
 
     std::mutex send_mutex;
     Outbox outbox;
@@ -131,6 +133,7 @@ struct Connection : Source {
 
     std::mutex fds_mutex;
     std::deque<UniqueFd> fds;
+    size_t fds_missed = 0;  // that come too late for their frames
 };
 
 }  // namespace spoke

@@ -10,10 +10,16 @@ namespace spoke {
 
 // -- tunnels
 
-void Reactor::divert(int id, std::shared_ptr<Tunnel> tunnel) {
+void Reactor::divert(int id, std::shared_ptr<Tunnel> tunnel, Piece last) {
     const auto conn = connection(id);
     if (!conn) throw SysError(ENOTCONN, "the connection is gone");
     const std::lock_guard lock(conn->send_mutex);
+    if (!last.empty()) {
+        char header[kHeader];
+        put_header(header, last.size(), 0);
+        const Piece pieces[] = {Piece(header, kHeader), last};
+        if (send_frame(*conn, pieces, -1, false) < 0) throw SysError(ENOTCONN, "the connection is gone");
+    }
     conn->tunnel = std::move(tunnel);
     conn->diverted = true;
 }
@@ -25,13 +31,21 @@ void Reactor::receive_from(int id, std::shared_ptr<Tunnel> tunnel) {
         const std::lock_guard lock(conn->send_mutex);
         conn->tunnel = tunnel;
     }
-    conn->tunnel_source = add(std::make_shared<TunnelSource>(tunnel, id), EPOLLIN);
+    const bool is_ring = tunnel->ring() != nullptr;
+    // A ring's bell is an eventfd that nobody reads.
+    const uint32_t events = is_ring ? EPOLLIN | static_cast<uint32_t>(EPOLLET) : static_cast<uint32_t>(EPOLLIN);
+    conn->tunnel_source = add(std::make_shared<TunnelSource>(tunnel, id), events);
+    if (is_ring) rings_changed_ = true;
     if (conn->marked_early) tunnel->close("the peer's end failed");  // the poller sees it fail, and resumes
 }
 
 // All that the tunnel brought so far, cut into frames behind those of the socket.
 void Reactor::receive_tunnel(Connection& conn, Batch& batch) {
     const std::shared_ptr<Tunnel> tunnel = conn.tunnel;
+    if (Ring* ring = tunnel->ring()) {
+        receive_ring(conn, *ring, batch, true);
+        return;
+    }
     const size_t size = tunnel->pending();
     const std::string failure = tunnel->failure();
     take_from(conn, *tunnel, size, batch);
@@ -134,7 +148,7 @@ void Reactor::parse(Connection& conn, Incoming& in, Batch& batch, size_t begin, 
     while (stop - at >= kHeader && !conn.dropped.load(std::memory_order_relaxed)) {
         const uint32_t meta = load_u32(batch.bytes.data() + at);
         const uint32_t payload = load_u32(batch.bytes.data() + at + 4);
-        if (meta == kMark && &in == &conn.by_socket) {
+        if (meta == kMark && &in == &conn.by_socket && !conn.local) {
             batch.used = at + kHeader;
             marked(conn, payload, {batch.bytes.data() + batch.used, stop - batch.used}, batch);
             return;
@@ -157,12 +171,17 @@ void Reactor::parse(Connection& conn, Incoming& in, Batch& batch, size_t begin, 
             return;
         }
         if (stop - at < kHeader + body) break;
+        if (body == 1 && meta == 1 && batch.bytes.data()[at + kHeader] == kCarrier && conn.local) {
+            at += kHeader + body;
+            continue;
+        }
         Event event(EventKind::kFrame, conn.id);
         event.meta_offset = at + kHeader;
         event.meta_size = meta;
         event.payload_offset = event.meta_offset + meta;
         event.payload_size = payload;
         batch.events.push_back(std::move(event));
+        if (conn.until_busy != 0 && --conn.until_busy == 0) batch.events.push_back(Event(EventKind::kBusy, conn.id));
         delivered = true;
         at += kHeader + body;
     }

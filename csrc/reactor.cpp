@@ -28,12 +28,7 @@ constexpr size_t kMaxAccepts = 64;
 constexpr size_t kMaxHeldFds = 64;  // descriptors received and not taken
 constexpr size_t kFdsPerRead = 16;
 constexpr uint64_t kWakeKey = 0;
-
-int64_t now_us() {
-    struct timespec now {};
-    ::clock_gettime(CLOCK_MONOTONIC, &now);
-    return int64_t{now.tv_sec} * 1'000'000 + now.tv_nsec / 1000;
-}
+constexpr uint32_t kMaxUnlooked = 32;  // turns that bring something without looking at the sockets
 
 // epoll_wait in microseconds; where the kernel knows milliseconds only (before 5.11), rounded up.
 int wait_us(int epoll, struct epoll_event* events, int64_t timeout_us) {
@@ -140,7 +135,10 @@ void Reactor::drop(Source& source, bool flush) {
     conn.dropped = true;
     if (conn.tunnel_source != 0) remove(conn.tunnel_source);
     const std::lock_guard lock(conn.send_mutex);
-    if (conn.tunnel) conn.tunnel->close("the connection was closed");
+    if (conn.tunnel) {
+        conn.tunnel->close("the connection was closed");
+        rings_changed_ = true;
+    }
     if (flush && !conn.broken) conn.outbox.flush(conn.fd.get());
     conn.outbox.clear();
     conn.broken = true;
@@ -193,6 +191,11 @@ int Reactor::watch(int fd) { return add(std::make_shared<Source>(SourceKind::kWa
 
 // -- sending and small questions
 
+void Reactor::put_header(char* at, size_t meta, size_t payload) {
+    store_u32(at, static_cast<uint32_t>(meta));
+    store_u32(at + 4, static_cast<uint32_t>(payload));
+}
+
 void Reactor::arm(Connection& conn, bool writable) {
     if (conn.armed == writable) return;
     conn.armed = writable;
@@ -219,8 +222,7 @@ std::optional<int64_t> Reactor::send(int id, Piece meta, std::span<const Piece> 
     if (!conn) return -1;
     if (fd >= 0 && !conn->local) throw SysError(EOPNOTSUPP, "sending a descriptor over TCP");
     char header[kHeader];
-    store_u32(header, static_cast<uint32_t>(meta.size()));
-    store_u32(header + 4, static_cast<uint32_t>(payload_size));
+    put_header(header, meta.size(), payload_size);
     Piece few[8];
     std::vector<Piece> many;
     std::span<Piece> pieces;
@@ -236,25 +238,33 @@ std::optional<int64_t> Reactor::send(int id, Piece meta, std::span<const Piece> 
     std::unique_lock lock(conn->send_mutex, std::defer_lock);
     if (wait) lock.lock();
     else if (!lock.try_lock()) return std::nullopt;
-    if (conn->broken) return -1;
-    if (conn->diverted && fd < 0) return conn->tunnel->send(pieces);
+    return send_frame(*conn, pieces, fd, hold);
+}
+
+// The same with the connection's lock held.
+int64_t Reactor::send_frame(Connection& conn, std::span<const Piece> pieces, int fd, bool hold) {
+    if (conn.broken) return -1;
+    if (conn.diverted) {
+        if (fd >= 0) send_carrier(conn, fd);
+        return conn.tunnel->send(pieces, hold);
+    }
     if (hold) {
-        conn->outbox.hold(pieces, fd);
-        return static_cast<int64_t>(conn->outbox.bytes());
+        conn.outbox.hold(pieces, fd);
+        return static_cast<int64_t>(conn.outbox.bytes());
     }
     bool written = false;
-    if (conn->outbox.bytes() != 0 && !conn->armed) {  // held back before: in one write with this
-        conn->outbox.hold(pieces, fd);
-        written = conn->outbox.flush(conn->fd.get());
+    if (conn.outbox.bytes() != 0 && !conn.armed) {  // held back before: in one write with this
+        conn.outbox.hold(pieces, fd);
+        written = conn.outbox.flush(conn.fd.get());
     } else {
-        written = conn->outbox.send(conn->fd.get(), pieces, fd);
+        written = conn.outbox.send(conn.fd.get(), pieces, fd);
     }
     if (!written) {
-        fail(*conn);
+        fail(conn);
         return -1;
     }
-    const auto left = static_cast<int64_t>(conn->outbox.bytes());
-    if (left != 0) arm(*conn, true);
+    const auto left = static_cast<int64_t>(conn.outbox.bytes());
+    if (left != 0) arm(conn, true);
     return left;
 }
 
@@ -263,6 +273,10 @@ int64_t Reactor::flush(int id) {
     if (!conn) return -1;
     const std::lock_guard lock(conn->send_mutex);
     if (conn->broken) return -1;
+    if (conn->diverted) {
+        conn->tunnel->flush();
+        return conn->tunnel->queued();
+    }
     if (conn->outbox.bytes() == 0 || conn->armed) return static_cast<int64_t>(conn->outbox.bytes());
     if (!conn->outbox.flush(conn->fd.get())) {
         fail(*conn);
@@ -276,10 +290,20 @@ int64_t Reactor::flush(int id) {
 int Reactor::take_fd(int id) {
     const auto conn = connection(id);
     if (!conn) return -1;
+    const auto first = [&] {
+        const std::lock_guard lock(conn->fds_mutex);
+        if (conn->fds.empty()) return -1;
+        const int fd = conn->fds.front().release();
+        conn->fds.pop_front();
+        return fd;
+    };
+    int fd = first();
+    if (fd >= 0 || conn->tunnel_source == 0) return fd;
+    // Its frame came by the tunnel and was faster.
+    if (const std::unique_lock lock(poll_mutex_, std::try_to_lock); lock.owns_lock()) receive(*conn, late_);
+    fd = first();
     const std::lock_guard lock(conn->fds_mutex);
-    if (conn->fds.empty()) return -1;
-    const int fd = conn->fds.front().release();
-    conn->fds.pop_front();
+    if (fd < 0) ++conn->fds_missed;
     return fd;
 }
 
@@ -287,6 +311,10 @@ void Reactor::wake() {
     const uint64_t one = 1;
     // EAGAIN would mean 2**64 wakes; nothing else can fail.
     if (::write(wake_.get(), &one, sizeof one) < 0) return;
+}
+
+void Reactor::report_busy(int id, uint32_t frames) {
+    if (const auto conn = connection(id)) conn->until_busy = frames;
 }
 
 void Reactor::set_limit(int id, uint64_t bytes) {
@@ -297,7 +325,8 @@ int64_t Reactor::queued(int id) {
     const auto conn = connection(id);
     if (!conn) return -1;
     const std::lock_guard lock(conn->send_mutex);
-    return conn->broken ? -1 : static_cast<int64_t>(conn->outbox.bytes());
+    if (conn->broken) return -1;
+    return static_cast<int64_t>(conn->outbox.bytes()) + (conn->diverted ? conn->tunnel->queued() : 0);
 }
 
 std::optional<uid_t> Reactor::peer_uid(int id) {
@@ -311,31 +340,38 @@ std::optional<uid_t> Reactor::peer_uid(int id) {
 
 // -- polling
 
-int Reactor::wait(struct epoll_event* events, int64_t timeout_us, int64_t spin_us) {
-    if (timeout_us >= 0) spin_us = std::min(spin_us, timeout_us);
-    if (spin_us > 0) {
-        const int64_t begin = now_us();
-        int64_t passed = 0;
-        do {
-            const int ready = ::epoll_wait(epoll_.get(), events, kMaxEpollEvents, 0);
-            if (ready != 0) return ready;
-            passed = now_us() - begin;
-        } while (passed < spin_us);
-        if (timeout_us >= 0) timeout_us = std::max<int64_t>(timeout_us - passed, 0);
-    }
-    return wait_us(epoll_.get(), events, timeout_us);
+// Sleeps until a socket, a watched descriptor or a bell has something.
+int Reactor::wait(struct epoll_event* events, int64_t timeout_us) {
+    if (timeout_us == 0 || rings_.empty()) return wait_us(epoll_.get(), events, timeout_us);
+    const int ready = wait_us(epoll_.get(), events, doze() ? timeout_us : 0);
+    const int code = errno;
+    rouse();
+    errno = code;
+    return ready;
 }
 
 bool Reactor::poll(Batch& batch, int64_t timeout_us, int64_t spin_us) {
     const std::lock_guard lock(poll_mutex_);
+    if (!late_.events.empty()) {
+        std::swap(batch, late_);
+        late_.clear();
+        return true;
+    }
     std::vector<int> again;
     again.swap(recheck_);
     for (const int id : again) {
         if (const auto conn = connection(id)) parse(*conn, conn->by_socket, batch, batch.used, 0);
     }
-    if (!batch.events.empty()) timeout_us = spin_us = 0;
+    if (rings_changed_.exchange(false)) find_rings();
+    if (!rings_.empty() && batch.events.empty()) {
+        if (rings_ready() || (hot_ != nullptr && timeout_us != 0 && spin_us != 0 && spin(spin_us)))
+            receive_rings(batch);
+        if (!batch.events.empty() && ++unlooked_ < kMaxUnlooked) return true;
+    }
+    unlooked_ = 0;
+    if (!batch.events.empty()) timeout_us = 0;
     struct epoll_event events[kMaxEpollEvents];
-    const int ready = wait(events, timeout_us, spin_us);
+    const int ready = wait(events, timeout_us);
     if (ready < 0) {
         if (errno == EINTR) return false;
         throw SysError(errno, "waiting for sockets");
@@ -349,6 +385,7 @@ bool Reactor::poll(Batch& batch, int64_t timeout_us, int64_t spin_us) {
         }
         dispatch(events[i], batch);
     }
+    if (batch.events.empty() && !rings_.empty()) receive_rings(batch);
     return true;
 }
 
@@ -406,6 +443,12 @@ void Reactor::accept_all(Source& listener, Batch& batch) {
     }
 }
 
+// The peer is gone: what its tunnel brought comes first.
+void Reactor::end_by_peer(Connection& conn, const std::string& reason, Batch& batch) {
+    if (conn.tunnel_source != 0) receive_tunnel(conn, batch);
+    end(conn, reason, batch);
+}
+
 void Reactor::end(Connection& conn, const std::string& reason, Batch& batch) {
     if (!take(conn.id)) return;  // closed by us meanwhile
     drop(conn, false);
@@ -425,7 +468,8 @@ ssize_t Reactor::read_some(Connection& conn, struct iovec* pieces, size_t count,
     }
     const ssize_t size = ::recvmsg(conn.fd.get(), &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     if (size < 0) {
-        if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) end(conn, std::strerror(errno), batch);
+        if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+            end_by_peer(conn, std::strerror(errno), batch);
         return 0;
     }
     size_t held = 0;
@@ -436,7 +480,9 @@ ssize_t Reactor::read_some(Connection& conn, struct iovec* pieces, size_t count,
         for (size_t i = 0; i < (header->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++i) {
             int fd = -1;
             std::memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
-            conn.fds.emplace_back(fd);
+            UniqueFd own(fd);
+            if (conn.fds_missed == 0) conn.fds.push_back(std::move(own));
+            else --conn.fds_missed;
         }
         held = conn.fds.size();
     }
@@ -446,7 +492,7 @@ ssize_t Reactor::read_some(Connection& conn, struct iovec* pieces, size_t count,
     }
     if (size == 0) {
         const bool cut = !conn.by_socket.partial.empty() || conn.by_socket.large;
-        end(conn, cut ? "closed by the peer in the middle of a frame" : "closed by the peer", batch);
+        end_by_peer(conn, cut ? "closed by the peer in the middle of a frame" : "closed by the peer", batch);
     }
     return size;
 }

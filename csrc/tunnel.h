@@ -13,13 +13,20 @@
 
 namespace spoke {
 
+class Ring;
+
 class Tunnel {
   public:
     virtual ~Tunnel() = default;
     // Readable when something arrived, or the tunnel failed.
     virtual int fd() const = 0;
     // Sends or queues all pieces, in order, also where it has failed; the bytes still queued.
-    virtual int64_t send(std::span<const std::span<const char>> pieces) = 0;
+    // `hold`: the peer need not be woken for them before `flush`.
+    virtual int64_t send(std::span<const std::span<const char>> pieces, bool hold) = 0;
+    // Wakes the peer for what was held.
+    virtual void flush() {}
+    // Bytes that are not sent yet.
+    virtual int64_t queued() = 0;
     // Bytes that have arrived.
     virtual size_t pending() = 0;
     // Takes up to `size` of them.
@@ -33,6 +40,8 @@ class Tunnel {
     // All bytes behind the peer's first `count` runs, which stay as they are while the tunnel exists and
     // nothing is sent; false where that cannot be the peer's count.
     virtual bool unreceived(uint32_t count, std::vector<std::span<const char>>& pieces) = 0;
+    // Itself, where it is one: the poller looks into rings before it sleeps.
+    virtual Ring* ring() { return nullptr; }
 };
 
 }  // namespace spoke

@@ -81,7 +81,12 @@ uint64_t Pipe::messages() {
 
 // -- sending
 
-int64_t Pipe::send(std::span<const std::span<const char>> pieces) {
+int64_t Pipe::queued() {
+    const std::lock_guard lock(mutex_);
+    return static_cast<int64_t>(backlog_.size() - backlog_begin_);
+}
+
+int64_t Pipe::send(std::span<const std::span<const char>> pieces, bool) {
     const std::lock_guard lock(mutex_);
     for (const auto& piece : pieces) backlog_.append(piece.data(), piece.size());
     pump();

@@ -36,7 +36,8 @@ class Pipe final : public Port, public Tunnel {
     uint64_t messages();
 
     int fd() const override { return epoll_.get(); }
-    int64_t send(std::span<const std::span<const char>> pieces) override;
+    int64_t send(std::span<const std::span<const char>> pieces, bool hold) override;
+    int64_t queued() override;
     size_t pending() override;
     size_t take(char* into, size_t size) override;
     std::string failure() override;

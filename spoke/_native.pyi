@@ -80,15 +80,26 @@ class Reactor:
 
         kind 0 FRAME (payload is `bytes` up to 64 KiB, else `NativeBuffer`), 1 CLOSED (meta is the
         reason), 2 ACCEPTED (id is the new connection, payload the listener's id), 3 READABLE (a watched
-        descriptor), 4 WOKEN.  For ``spin_us`` it asks without sleeping first.  May return nothing early,
-        after a signal whose handler raised no exception.
+        descriptor), 4 WOKEN, 5 RESUMED (see `receive_from`; meta is the reason), 6 BUSY (see `report_busy`).
+        Up to ``spin_us`` it stays awake for frames out of a ring first, where their sender runs on another
+        CPU and as long as that pays.  May return nothing early, after a signal whose handler raised no
+        exception.
         """
 
-    def divert(self, conn: int, tunnel: Tunnel) -> None:
-        """Send through the tunnel from now on, after what is queued.  OSError: the connection is gone."""
+    def divert(self, conn: int, tunnel: Tunnel, last: bytes = b"") -> None:
+        """Send through the tunnel from now on.  OSError: the connection is gone.
+
+        What is queued, and a frame of ``last`` where it is not empty, goes before, by the way used so far.
+        """
 
     def receive_from(self, conn: int, tunnel: Tunnel) -> None:
-        """Take this connection's frames out of the tunnel too; if it fails, the connection ends."""
+        """Take this connection's frames out of the tunnel.
+
+        If it fails, the connection goes on by its socket and RESUMED says why; on a unix socket it ends.
+        """
+
+    def report_busy(self, conn: int, frames: int) -> None:
+        """One event of kind BUSY when so many more frames have arrived."""
 
     def take_fd(self, conn: int) -> int:
         """Next descriptor received on a connection, in order of sending (close-on-exec), or -1."""
@@ -326,6 +337,28 @@ class RdmaResponder:
 
 class Tunnel:
     """Another way for the frames of a connection."""
+
+class Ring(Tunnel):
+    """Memory shared with a process of this node, for frames in both directions.
+
+    OSError: no descriptors or memory left.
+    """
+
+    def __init__(self) -> None: ...
+    @staticmethod
+    def join(memory: int, bell_out: int, bell_in: int) -> Ring:
+        """The other end of the ring whose ``fds`` these were; it takes them over.  OSError EPROTO: no ring."""
+
+    @property
+    def fds(self) -> tuple[int, int, int]:
+        """Descriptors for the process that joins it."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes that went into it."""
+
+    def passed(self) -> None:
+        """The descriptors are with the other process."""
 
 class RdmaPipe(Tunnel):
     """A ring at each end, written by the other by RDMA WRITE with immediate."""

@@ -27,9 +27,10 @@ from spoke.errors import ProtocolError
 from spoke.futures import Futures
 from spoke.hubside import HubSide
 from spoke.lead import Lead
-from spoke.links import ACCEPTED, CLOSED, FRAME, HELD_MAX, READABLE, RESUMED, Link, Links
+from spoke.links import ACCEPTED, BUSY, CLOSED, FRAME, HELD_MAX, READABLE, RESUMED, Link, Links
 from spoke.objectref import ObjectRef
 from spoke.replies import Replies
+from spoke.rings import Rings
 from spoke.sharing import Sharing
 from spoke.store import Store
 from spoke.submit import Submitter
@@ -97,6 +98,7 @@ class Client:
         self.calls.fetch = self.refs.fetch
         self.replies = Replies(self)
         self.sharing = Sharing(self)
+        self.rings = Rings(self)
         self.waiting = Waiting(self)
         self.get, self.get_one, self.wait = self.waiting.get, self.waiting.get_one, self.waiting.wait
         self.when_resolved, self.block_on = self.waiting.when_resolved, self.waiting.block_on
@@ -146,8 +148,7 @@ class Client:
             wire.OWNS: self.replies.on_owns,
             wire.INSPECT: self._on_inspect,
         }
-        self.handlers.update(self.hub.handlers)
-        self.handlers.update(self.rdma.handlers)
+        self.handlers.update({**self.hub.handlers, **self.rdma.handlers, **self.rings.handlers})
         objectref.install(
             address, self.release, self.resolve_ref, self.futures.future, self.futures.asyncio_future
         )
@@ -398,6 +399,8 @@ class Client:
                     self._closed(conn)
                 elif kind == ACCEPTED:
                     self.links.accepted(conn)
+                elif kind == BUSY:
+                    self.rings.offer(conn)
                 elif kind == READABLE:
                     self.rdma.mover.on_readable()
                 elif kind == RESUMED:

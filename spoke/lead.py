@@ -17,6 +17,7 @@ from typing import Any, Final
 from spoke import config
 from spoke._native import Reactor
 
+SPIN_US: Final = 60  # how long a thread that waits stays awake, where that pays (see reactor.h)
 LOOK_US: Final = 1_000_000  # a signal that arrives just before the sleep is seen this late at most
 
 
@@ -134,7 +135,7 @@ class Lead:
         while not waiter.done:
             due = next_deadline()
             if due is None and deadline is None:
-                events = poll(LOOK_US)
+                events = poll(LOOK_US, SPIN_US)
             else:
                 now = time.monotonic()
                 if due is not None and due <= now:
@@ -146,7 +147,7 @@ class Lead:
                         dispatch(events)
                     return waiter.done
                 until = min(t for t in (due, deadline) if t is not None)
-                events = poll(min(LOOK_US, int((until - now) * 1e6) + 1))
+                events = poll(min(LOOK_US, int((until - now) * 1e6) + 1), SPIN_US)
             if events:
                 dispatch(events)
         return True

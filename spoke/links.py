@@ -12,7 +12,7 @@ import time
 from typing import Any, Final
 
 from spoke import wire
-from spoke._native import Reactor
+from spoke._native import Reactor, Ring
 from spoke.core.session import FAILED, NONCE_BYTES, READY, Session
 from spoke.errors import ProtocolError
 from spoke.link import TRUSTED_FRAME_BYTES, ServerHandshakes, target_of
@@ -21,21 +21,27 @@ from spoke.wire import decode, encode
 CONNECT_TIMEOUT_S: Final = 2.0
 HELD_MAX: Final = 16  # frames held back for one peer
 
-FRAME, CLOSED, ACCEPTED, READABLE, WOKEN, RESUMED = range(6)
+BUSY_FRAMES: Final = 64  # after so many frames that came by it, a link is worth a ring
+
+FRAME, CLOSED, ACCEPTED, READABLE, WOKEN, RESUMED, BUSY = range(7)
 
 
 class Link:
     """One connection to a peer."""
 
-    __slots__ = ("conn", "outbox", "peer", "ready", "sent_functions", "session", "shared")
+    __slots__ = (
+        "conn", "dialed", "outbox", "peer", "ready", "ring", "sent_functions", "session", "shared",
+    )  # fmt: skip
 
     def __init__(self, conn: int, peer: bytes, session: Session | None) -> None:
         self.conn = conn
         self.peer = peer
         self.session = session  # None once trusted
+        self.dialed = session is not None  # this process made the connection
         self.ready = session is None
         self.outbox: list[tuple[bytes, Any]] = []
         self.sent_functions: set[bytes] = set()
+        self.ring: Ring | None = None  # see rings.py
         self.shared: set[int] = set()  # segments whose descriptors went over this link, see sharing.py
 
 
@@ -126,6 +132,8 @@ class Links:
         link.session = None
         link.ready = True
         self.reactor.set_limit(link.conn, TRUSTED_FRAME_BYTES)
+        if self.reactor.peer_uid(link.conn) is not None:
+            self.reactor.report_busy(link.conn, BUSY_FRAMES)
         outbox, link.outbox = link.outbox, []
         for meta, payload in outbox:
             self.reactor.send(link.conn, meta, payload)

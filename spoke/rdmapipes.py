@@ -55,6 +55,9 @@ class Pipes:
             if link is None:
                 self._why[peer] = "there is no link to the actor's process"
                 return False
+            if link.ring is not None:
+                self._why[peer] = "the link goes through shared memory of this node"
+                return False
             self._links.setdefault(peer, link)
             self._waiting.setdefault(peer, []).append(waiter)
             self._step(rdma_calls.Init(peer))
@@ -75,6 +78,10 @@ class Pipes:
         return (
             ("rdma", "") if self._machine.state(peer) == rdma_calls.OPEN else ("socket", "it is being opened")
         )
+
+    def busy(self, peer: bytes) -> bool:
+        """Whether calls to this process go over RDMA, or soon will."""
+        return bool(self._machine.state(peer))
 
     def messages(self) -> int:
         """Slots of rings that this process wrote."""

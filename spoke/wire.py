@@ -172,6 +172,10 @@ EXPLAIN = next(_NEXT)
 ENV_STATE = next(_NEXT)
 PREPARE_ENV = next(_NEXT)
 
+# -- process <-> process of its node, calls through shared memory (rings.py)
+RING_PART = next(_NEXT)
+RING_SWITCH = next(_NEXT)
+
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
 _NL = (list, type(None))
@@ -374,6 +378,10 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     ENV_STATE: ("ENV_STATE", (("worker_id", _B), ("state", _S), ("pid", _I), ("lines", _L))),
     # make it before a worker asks for it; env: as in SPAWN
     PREPARE_ENV: ("PREPARE_ENV", (("env", _D),)),
+    # with a descriptor: memory, bell of the sender, bell of the receiver
+    RING_PART: ("RING_PART", (("index", _I),)),
+    # the sender's last frame by the socket
+    RING_SWITCH: ("RING_SWITCH", ()),
 }
 
 # What a client says to the hub that a restarted hub must hear again if it is not on record; all else

@@ -301,7 +301,7 @@ struct Pipes {
     }
     void send(int side, const std::string& text) {
         const std::span<const char> pieces[2] = {{text.data(), text.size() / 3}, {text.data() + text.size() / 3, text.size() - text.size() / 3}};
-        CHECK(ends[side]->send(pieces) >= 0);
+        CHECK(ends[side]->send(pieces, false) >= 0);
         sent[side] += text;
     }
     void take(int side, size_t most) {
@@ -359,7 +359,7 @@ void a_pipe_ends_with_its_reason() {
     while (pipes.ends[0]->failure().empty()) {
         CHECK(std::chrono::steady_clock::now() < deadline);
         const std::span<const char> none[1] = {{"again", 5}};
-        pipes.ends[0]->send(none);
+        pipes.ends[0]->send(none, false);
         pipes.ends[0]->pending();  // where it looks
         std::this_thread::sleep_for(1ms);
     }
