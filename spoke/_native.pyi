@@ -347,7 +347,7 @@ class Ring(Tunnel):
     def __init__(self) -> None: ...
     @staticmethod
     def join(memory: int, bell_out: int, bell_in: int) -> Ring:
-        """The other end of the ring whose ``fds`` these were; it takes them over.  OSError EPROTO: no ring."""
+        """The other end of the ring whose ``fds`` these were, taken over.  OSError EPROTO: it is none."""
 
     @property
     def fds(self) -> tuple[int, int, int]:
