@@ -31,7 +31,7 @@ ENDED_S: Final = 10.0  # processes of a cluster of our own have ended so long af
 _MISSING: Final = {
     "store": ("registered memory (spoke.empty, from_tensor, register_memory)", "pass tensors as values"),
     "router": ("transport_of and object_store_stats", "see Ray's own metrics"),
-    "waiting": ("get(into=...) and direct targets", "get() the value and copy it"),
+    "waiting": ("direct targets", "get() the value and copy it"),
     "links": ("endpoints", "name actors and find them with get_actor"),
     "refs": ("object locations", "see Ray's own state API"),
     "calls": ("the list of this process's calls", "see Ray's own state API"),

@@ -97,7 +97,9 @@ def task(blob: bytes, name: str, is_generator: bool) -> Any:
         return load()(*args, **kwargs)
 
     def stream(*args: Any, **kwargs: Any) -> Any:
-        yield from load()(*args, **kwargs)
+        # Not `yield from`: Ray sends, which the plain iterators that a user delegates to do not take.
+        for item in load()(*args, **kwargs):  # noqa: UP028
+            yield item
 
     made = stream if is_generator else run
     made.__name__ = made.__qualname__ = name

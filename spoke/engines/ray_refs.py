@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
+from spoke.engines.ray_errors import unsupported
 from spoke.errors import GetTimeoutError
 from spoke.objectref import ObjectRef
 from spoke.streams import ObjectRefGenerator
@@ -17,6 +18,7 @@ from spoke.streams import ObjectRefGenerator
 if TYPE_CHECKING:
     from spoke.engines.ray_client import RayClient
 
+WEAK_SUFFIX: Final = b"\0"  # of the key of a handle that does not count
 LIFE_SUFFIX: Final = b"\xff" * 12  # after an actor's id: the ref that its handles count
 
 
@@ -36,6 +38,11 @@ class Held:
         """Ray's ObjectRef or ActorHandle."""
         return self.owner[1]
 
+    @property
+    def status(self) -> int:
+        """What those look at who read the bytes of an object themselves; there are none here."""
+        raise unsupported("get(into=...)", "get() the value and copy it")
+
 
 class Refs:
     """One entry per object and process, as long as a ref is there."""
@@ -44,12 +51,13 @@ class Refs:
         self._entries: WeakValueDictionary[bytes, Held] = WeakValueDictionary()
         self._lock = threading.Lock()
 
-    def entry(self, id: bytes, real: Any) -> Held:
-        """The entry of an id."""
+    def entry(self, id: bytes, real: Any, weak: bool = False) -> Held:
+        """The entry of an id; handles that do not keep their actor alive have another than those that do."""
+        key = id + WEAK_SUFFIX if weak else id
         with self._lock:
-            found = self._entries.get(id)
+            found = self._entries.get(key)
             if found is None:
-                found = self._entries[id] = Held(id, real)
+                found = self._entries[key] = Held(id, real)
             return found
 
     def ref(self, real: Any) -> ObjectRef[Any]:
@@ -59,11 +67,13 @@ class Refs:
 
     def life(self, handle: Any) -> Held:
         """The entry of an actor, from Ray's handle."""
-        return self.entry(handle._actor_id.binary() + LIFE_SUFFIX, handle)
+        weak = bool(getattr(handle, "_ray_weak_ref", False))
+        return self.entry(handle._actor_id.binary() + LIFE_SUFFIX, handle, weak)
 
     def handle(self, actor_id: bytes) -> Any:
         """Ray's handle of an actor that this process has a handle of, or None."""
-        found = self._entries.get(actor_id + LIFE_SUFFIX)
+        key = actor_id + LIFE_SUFFIX
+        found = self._entries.get(key) or self._entries.get(key + WEAK_SUFFIX)
         return None if found is None else found.real
 
 

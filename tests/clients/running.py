@@ -45,7 +45,7 @@ def run(
         try:
             done = subprocess.run(command, env=environment, stdout=out, stderr=err, cwd="/", timeout=280)
         finally:
-            left = _left(mark)
+            left = left_behind(mark)
         stdout, stderr = (file.seek(0) or file.read() for file in (out, err))
     lines = [line[8:] for line in stdout.splitlines() if line.startswith("@result ")]
     assert done.returncode == 0 and len(lines) == 1, f"{stdout[-2000:]}\n{stderr[-4000:]}"
@@ -54,9 +54,9 @@ def run(
     return found
 
 
-def _left(mark: str) -> list[str]:
-    """Command lines of processes of the run that do not end by themselves; they are ended here."""
-    deadline = time.monotonic() + GONE_S
+def left_behind(mark: str, patience_s: float = GONE_S) -> list[str]:
+    """Command lines of processes of a run that do not end by themselves; they are ended here."""
+    deadline = time.monotonic() + patience_s
     while (found := _marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for pid in found:
