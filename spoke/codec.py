@@ -21,6 +21,7 @@ from typing import Any, Final
 _ATOMS: Final = frozenset({int, float, bool, type(None), str, bytes})
 
 _register: dict[type, Callable[[Any], Any]] = {}
+_foreign: tuple[Callable[[Any], bytes], dict[type, Any]] | None = None  # see `use_pickler`
 
 
 class _Context(threading.local):
@@ -44,11 +45,32 @@ def note_ref(ref: Any) -> None:
 def register_reducer(cls: type, reducer: Callable[[Any], Any]) -> None:
     """Pickle instances of `cls` by `reducer` (as in `copyreg`) in every value of this process."""
     _register[cls] = reducer
+    if _foreign is not None:
+        _foreign[1][cls] = reducer
 
 
 def deregister_reducer(cls: type) -> None:
     """Undo `register_reducer`; unknown classes are ignored."""
     _register.pop(cls, None)
+    if _foreign is not None:
+        _foreign[1].pop(cls, None)
+
+
+def use_pickler(dumps: Callable[[Any], bytes], table: dict[type, Any]) -> None:
+    """From now on functions are pickled by `dumps`, of an engine with a pickler of its own, whose dispatch
+    table is told of reducers."""
+    global _foreign
+    _foreign = (dumps, table)
+    table.update(_register)
+
+
+def use_own_pickler() -> None:
+    """Undo `use_pickler`."""
+    global _foreign
+    if _foreign is not None:
+        for cls in _register:
+            _foreign[1].pop(cls, None)
+        _foreign = None
 
 
 def dumps(value: Any) -> tuple[bytes, list[Any], list[Any]]:
@@ -119,16 +141,13 @@ def _dump_thorough(value: Any, buffers: list[Any] | None) -> bytes:
     return stream.getvalue()
 
 
-function_pickler: Callable[[Any], bytes] | None = None  # of an engine that has its own
-
-
 def dumps_function(function: Any) -> bytes:
     """Pickle a function or class for other processes, by value where they cannot import it.
 
     Raises:
         TypeError: it closes over something that cannot be pickled.
     """
-    return _dump_thorough(function, None) if function_pickler is None else function_pickler(function)
+    return _dump_thorough(function, None) if _foreign is None else _foreign[0](function)
 
 
 def loads(body: Any, buffers: Iterable[Any] = ()) -> Any:

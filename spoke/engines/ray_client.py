@@ -45,6 +45,7 @@ class RayClient:
         self.ray = ray
         self.owned = owned  # started by this program, so ended by `close`
         self.is_worker = realray.in_worker()
+        self.connected = realray.is_connected()  # and not a client of a proxy, by ray://
         self.closed: str | None = None
         self.job_env: dict[str, Any] = {}  # Ray merges environments itself
         self.actor_meta = b""
@@ -63,7 +64,8 @@ class RayClient:
         ]  # fmt: skip
         self.node_id = self.address[1]
         objectref.install(self.address, None, None, self.future, self._asyncio_future, carriers.rebuild)
-        codec.function_pickler = ray.cloudpickle.dumps  # which knows Ray's refs and handles
+        # Ray's pickler knows Ray's refs and handles.
+        codec.use_pickler(ray.cloudpickle.dumps, ray.cloudpickle.CloudPickler.dispatch)
 
     def __getattr__(self, name: str) -> Any:
         if name in _MISSING:
@@ -202,7 +204,7 @@ class RayClient:
         self.hub.close()
         self.closed = "the driver called shutdown()"
         objectref.install(None, None, None, None, None)
-        codec.function_pickler = None
+        codec.use_own_pickler()
         if self.owned:
             _end(self.ray)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spoke.engines.ray_groups import RayGroups
 
 WATCH_S: Final = 0.1
+AFAR_S: Final = 1.0  # through ray://, where each look is a task
 LOOK_S: Final = 0.5
 PROBE_S: Final = 60.0
 
@@ -236,10 +237,10 @@ class RayGang:
         try:
             if not self._place():
                 return
-            begun = _now()
+            begun, pause = _now(), WATCH_S if self._client.connected else AFAR_S
             while True:
                 with self._lock:
-                    self._news.wait(WATCH_S)
+                    self._news.wait(pause)
                     if self._state == "REMOVED" or self._client.closed is not None:
                         return
                     ranks = dict(self._ranks)
@@ -339,11 +340,4 @@ def _refuse(spec: dict[str, Any]) -> None:
 
 
 def _cause(row: dict[str, Any]) -> str:
-    """Why Ray says that an actor ended."""
-    cause = row.get("DeathCause")
-    for name in ("actor_died_error_context", "creation_task_failure_context", "runtime_env_failed_context"):
-        context = getattr(cause, name, None)
-        text = getattr(context, "error_message", "") or getattr(context, "formatted_exception_string", "")
-        if text:
-            return str(text)
-    return " ".join(str(cause).split()) if cause else "its process ended"
+    return str(row["Cause"] or "its process ended")

@@ -90,10 +90,10 @@ class RayGroups:
         """See `spoke.engines.Groups`."""
         client, real = self._client, self._real(group_id)
         with client.translating():
+            if not client.connected:
+                raise unsupported("ready() of a group through ray://", "use its wait()")
             from ray._private.worker import global_worker
 
-            if not global_worker.connected:
-                raise unsupported("ready() of a group through ray://", "use its wait()")
             told = global_worker.get_serialization_context().serialize(value)
             return client.objects.ref(
                 global_worker.core_worker.async_wait_placement_group_ready(real.id, told)

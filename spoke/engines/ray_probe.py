@@ -44,7 +44,29 @@ def gpu_ids() -> list[int]:
     return sorted(int(one) for one in ray.get_gpu_ids())
 
 
+def actor_row(actor_id: str) -> dict[str, Any]:
+    """Ray's row of an actor: State, NumRestarts, RequiredResources, Cause (a text); empty if unknown."""
+    from ray._private import state
+
+    row = state.actors(actor_id)
+    if not row:
+        return {}
+    found = {name: row.get(name) for name in ("State", "NumRestarts")}
+    return {**found, "RequiredResources": dict(row.get("RequiredResources") or {}), "Cause": _cause(row)}
+
+
 def gang_gpus() -> list[Any] | None:
     """The GPUs of this rank's slot; None outside of gangs."""
     listed = config.get("gang_gpus")
     return None if listed is None else [int(one) for one in listed.split(",") if one]
+
+
+def _cause(row: dict[str, Any]) -> str:
+    """Why Ray says that an actor ended."""
+    cause = row.get("DeathCause")
+    for name in ("actor_died_error_context", "creation_task_failure_context", "runtime_env_failed_context"):
+        context = getattr(cause, name, None)
+        text = getattr(context, "error_message", "") or getattr(context, "formatted_exception_string", "")
+        if text:
+            return str(text)
+    return " ".join(str(cause).split()) if cause else ""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from spoke.actormeta import ActorMeta
+from spoke.engines import ray_probe
 from spoke.engines.ray_errors import unsupported
 from spoke.objectref import ObjectRef
 from spoke.options import MethodOptions
@@ -105,10 +106,12 @@ class Questions:
     # -- actors
 
     def actor(self, actor_id: bytes) -> dict[str, Any]:
-        """Ray's row of an actor: State, NumRestarts, DeathCause, ...; empty if unknown."""
-        from ray._private import state
-
-        return dict(state.actors(actor_id.hex()) or {})
+        """See `ray_probe.actor_row`; through ``ray://``, where the table is out of reach, a task looks."""
+        client = self._client
+        if client.connected:
+            return ray_probe.actor_row(actor_id.hex())
+        look = client.ray.remote(ray_probe.actor_row).options(num_cpus=0)
+        return dict(client.ray.get(look.remote(actor_id.hex())))
 
     def _get_actor(self, name: str, namespace: str | None) -> dict[str, Any]:
         handle = self._client.ray.get_actor(name, namespace or None)
@@ -174,7 +177,7 @@ class Questions:
         wanted = {name: amount for name, amount in (row.get("RequiredResources") or {}).items() if amount}
         if wanted and not hub.fits_somewhere(wanted):
             return f"No node of the Ray cluster can ever hold {wanted}"
-        return f"the actor is {row.get('State', 'unknown')} at Ray: {row.get('DeathCause') or 'it waits'}"
+        return f"the actor is {row.get('State', 'unknown')} at Ray: {row.get('Cause') or 'it waits'}"
 
 
 def _or_none(call: Callable[[], Any]) -> Any:

@@ -24,13 +24,19 @@ def is_switched() -> bool:
     return origin.replace("\\", "/").endswith("ray_compat/site/ray/__init__.py")
 
 
-def in_worker() -> bool:
-    """Is this process a worker of a Ray cluster?"""
+def is_connected() -> bool:
+    """Does this process belong to a Ray cluster, as a driver or a worker of its own?"""
     ray = sys.modules.get("ray")
     worker = sys.modules.get("ray._private.worker")
     if ray is None or worker is None or hasattr(ray, "__spoke__"):
         return False
-    return bool(worker.global_worker.connected and worker.global_worker.mode == worker.WORKER_MODE)
+    return bool(worker.global_worker.connected)
+
+
+def in_worker() -> bool:
+    """Is this process a worker of a Ray cluster?"""
+    worker = sys.modules.get("ray._private.worker")
+    return worker is not None and is_connected() and worker.global_worker.mode == worker.WORKER_MODE
 
 
 def load() -> Any:

@@ -81,7 +81,7 @@ def example(name: str, *arguments: str, **variables: str) -> list[str]:
 
 
 @contextmanager
-def cluster() -> Iterator[tuple[str, str]]:
+def cluster(**variables: str) -> Iterator[tuple[str, str]]:
     """A cluster made by `ray start` with a client server: its address and that of the client server."""
     mark = uuid.uuid4().hex
     ports = [30000 + int.from_bytes(os.urandom(2), "big") % 20000 for _ in range(2)]
@@ -96,8 +96,8 @@ def cluster() -> Iterator[tuple[str, str]]:
     ):
         try:
             subprocess.run(
-                command, env=environment(folder, **{MARK: mark}), stdout=out, stderr=out, cwd="/",
-                timeout=LIMIT_S, check=True,
+                command, env=environment(folder, **{MARK: mark, **variables}), stdout=out, stderr=out,
+                cwd="/", timeout=LIMIT_S, check=True,
             )  # fmt: skip
             yield f"127.0.0.1:{ports[0]}", f"ray://127.0.0.1:{ports[1]}"
         finally:

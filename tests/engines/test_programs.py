@@ -100,6 +100,12 @@ def test_an_existing_cluster_is_joined_and_left_alone() -> None:
         assert by_client == first
 
 
+def test_spoke_is_shipped_to_workers_that_do_not_have_it() -> None:
+    with cluster(PYTHONPATH="") as (address, _):
+        assert result("shipping.py", address, "no") == {"error": True}
+        assert result("shipping.py", address, "yes") == {"answer": 42}
+
+
 def test_the_switch_of_ray_compat_refuses_the_engine() -> None:
     code = (
         "import ray_compat; ray_compat.install()\n"
