@@ -7,6 +7,7 @@ target is told and fails nothing.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 
 import spoke
-from spoke import endpoints, jobs
+from spoke import boot, config, endpoints, jobs, spawning, zygote
 
 
 def nothing(value: int = 0) -> int:
@@ -47,6 +48,45 @@ def jobs_a_second(count: int, entrypoint: object) -> float:
     started = time.perf_counter()
     jobs.wait([jobs.submit(entrypoint, resources={"CPU": 0.25}) for _ in range(count)])
     return count / (time.perf_counter() - started)
+
+
+_FLOOR = (
+    "import os, sys; sys.path[:0] = sys.argv[1:]; import spoke.worker; "
+    "spoke.worker.main = lambda: os._exit(0); from spoke.zygote import main; main()"
+)
+
+
+def forks_a_second(count: int, at_once: int) -> float:
+    """The floor of a function job: processes a second that a zygote forks, end at once and are reaped."""
+    pid, fd = boot.start_zygote(
+        [sys.executable, "-c", _FLOOR, *spawning.own_paths()], config.environment()
+    ) or (0, -1)
+    config_fd = spawning.config_file({"nothing": 1})
+    null = os.open(os.devnull, os.O_RDWR)
+    with socket.socket(fileno=fd) as control:
+
+        def order(number: int) -> None:
+            name = number.to_bytes(zygote.NUMBER_BYTES, "little")
+            control.sendmsg([name], zygote.pack_fds((config_fd, null, null)))
+
+        def reap() -> None:
+            answer = control.recv(2 * zygote.NUMBER_BYTES)
+            os.waitpid(int.from_bytes(answer[zygote.NUMBER_BYTES :], "little", signed=True), 0)
+
+        order(0)
+        reap()  # it has imported all
+        started = time.perf_counter()
+        for number in range(count):
+            order(number)
+            if number >= at_once:
+                reap()
+        for _ in range(min(at_once, count)):
+            reap()
+        rate = count / (time.perf_counter() - started)
+    os.close(config_fd)
+    os.close(null)
+    os.waitpid(pid, 0)
+    return rate
 
 
 def endpoint_ratio(calls: int) -> float:
@@ -109,6 +149,7 @@ def main() -> None:
     row(f"{count} command jobs submitted and finished (>= 200/s)", rate, "/s", rate >= 200)
     rate = jobs_a_second(count, nothing)
     row(f"{count} function jobs submitted and finished (>= 200/s)", rate, "/s", rate >= 200)
+    row("  bare processes of the zygote, that end at once", forks_a_second(count, 8), "/s")
     ratio = endpoint_ratio(200 if quick else 1000)
     row("EndpointPool.call beside a direct call (<= 1.10)", ratio, "x", ratio <= 1.10)
     items = 10_000 if quick else 100_000
