@@ -18,14 +18,20 @@ SOURCES: Final = ("stdout", "stderr")
 class Output:
     """One file of an attempt."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, fd: int) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.fd = fd  # -1: what it held is in memory (`keep`)
+        self._kept = b""
         self._samples: list[tuple[int, int]] = []  # (milliseconds, size before what was written then)
         self._size = 0
 
     def size(self) -> int:
-        return os.fstat(self.fd).st_size
+        return os.fstat(self.fd).st_size if self.fd >= 0 else len(self._kept)
+
+    def keep(self, data: bytes) -> None:
+        """The attempt has ended, this is all it wrote, and the file is another's from now on."""
+        self.fd = -1
+        self._kept = data
 
     def look(self, now_ms: int) -> bool:
         """Note the time of what was written since the last look; whether something was."""
@@ -55,7 +61,7 @@ class Output:
         while position > 0:
             step = min(65536, position)
             position -= step
-            block = os.pread(self.fd, step, position)
+            block = self._piece(position, step)
             end = len(block)
             while True:
                 end = block.rfind(b"\n", 0, end)
@@ -71,10 +77,17 @@ class Output:
         return 0
 
     def read(self, offset: int) -> bytes:
-        return os.pread(self.fd, CHUNK_BYTES, offset)
+        return self._piece(offset, CHUNK_BYTES)
+
+    def _piece(self, offset: int, size: int) -> bytes:
+        if self.fd < 0:
+            return self._kept[offset : offset + size]
+        return os.pread(self.fd, size, offset)
 
     def close(self) -> None:
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 def start_offsets(outputs: dict[str, Output], args: dict[str, Any]) -> dict[str, int]:

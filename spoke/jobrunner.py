@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoke import _native, config, joblimits, jobports, jobresult, orphans
 from spoke.devices import visible_devices
+from spoke.jobfiles import OutputFiles
 from spoke.joblogs import SOURCES, Output, Reader, start_offsets
 from spoke.jobruntimes import SHELL, Container, RuntimeMissing
 from spoke.keeper import Keeper
@@ -120,6 +121,7 @@ class JobRunner:
         self._attempts: dict[tuple[str, int], Running] = {}
         self._ended: deque[tuple[str, int]] = deque()
         self._readers: list[tuple[Running, Reader]] = []
+        self._files = OutputFiles(settings.keep_logs)
         self._ports = jobports.Ports(*config.get("job_port_range"))
         self._timer: Timer | None = None
         self._closing = False
@@ -191,7 +193,7 @@ class JobRunner:
             raise RuntimeMissing(f"RuntimeEnvSetupError: the working directory {cwd} is not on this node")
         base = os.path.join(self._settings.log_dir, _file_name(one.job_id, one.number))
         for source, suffix in zip(SOURCES, (".out", ".err"), strict=True):
-            one.outputs[source] = Output(base + suffix)
+            one.outputs[source] = self._files.open(base + suffix)
         if one.spec.get("health") and not one.spec["health"].get("port"):
             one.files = [base + ".health"]
         one.ports = self._ports.take(list(one.spec.get("ports") or []))
@@ -427,6 +429,8 @@ class JobRunner:
         one.ended = True
         self._look_at(one)
         self._answer_readers()
+        for output in one.outputs.values():
+            self._files.settle(output)
         key = (one.job_id, one.number)
         self._ended.append(key)
         if len(self._ended) > RETOLD:
@@ -453,9 +457,7 @@ class JobRunner:
 
     def _forget(self, one: Running) -> None:
         for output in one.outputs.values():
-            output.close()
-            if not self._settings.keep_logs:
-                _unlink(output.path)
+            self._files.forget(output)
 
     # -- output
 
@@ -537,6 +539,7 @@ class JobRunner:
                 time.sleep(0.002)
             self._forget(one)
         self._attempts.clear()
+        self._files.close()
 
 
 def _file_name(job_id: str, number: int) -> str:
