@@ -370,7 +370,7 @@ class Agent:
             self._could_not_start(worker_id, f"{error}\n{text}".rstrip())
             return
         if self._closing:  # its environment was ready only now
-            _signal_group(pid, SIGKILL)
+            orphans.signal_group(pid, SIGKILL)
         source = self._loop.reactor.watch(pidfd)
         worker = Worker(worker_id, pid, pidfd, source, base, files)
         self._workers[worker_id] = worker
@@ -428,16 +428,16 @@ class Agent:
                 self._emit((WORKER_EXIT, worker_id, 0, None, 0, "no such worker is on this node", 0))
             return
         if force:
-            _signal_group(worker.pid, SIGKILL)
+            orphans.signal_group(worker.pid, SIGKILL)
         elif worker.kill_timer is None:
-            _signal_group(worker.pid, SIGTERM)
+            orphans.signal_group(worker.pid, SIGTERM)
             worker.kill_timer = self._loop.after_s(
-                self._settings.kill_grace_s, lambda: _signal_group(worker.pid, SIGKILL)
+                self._settings.kill_grace_s, lambda: orphans.signal_group(worker.pid, SIGKILL)
             )
 
     def _exited(self, worker: Worker) -> None:
         """The pidfd is readable: the leader is dead, and a zombie until `reap`."""
-        _signal_group(worker.pid, SIGKILL)
+        orphans.signal_group(worker.pid, SIGKILL)
         status = _reap_child(worker.pid)
         if status is None:
             return
@@ -536,7 +536,7 @@ class Agent:
         if self._jobs is not None:
             self._jobs.kill_all()
         for worker in self._workers.values():
-            _signal_group(worker.pid, SIGKILL)
+            orphans.signal_group(worker.pid, SIGKILL)
         deadline = time.monotonic() + deadline_s
         self._nursery.close()
         waiting = list(self._workers.values())
@@ -559,7 +559,7 @@ class Agent:
 def _reap(pidfd: int) -> tuple[int | None, int] | None:
     try:
         return _native.reap(pidfd)
-    except ChildProcessError:  # forked by the zygote a moment ago, and not our child yet
+    except ChildProcessError:  # reaped already
         return None
 
 
@@ -567,16 +567,9 @@ def _reap_child(pid: int) -> tuple[int | None, int, int] | None:
     """Exit code, signal and the most memory (bytes) of a child that is dead; None if it is not."""
     try:
         found, status, usage = os.wait4(pid, os.WNOHANG)
-    except ChildProcessError:  # forked by the zygote a moment ago, and not our child yet
+    except ChildProcessError:  # reaped already
         return None
     if not found:
         return None
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     return None if number else os.WEXITSTATUS(status), number, usage.ru_maxrss * 1024
-
-
-def _signal_group(pid: int, number: int) -> None:
-    try:
-        os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):  # gone, or only zombies are left
-        pass

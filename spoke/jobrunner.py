@@ -379,14 +379,14 @@ class JobRunner:
         if one.ended:
             return
         if force or grace_s <= 0:
-            _signal_group(one.pid, SIGKILL)
+            orphans.signal_group(one.pid, SIGKILL)
         elif one.kill_timer is None:
-            _signal_group(one.pid, SIGTERM)
+            orphans.signal_group(one.pid, SIGTERM)
             one.kill_timer = self._loop.after_s(grace_s, lambda: self._end(one, True, 0.0))
 
     def _exited(self, one: Running) -> None:
         """The leader is dead, and a zombie until it is reaped."""
-        _signal_group(one.pid, SIGKILL)
+        orphans.signal_group(one.pid, SIGKILL)
         try:
             status = _native.reap(one.pidfd)
         except ChildProcessError:
@@ -519,7 +519,7 @@ class JobRunner:
         self._closing = True
         for one in self._live():
             if one.pid:
-                _signal_group(one.pid, SIGKILL)
+                orphans.signal_group(one.pid, SIGKILL)
 
     def close(self) -> None:
         """Second part: reap, and remove what attempts left."""
@@ -548,13 +548,6 @@ def _file_name(job_id: str, number: int) -> str:
     plain = "".join(char if char.isalnum() or char in "-_." else "_" for char in job_id.replace("/", "__"))
     digest = blake2b(job_id.encode(), digest_size=4).hexdigest()
     return f"job-{plain[:80]}-{digest}_attempt_{number}"
-
-
-def _signal_group(pid: int, number: int) -> None:
-    try:
-        os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):  # gone, or only zombies are left
-        pass
 
 
 def _unlink(path: str) -> None:

@@ -80,6 +80,14 @@ def sweep(workers: dict[int, bytes], everything: bool = False) -> int:
     return left
 
 
+def signal_group(pid: int, number: int) -> None:
+    """Send a signal to a process group; nothing happens where it is gone."""
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):  # gone, or only zombies are left
+        pass
+
+
 def _listdir(path: str) -> list[str]:
     try:
         return os.listdir(path)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import spoke
-from spoke import endpoints
+from spoke import endpoints, jobs
 from spoke.backoff import ExponentialBackoff
 from spoke.endpoints.resolvers import StaticCloud
 from spoke.errors import (
@@ -103,6 +103,15 @@ def test_f27_bad_addresses() -> None:
 def test_f27_unknown_job() -> None:
     with pytest.raises(KeyError, match="ghost"):
         endpoints.register("x", "127.0.0.1:1", job="ghost")
+
+
+def test_f27_only_a_jobs_own_processes_register_for_it() -> None:
+    job = jobs.submit("sleep 300", resources={"CPU": 0.01})
+    with pytest.raises(AuthenticationError, match=f"only the processes of job {job.id!r}"):
+        endpoints.register("x", "127.0.0.1:1", job=job.id)
+    assert endpoints.lookup("x") is None
+    job.terminate(force=True)
+    job.wait(60)
 
 
 def test_f27_gone_with_its_owner() -> None:

@@ -200,6 +200,40 @@ def test_f20_two_jobs_have_disjoint_ports() -> None:
         job.wait(60)
 
 
+def test_f20_without_a_free_port_the_attempt_fails_by_name_and_ports_come_back() -> None:
+    code = """
+import spoke
+from spoke import jobs
+spoke.init(num_cpus=4, log_to_driver=False)
+options = {"resources": {"CPU": 1}}
+holder = jobs.submit("sleep 300", ports=["a", "b"], **options)
+holder.wait_until("RUNNING", 60)
+job = jobs.submit("true", ports=["c"], **options)
+print(job.wait(60), job.message)
+holder.terminate(force=True)
+holder.wait(60)
+print(jobs.submit("true", ports=["a", "b"], **options).wait(60))
+"""
+    low = 20_000 + os.getpid() % 10_000
+    while not (_free(low) and _free(low + 1)):
+        low += 2
+    environment = {**os.environ, "SPOKE_JOB_PORT_RANGE": f"{low}-{low + 1}"}
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, env=environment
+    )
+    lines = [f"FAILED No free ports available in {low}-{low + 1}", "SUCCEEDED"]
+    assert out.stdout.splitlines() == lines, out.stderr
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return False
+    return True
+
+
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [

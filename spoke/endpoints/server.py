@@ -76,6 +76,7 @@ class ActorServer:
         self._hosted: dict[str, _Hosted] = {}
         self._handshakes = link.ServerHandshakes(self._reactor, self._secret, os.urandom(28))
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)  # no method runs
         self._running = 0  # calls under way
         self._started = time.monotonic()
         self._thread: threading.Thread | None = None
@@ -223,9 +224,12 @@ class ActorServer:
                 answer = VALUE, pack(method(*args, **kwargs)), ""
         except BaseException as error:  # the caller's, whatever it is
             answer = ERROR, errorpack.pack(f"{hosted.name}.{name}", error), ""
-        with self._lock:
-            self._running -= 1
-        self._answer(conn, call_id, *answer)
+        try:
+            self._answer(conn, call_id, *answer)
+        finally:
+            with self._lock:
+                self._running -= 1
+                self._idle.notify_all()
 
     def _answer(self, conn: int, call_id: int, status: int, payload: bytes, text: str) -> None:
         self._reactor.send(conn, wire.encode(wire.ENDPOINT_REPLY, call_id, status, text), payload)
@@ -237,12 +241,9 @@ class ActorServer:
         repeated.
         """
         for name in list(self._hosted):
-            hosted = self._hosted[name]
             self.unregister(name)
-            del hosted
-        deadline = time.monotonic() + grace_period
-        while self._running and time.monotonic() < deadline:
-            time.sleep(0.005)
+        with self._lock:
+            self._idle.wait_for(lambda: not self._running, grace_period)
         self._ending = True
         self._reactor.wake()
         if self._thread is not None and threading.current_thread() is not self._thread:
