@@ -22,6 +22,7 @@ from spoke.observer import Observer
 from spoke.orphans import children
 
 TOKEN = b"0123456789abcdef"
+START_LIMIT = 20  # of a daemon, in starts of a bare interpreter
 
 
 def alive(pid: int) -> bool:
@@ -331,8 +332,12 @@ def test_token_files(tmp_path: Path) -> None:
 
 
 def test_start_is_quick(root: Path) -> None:
-    best = 9.0
-    for _ in range(5):
+    """In units of a bare interpreter's start, measured beside it: 0.25 s where that takes 13 ms."""
+    bare, best = 9.0, 9.0
+    for _ in range(25):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        bare = min(bare, time.monotonic() - began)
         began = time.monotonic()
         daemon = Embedded(root)
         daemon.up()
@@ -341,4 +346,6 @@ def test_start_is_quick(root: Path) -> None:
         daemon.ended()
         os.waitpid(daemon.pid, 0)
         os.close(daemon.pidfd)
-    assert best < 0.25, best
+        if best < START_LIMIT * bare:
+            return
+    raise AssertionError((bare, best))
