@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
+
+import pytest
+
+from spoke import _native, zygote
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -62,3 +68,36 @@ def test_the_copy_is_the_parents_child_and_a_whole_process() -> None:
     assert found["parent"] and found["thread"] and found["other"], found
     assert found["signal"] == ["signal"] and found["grandchild"] == 9, found
     assert found["hooks"] == ["before", "child", "before"] and found["codes"] == [3, 5], found
+
+
+def test_where_the_system_does_not_offer_it_the_zygote_ends_and_workers_are_executed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The agent starts by exec what an ended zygote owes it (tests/test_agent.py)."""
+
+    def refuse() -> int:
+        raise OSError(errno.ENOSYS, "no")
+
+    monkeypatch.setattr(_native, "fork_sibling", refuse)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.sendmsg([(1).to_bytes(zygote.NUMBER_BYTES, "little")], zygote.pack_fds((0, 1, 2)))
+        assert zygote.serve(theirs, os.getppid()) is False
+
+
+def test_a_fork_that_fails_is_reported_and_the_next_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise OSError(errno.EAGAIN, "too many")
+
+    monkeypatch.setattr(_native, "fork_sibling", refuse)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        for number in (1, 2):
+            ours.sendmsg([number.to_bytes(zygote.NUMBER_BYTES, "little")], zygote.pack_fds((0, 1, 2)))
+        ours.shutdown(socket.SHUT_WR)
+        assert zygote.serve(theirs, os.getppid()) is False  # the agent has closed the link
+        for number in (1, 2):
+            answer = ours.recv(2 * zygote.NUMBER_BYTES)
+            assert int.from_bytes(answer[: zygote.NUMBER_BYTES], "little") == number
+            told = int.from_bytes(answer[zygote.NUMBER_BYTES :], "little", signed=True)
+            assert told == -errno.EAGAIN
