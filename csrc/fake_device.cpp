@@ -72,13 +72,13 @@ Context::~Context() {
     ::close(async_fd);
 }
 
-Region* Context::find_region(uint32_t key, uint64_t address, uint64_t length, unsigned int access) {
+Region* Context::find_region(const QueuePair& qp, uint32_t key, uint64_t address, uint64_t length, unsigned int access) {
     const auto found = regions.find(key);
     if (found == regions.end()) return nullptr;
     Region& region = *found->second;
     const auto start = reinterpret_cast<uint64_t>(region.addr);
     const bool inside = address >= start && length <= region.length && address - start <= region.length - length;
-    return inside && (region.access & access) == access ? &region : nullptr;
+    return inside && region.pd == qp.pd && (region.access & access) == access ? &region : nullptr;
 }
 
 void Context::push(CompletionQ& cq, const ib::Wc& wc) {

@@ -96,7 +96,7 @@ struct Context : ib::Context {
     Context& operator=(const Context&) = delete;
 
     // -- with the mutex held
-    Region* find_region(uint32_t key, uint64_t address, uint64_t length, unsigned int access);
+    Region* find_region(const QueuePair& qp, uint32_t key, uint64_t address, uint64_t length, unsigned int access);
     void complete(QueuePair& qp, const ib::Wc& wc, bool receive);
     void push(CompletionQ& cq, const ib::Wc& wc);
     void deliver_held();

@@ -116,7 +116,7 @@ int Context::perform(QueuePair& qp, const Posted& posted, std::unique_lock<std::
     const bool read = wr.opcode == ib::kRdmaRead;
     const bool inlined = !posted.inline_data.empty() || wr.num_sge == 0;
     const uint64_t length = inlined ? posted.inline_data.size() : posted.piece.length;
-    if (!inlined && find_region(posted.piece.lkey, posted.piece.addr, length, read ? ib::kLocalWrite : 0) == nullptr)
+    if (!inlined && find_region(qp, posted.piece.lkey, posted.piece.addr, length, read ? ib::kLocalWrite : 0) == nullptr)
         return ib::kLocProtErr;
     std::string data = posted.inline_data;
     if (!read && !inlined) data.assign(reinterpret_cast<const char*>(posted.piece.addr), length);
@@ -138,7 +138,7 @@ int Context::perform(QueuePair& qp, const Posted& posted, std::unique_lock<std::
         } else {
             if (reply.status != ib::kSuccess || !read) return reply.status;
             // It may have been deregistered meanwhile.
-            if (find_region(posted.piece.lkey, posted.piece.addr, length, ib::kLocalWrite) == nullptr) return ib::kLocProtErr;
+            if (find_region(qp, posted.piece.lkey, posted.piece.addr, length, ib::kLocalWrite) == nullptr) return ib::kLocProtErr;
             std::memcpy(reinterpret_cast<void*>(posted.piece.addr), answer.data(), answer.size());
             return ib::kSuccess;
         }
@@ -199,7 +199,7 @@ WireAnswer Context::carry_out(const WireRequest& request, std::string& data) {
     if ((qp.state != ib::kRts && qp.state != ib::kRtr) || qp.attr.dest_qp_num != request.from_qpn) return {kNoAnswer, 0, 0};
     const bool read = request.opcode == ib::kRdmaRead;
     const unsigned int access = read ? ib::kRemoteRead : ib::kRemoteWrite;
-    Region* region = request.length == 0 ? nullptr : find_region(request.rkey, request.address, request.length, access);
+    Region* region = request.length == 0 ? nullptr : find_region(qp, request.rkey, request.address, request.length, access);
     if ((qp.attr.qp_access_flags & access) == 0 || (request.length != 0 && region == nullptr)) {
         enter_error(qp);
         event(ib::kQpAccessErr, &qp);

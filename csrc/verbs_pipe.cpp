@@ -22,7 +22,7 @@ constexpr size_t kKeepBacklog = 1 << 20;
 
 Pipe::Pipe(std::shared_ptr<Engine> engine)
     : queue_(engine->device(), kSends + kReceives),
-      pair_(std::move(engine), {kSends, kReceives, ib::kRemoteWrite, kInlineBytes, &queue_}),
+      pair_(engine, {kSends, kReceives, ib::kRemoteWrite, kInlineBytes, &queue_, std::make_shared<Domain>(engine->device())}),
       alarm_(check(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")),
       epoll_(check(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
       memory_(2 * size_t{kSlots} * kSlotBytes + kPage) {
@@ -30,7 +30,7 @@ Pipe::Pipe(std::shared_ptr<Engine> engine)
     watch(alarm_.get());
     ring_ = memory_.data() + (kPage - reinterpret_cast<uintptr_t>(memory_.data()) % kPage) % kPage;
     staging_ = ring_ + size_t{kSlots} * kSlotBytes;
-    const auto& domain = pair_.engine()->domain();
+    const auto& domain = pair_.domain();
     ring_region_ = std::make_unique<Region>(domain, ring_, size_t{kSlots} * kSlotBytes, ib::kLocalWrite | ib::kRemoteWrite);
     staging_region_ = std::make_unique<Region>(domain, staging_, size_t{kSlots} * kSlotBytes, 0);
     for (uint32_t index = 0; index < kReceives; ++index) pair_.post_receive(wr_id(true, index));

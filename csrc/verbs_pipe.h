@@ -8,7 +8,8 @@
 // A pipe has a completion queue of its own, which is polled by whoever waits for the process's sockets
 // (`fd` stands in the reactor's epoll): a message wakes the thread that needs it, and no other.
 //
-// Rules: rings alone are registered for remote writes; what finds no credit waits here, in order; the
+// Rules: rings alone are registered for remote writes, each in a protection domain of its own pipe, so that a
+// peer can write into no other's ring and into no object; what finds no credit waits here, in order; the
 // staging slot of a message is used again only when the peer has emptied the slot it went to, so that what
 // the peer did not receive is still here when the pipe fails; any failure ends the pipe, and is said in
 // `failure`.  `pending` and `take` belong to one thread, all else may be called by any.

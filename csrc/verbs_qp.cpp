@@ -73,7 +73,7 @@ QpAddress QpAddress::unpack(const std::string& text) {
 }
 
 QueuePair::QueuePair(std::shared_ptr<Engine> engine, const QpLimits& limits)
-    : engine_(std::move(engine)), sends_(limits.sends) {
+    : engine_(std::move(engine)), domain_(limits.domain ? limits.domain : engine_->domain()), sends_(limits.sends) {
     const PortInfo port = engine_->device()->port();
     if (!port.problem.empty()) throw SysError(ENETDOWN, port.device + ": " + port.problem);
     port_ = static_cast<uint8_t>(port.port);
@@ -83,10 +83,10 @@ QueuePair::QueuePair(std::shared_ptr<Engine> engine, const QpLimits& limits)
     init.send_cq = init.recv_cq = (limits.queue != nullptr ? *limits.queue : engine_->completions()).get();
     init.cap = {limits.sends, limits.receives, 1, 1, limits.inline_bytes};
     init.qp_type = ib::kRc;
-    qp_ = api.create_qp(engine_->domain()->get(), &init);
+    qp_ = api.create_qp(domain_->get(), &init);
     if (qp_ == nullptr && errno == EINVAL) {  // a device without inline sends
         init.cap = {limits.sends, limits.receives, 1, 1, 0};
-        qp_ = api.create_qp(engine_->domain()->get(), &init);
+        qp_ = api.create_qp(domain_->get(), &init);
     }
     if (qp_ == nullptr) throw SysError(errno, "ibv_create_qp on " + port.device);
     inline_bytes_ = init.cap.max_inline_data;

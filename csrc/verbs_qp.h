@@ -32,6 +32,7 @@ struct QpLimits {
     unsigned int access = 0;
     uint32_t inline_bytes = 0;         // asked for; what the device gives is `inline_bytes` of the pair
     CompletionQueue* queue = nullptr;  // the engine's where there is none
+    std::shared_ptr<Domain> domain{};  // the engine's where there is none
 };
 
 class QueuePair {
@@ -42,6 +43,7 @@ class QueuePair {
     QueuePair& operator=(const QueuePair&) = delete;
 
     const std::shared_ptr<Engine>& engine() const noexcept { return engine_; }
+    const std::shared_ptr<Domain>& domain() const noexcept { return domain_; }
     const QpAddress& address() const noexcept { return address_; }
     uint32_t number() const noexcept { return qp_->qp_num; }
     uint32_t inline_bytes() const noexcept { return inline_bytes_; }
@@ -70,6 +72,7 @@ class QueuePair {
     void modify(ib::QpAttr& attr, int mask, const char* what);
 
     std::shared_ptr<Engine> engine_;
+    std::shared_ptr<Domain> domain_;
     ib::Qp* qp_ = nullptr;
     QpAddress address_;
     uint32_t sends_;

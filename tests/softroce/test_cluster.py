@@ -32,6 +32,14 @@ class Far:
 
     def __init__(self) -> None:
         self.kept: dict[tuple[int, int], Any] = {}
+        self.numbers: list[int] = []
+
+    def count(self, number: int) -> int:
+        self.numbers.append(number)
+        return number
+
+    def counted(self) -> list[int]:
+        return self.numbers
 
     def make(self, size: int, seed: int) -> Any:
         import pickle
@@ -196,6 +204,29 @@ def test_the_link_goes_down_and_up(far: Any, peer: Any) -> None:
     before = spoke.object_store_stats()
     spoke.get(refs[1], into=bytearray(3 * MIB), timeout=GET_S)
     assert _moved(before)["rdma_bytes"] == 3 * MIB, "RDMA is back"
+
+
+def test_calls_of_a_broken_channel_go_on_over_tcp(far: Any, peer: Any) -> None:
+    """The link stays down until the device gives its requests up: each call has its answer all the same."""
+    assert spoke.get(far.count.remote(-1), timeout=GET_S) == -1
+    assert far.init_rdma(timeout=GET_S), far._transport
+    assert far._transport == ("rdma", "")
+    refs = [far.count.remote(index) for index in range(20)]
+    subprocess.run(["ip", "link", "set", "eth0", "down"], check=True)
+    try:
+        refs += [far.count.remote(index) for index in range(20, 40)]
+        deadline = time.monotonic() + 3.5  # a node is dead after 5 s
+        while far._transport[0] == "rdma" and time.monotonic() < deadline:
+            spoke.wait(refs, num_returns=len(refs), timeout=0.1)
+    finally:
+        subprocess.run(["ip", "link", "set", "eth0", "up"], check=True)
+    refs += [far.count.remote(index) for index in range(40, 60)]
+    assert spoke.get(refs, timeout=GET_S) == list(range(60))
+    assert spoke.get(far.counted.remote(), timeout=GET_S) == [-1, *range(60)]  # in order, each once
+    path, why = far._transport
+    assert path == "socket" and "the RDMA channel failed" in why
+    assert far.init_rdma(timeout=GET_S), far._transport
+    assert spoke.get([far.count.remote(index) for index in range(60, 70)], timeout=GET_S) == [*range(60, 70)]
 
 
 MEMLOCK = """

@@ -1,106 +1,36 @@
-"""Lease safety on the device: a read that succeeds has read the bytes of its lease, whatever happens.
-
-Reader and owner are in this process, over the device's loopback, so that rounds are many.  In each the
-owner takes the memory back at a random moment and uses it for something else at once.  The same rounds
-with an owner that takes it back without ending the connection must find wrong bytes: else the check
-would prove nothing.
-"""
+"""Lease safety on the device, in rounds (`lease_rounds`), and connections that leave nothing behind."""
 
 from __future__ import annotations
 
 import random
 import re
 import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from spoke import _native
 
-SLICE, SLICES = 16 * 1024, 64
-GOOD, OTHER = b"\x5a", b"\xee"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from lease_rounds import SLICE, Bed  # noqa: E402
 
-class Bed:
-    """Memory that is lent and memory that is read into."""
-
-    def __init__(self) -> None:
-        self.engine = _native.RdmaEngine("system")
-        size = SLICE * SLICES
-        self.lent, self.landing = (self._segment(size) for _ in range(2))
-        self.source = self.engine.register_segment(self.lent)
-        self.target = self.engine.register_segment(self.landing)
-
-    @staticmethod
-    def _segment(size: int) -> _native.Segment:
-        created = _native.Segment.create("bed", size)
-        return _native.Segment.map(created.fd, size, True)
-
-    def connect(self) -> tuple[_native.RdmaReader, _native.RdmaResponder]:
-        reader, responder = _native.RdmaReader(self.engine), _native.RdmaResponder(self.engine)
-        reader.connect(responder.address)
-        responder.connect(reader.address)
-        return reader, responder
-
-    def round(self, rng: random.Random, careful: bool) -> tuple[int, int, int]:
-        """(good reads, failed ones, ones with other bytes) of one round."""
-        self.lent.write(0, [GOOD * (SLICE * SLICES)])
-        self.landing.write(0, [b"\0" * (SLICE * SLICES)])
-        reader, responder = self.connect()
-        order = list(range(SLICES))
-        rng.shuffle(order)
-        strike = SLICES if careful else rng.randrange(SLICES)
-        operations = {}
-        for turn, index in enumerate(order):
-            if turn == strike:  # a broken owner's timer: the connection stays, the memory is another's
-                self.lent.write(0, [OTHER * (SLICE * SLICES)])
-            here, there = self.target.address + index * SLICE, self.source.address + index * SLICE
-            operations[index] = reader.read([(self.target, here, there, self.source.rkey, SLICE)])
-        # While the reads are under way: all of them take some ten milliseconds on the emulated device.
-        time.sleep(rng.random() * 0.008)
-        kill_reader = careful and rng.random() < 0.25
-        if kill_reader:
-            reader.abort("killed")
-        if careful:
-            responder.close()
-        self.lent.write(0, [OTHER * (SLICE * SLICES)])
-        good = failed = other = 0
-        for index, operation in operations.items():
-            if careful:
-                assert operation.wait(60), "it neither ends nor fails"
-            elif not operation.wait(60):
-                failed += 1
-                continue
-            if operation.error:
-                failed += 1
-            elif bytes(self.landing.view(index * SLICE, SLICE)) == GOOD * SLICE:
-                good += 1
-            else:
-                other += 1
-        responder.close()
-        reader.close("the round is over")
-        return good, failed, other
+ROUNDS, ROUNDS_S = 5000, 75.0
+UNDER_WAY_S = 0.008  # a round's reads on the emulated device
+SLICES = 64
 
 
 @pytest.mark.parametrize("careful", [True, False], ids=["an owner that keeps the rule", "a broken owner"])
 def test_memory_is_used_again_right_after_the_lease(careful: bool) -> None:
-    bed = Bed()
-    rng = random.Random(11)
-    totals = [0, 0, 0]
-    began = time.monotonic()
-    rounds = 0
-    while rounds < 1000 and time.monotonic() - began < 15:
-        totals = [sum(pair) for pair in zip(totals, bed.round(rng, careful), strict=True)]
-        rounds += 1
-        if not careful and totals[2]:
-            break
-    good, failed, other = totals
-    print(f"{rounds} rounds: {good} reads good, {failed} failed, {other} with other bytes")
+    totals = Bed("system", UNDER_WAY_S).rounds(11, careful, ROUNDS, ROUNDS_S)
+    print(totals)
     if careful:
-        assert other == 0 and good and failed and rounds >= 20
+        assert totals.other == 0 and totals.good and totals.failed and totals.rounds >= 200
     else:
-        assert other, "an owner that frees too early must be caught"
+        assert totals.other, "an owner that frees too early must be caught"
 
 
 def _resources() -> dict[str, int]:
@@ -109,7 +39,7 @@ def _resources() -> dict[str, int]:
 
 
 def test_five_hundred_connections_leave_nothing_behind() -> None:
-    bed = Bed()
+    bed = Bed("system", UNDER_WAY_S, SLICES)
     reader, responder = bed.connect()
     reader.close("warm")
     responder.close()
@@ -134,7 +64,7 @@ def test_five_hundred_connections_leave_nothing_behind() -> None:
 
 
 def test_both_directions_and_sixty_four_at_once() -> None:
-    bed = Bed()
+    bed = Bed("system", UNDER_WAY_S, SLICES)
     bed.lent.write(0, [bytes(range(256)) * (SLICE * SLICES // 256)])
     pairs = [bed.connect() for _ in range(4)]
     failures: list[str] = []

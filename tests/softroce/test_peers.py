@@ -13,6 +13,8 @@ import pytest
 from spoke import _native
 
 ADDRESS = struct.Struct("<BBBBHHII16s")  # of a queue pair, as csrc/verbs_qp.h describes it
+RING = struct.Struct("<QIII")  # behind it, of a pipe: address, key, slots, bytes of a slot
+RING_SHAPE = (64, 8192)
 REMOTE_ACCESS_ERROR = 10  # IBV_WC_REM_ACCESS_ERR
 REMOTE_INVALID_REQUEST = 9  # IBV_WC_REM_INV_REQ_ERR
 MTU_1024 = 3
@@ -64,9 +66,37 @@ def test_it_is_refused_what_was_not_granted(far_verbs: Any, wrong: str) -> None:
         do="write" if wrong == "a write" else "read",
         addr=granted.region.address + shift, rkey=rkey, length=SIZE,
     )  # fmt: skip
-    # A write is refused by the queue pair itself, as a request that it does not take.
+    # A write is refused by the queue pair itself, as a request that it does not take: its flags allow reads
+    # only, so the key is not even looked at.
     assert answer["status"] == (REMOTE_INVALID_REQUEST if wrong == "a write" else REMOTE_ACCESS_ERROR)
     assert bytes(granted.segment.view(0, SIZE)) == granted.data, "not a byte was written"
+
+
+def test_a_write_into_an_object_is_a_remote_access_error(far_verbs: Any) -> None:
+    """By a queue pair that takes writes, a call channel's: its own ring it may write, and nothing else."""
+    engine = _native.RdmaEngine("system")
+    created = _native.Segment.create("granted", SIZE)
+    segment = _native.Segment.map(created.fd, SIZE, True)
+    segment.write(0, [b"x" * SIZE])
+    region = engine.register_segment(segment)
+    pipe, another = _native.RdmaPipe(engine), _native.RdmaPipe(engine)
+
+    def connected() -> None:
+        nonlocal pipe
+        pipe = _native.RdmaPipe(engine)
+        where = far_verbs.ask(do="open", bytes=SIZE)
+        pipe.connect(_packed(where) + RING.pack(where["addr"], where["rkey"], *RING_SHAPE))
+        far_verbs.ask(do="connect", **_unpacked(pipe.address[: ADDRESS.size]))
+
+    connected()
+    ring, key, *_ = RING.unpack(pipe.address[ADDRESS.size :])
+    assert far_verbs.ask(do="write", addr=ring, rkey=key, length=4096)["status"] == 0
+    ring, key, *_ = RING.unpack(another.address[ADDRESS.size :])  # of another protection domain
+    for address, wrong in ((region.address, region.rkey), (ring, key)):
+        connected()
+        answer = far_verbs.ask(do="write", addr=address, rkey=wrong, length=4096)
+        assert answer["status"] == REMOTE_ACCESS_ERROR
+    assert bytes(segment.view(0, SIZE)) == b"x" * SIZE, "not a byte was written"
 
 
 def test_after_the_lease_it_reads_nothing(far_verbs: Any) -> None:

@@ -155,19 +155,23 @@ def _read_bw(peer: Any, size: int, count: int) -> float:
     return float(line.split()[3])
 
 
+BANDWIDTH_AT_LEAST = 0.9  # of ib_read_bw's
+
+
 def test_bandwidth_beside_ib_read_bw(reading: Reading, peer: Any, capsys: Any) -> None:
-    """Interleaved, the best of each: the emulated machine's noise is larger than the difference."""
-    ours: list[float] = []
-    theirs: list[float] = []
-    for size, count in ((MIB, 24), (MIB, 24), (MIB, 24)):
+    """In turns; the median of their ratios counts, of twice as many turns where the first are too few."""
+    count, lines, ratios = 24, [], []
+    while len(ratios) < 3 or (len(ratios) < 7 and sorted(ratios)[len(ratios) // 2] < BANDWIDTH_AT_LEAST):
         started = time.monotonic()
-        operations = [reading.read((index * MIB, index * MIB, size)) for index in range(count)]
+        operations = [reading.read((index * MIB, index * MIB, MIB)) for index in range(count)]
         assert all(operation.wait(250) and not operation.error for operation in operations)
-        ours.append(size * count / (time.monotonic() - started) / MIB)
-        theirs.append(_read_bw(peer, size, count))
+        ours = count / (time.monotonic() - started)
+        theirs = _read_bw(peer, MIB, count)
+        ratios.append(ours / theirs)
+        lines.append(f"Spoke {ours:.1f} MiB/s, ib_read_bw {theirs:.1f} MiB/s: {ratios[-1]:.2f}")
     with capsys.disabled():
-        ratio = max(ours) / max(theirs)
-        print(f"\nREAD of 1 MiB: Spoke {ours} MiB/s, ib_read_bw {theirs} MiB/s, ratio {ratio:.2f}")
+        print("\nREAD of 1 MiB:", *lines, sep="\n  ")
+    assert sorted(ratios)[len(ratios) // 2] >= BANDWIDTH_AT_LEAST
 
 
 class Far:
