@@ -11,7 +11,8 @@ LIMIT_S = 300.0  # far more than they take: the rounds are to be done, however s
 def test_memory_is_used_again_right_after_the_lease() -> None:
     totals = Bed("fake", 0.0006, SLICES).rounds(11, True, ROUNDS, LIMIT_S)
     print(totals)
-    assert totals.rounds == ROUNDS and totals.other == 0 and totals.good > ROUNDS // 2 and totals.failed > ROUNDS // 2
+    assert totals.rounds == ROUNDS and totals.other == 0
+    assert min(totals.good, totals.failed) > ROUNDS // 2
 
 
 def test_an_owner_that_frees_by_a_timer_is_caught() -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -292,3 +293,15 @@ def test_a_models_state_moves_between_nodes(cluster: Any, peer: Any) -> None:
     assert total == spoke.get(model.total.remote())
     assert moved["rdma_blocks"] == 4 and moved["rdma_copies"] == 0
     assert spoke.get(model.copied.remote()) == 0, "the sender copied nothing"
+
+
+@pytest.mark.timeout_s(400)
+def test_the_example_shows_rdma(cluster: Any, peer: Any) -> None:
+    example = Path(__file__).resolve().parent.parent.parent / "examples" / "tensor_transfer.py"
+    words = [sys.executable, str(example), "--address", HEAD, "--mib", "0.25", "4", "--rounds", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=380)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line for line in done.stdout.splitlines() if " MiB " in line]
+    print(*rows, sep="\n")
+    assert len(rows) == 4 and all(row.startswith("two nodes") and " rdma " in row for row in rows), done.stdout
+    assert all(row.count(" 0 copies here") == 2 and row.endswith("; 0 B copied there") for row in rows)

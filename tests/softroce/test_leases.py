@@ -16,7 +16,7 @@ from spoke import _native
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lease_rounds import SLICE, Bed  # noqa: E402
+from lease_rounds import SLICE, Bed
 
 ROUNDS, ROUNDS_S = 5000, 75.0
 UNDER_WAY_S = 0.008  # a round's reads on the emulated device
