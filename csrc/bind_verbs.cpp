@@ -103,6 +103,12 @@ RegionHandle register_segment(EngineHandle& engine, const spoke::Segment& segmen
                                      spoke::ib::kLocalWrite | spoke::ib::kRemoteRead, mapping)};
 }
 
+// Memory of a GPU for peers to read, with the CUDA driver of this name.
+RegionHandle register_gpu(EngineHandle& engine, uint64_t address, size_t length, const std::string& driver) {
+    const nb::gil_scoped_release released;
+    return {Region::of_gpu(engine.it->domain(), spoke::load_cuda(driver), address, length, spoke::ib::kRemoteRead)};
+}
+
 OperationHandle read_slices(Reader& reader, const nb::list& slices) {
     std::vector<spoke::Slice> list;
     list.reserve(nb::len(slices));
@@ -127,7 +133,8 @@ void bind_verbs(nb::module_& module) {
     nb::class_<RegionHandle>(module, "RdmaRegion")
         .def_prop_ro("address", [](RegionHandle& self) { return self.it->address(); })
         .def("__len__", [](RegionHandle& self) { return self.it->length(); })
-        .def_prop_ro("rkey", [](RegionHandle& self) { return self.it->rkey(); });
+        .def_prop_ro("rkey", [](RegionHandle& self) { return self.it->rkey(); })
+        .def_prop_ro("way", [](RegionHandle& self) { return self.it->way(); });
     nb::class_<EngineHandle>(module, "RdmaEngine")
         .def("__init__", [](EngineHandle* self, const std::string& name, const std::string& device, int port, int gid_index) {
                 const spoke::VerbsApi& api = library(name);
@@ -140,6 +147,7 @@ void bind_verbs(nb::module_& module) {
         .def("info", [](EngineHandle& self) { return to_dict(self.it->device()->port()); })
         .def("take_notices", &take_notices)
         .def("register", &register_memory, "address"_a, "length"_a, "remote_read"_a)
+        .def("register_gpu", &register_gpu, "address"_a, "length"_a, "driver"_a)
         .def("register_segment", &register_segment, "segment"_a);
     nb::class_<OperationHandle>(module, "RdmaOperation")
         .def("wait", &wait_for, "timeout_s"_a)

@@ -1,6 +1,7 @@
 #include "fake_device.h"
 
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
@@ -51,6 +52,12 @@ ib::Gid fresh_gid() {
 
 }  // namespace
 
+// -- Region
+
+Region::~Region() {
+    if (mapping != nullptr) ::munmap(mapping, mapped);
+}
+
 // -- Context
 
 Context::Context() : ib::Context{}, gid(fresh_gid()), listener(listen_as(gid)), waker(check(::eventfd(0, EFD_CLOEXEC), "eventfd")) {
@@ -76,7 +83,7 @@ Region* Context::find_region(const QueuePair& qp, uint32_t key, uint64_t address
     const auto found = regions.find(key);
     if (found == regions.end()) return nullptr;
     Region& region = *found->second;
-    const auto start = reinterpret_cast<uint64_t>(region.addr);
+    const uint64_t start = region.start;
     const bool inside = address >= start && length <= region.length && address - start <= region.length - length;
     return inside && region.pd == qp.pd && (region.access & access) == access ? &region : nullptr;
 }

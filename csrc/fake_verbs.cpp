@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
@@ -171,28 +172,51 @@ int dealloc_pd(ib::Pd* pd) {
     return 0;
 }
 
-ib::Mr* reg_mr(ib::Pd* pd, void* addr, size_t length, int access) {
-    if (script().take(&Script::no_memory)) {
-        errno = ENOMEM;
-        return nullptr;
-    }
+ib::Mr* add_region(ib::Pd* pd, std::unique_ptr<Region> region, uint64_t start, char* bytes, size_t length, int access) {
     Context& context = of(pd->context);
     const std::lock_guard lock(context.mutex);
     if ((access & ib::kRemoteWrite) != 0 && (access & ib::kLocalWrite) == 0) {
         errno = EINVAL;
         return nullptr;
     }
-    auto region = std::make_unique<Region>();
     region->context = pd->context;
     region->pd = pd;
-    region->addr = addr;
     region->length = length;
     region->lkey = region->rkey = next_key.fetch_add(0x101);
     region->access = static_cast<unsigned int>(access);
+    region->start = start;
+    region->bytes = bytes;
     ++static_cast<Domain*>(pd)->users;
     ib::Mr* made = region.get();
     context.regions.emplace(region->rkey, std::move(region));
     return made;
+}
+
+ib::Mr* reg_mr(ib::Pd* pd, void* addr, size_t length, int access) {
+    if (script().take(&Script::no_memory)) {
+        errno = ENOMEM;
+        return nullptr;
+    }
+    auto region = std::make_unique<Region>();
+    region->addr = addr;
+    return add_region(pd, std::move(region), reinterpret_cast<uint64_t>(addr), static_cast<char*>(addr), length, access);
+}
+
+// As hardware: offset and address lie at the same place of a page, and the access flags are few.
+ib::Mr* reg_dmabuf_mr(ib::Pd* pd, uint64_t offset, size_t length, uint64_t iova, int fd, int access) {
+    constexpr uint64_t kPage = 4096;
+    constexpr unsigned int kAllowed = ib::kLocalWrite | ib::kRemoteRead | ib::kRemoteWrite;
+    if (script().take(&Script::no_dmabuf) || offset % kPage != iova % kPage || (static_cast<unsigned int>(access) & ~kAllowed) != 0) {
+        errno = EOPNOTSUPP;
+        return nullptr;
+    }
+    auto region = std::make_unique<Region>();
+    region->mapped = offset + length;
+    void* mapping = ::mmap(nullptr, region->mapped, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (mapping == MAP_FAILED) return nullptr;
+    region->mapping = mapping;
+    char* bytes = static_cast<char*>(mapping) + offset;
+    return add_region(pd, std::move(region), iova, bytes, length, access);
 }
 
 int dereg_mr(ib::Mr* mr) {
@@ -405,7 +429,7 @@ const VerbsApi& fake_verbs() {
     using namespace fake;  // the table's functions
     static const VerbsApi api = {
         &get_device_list, &free_device_list, &get_device_name, &open_device, &close_device, &query_device,
-        &query_port, &query_gid_table, &alloc_pd, &dealloc_pd, &reg_mr, nullptr, nullptr, &dereg_mr,
+        &query_port, &query_gid_table, &alloc_pd, &dealloc_pd, &reg_mr, nullptr, &reg_dmabuf_mr, &dereg_mr,
         &create_comp_channel, &destroy_comp_channel, &create_cq, &destroy_cq, &get_cq_event, &ack_cq_events,
         &create_qp, &modify_qp, &destroy_qp, &get_async_event, &ack_async_event, &fork_init,
         &is_fork_initialized, &wc_status_str,
@@ -424,6 +448,7 @@ void fake_script(const std::string& command, int64_t value) {
         else if (command == "delay") script.delay_us = value;
         else if (command == "reorder") script.reorder = value;
         else if (command == "no_memory") script.no_memory = value;
+        else if (command == "no_dmabuf") script.no_dmabuf = value;
         else if (command == "no_flush") script.no_flush = value != 0;
         else if (command != "fatal" && command != "overrun" && command != "gid_change")
             throw SysError(EINVAL, "the software device has no fault " + command);

@@ -26,6 +26,7 @@ const VerbsApi& fake_verbs();
 //   delay N         every completion comes N microseconds late
 //   reorder N       completions are held until there are N, and come in another order across queue pairs
 //   no_memory N     the next N registrations fail as with a small RLIMIT_MEMLOCK
+//   no_dmabuf N     the next N registrations of a dmabuf are not supported
 //   no_flush 0|1    a queue pair in error does not flush
 // SysError EINVAL for anything else.
 void fake_script(const std::string& command, int64_t value);

@@ -207,10 +207,10 @@ WireAnswer Context::carry_out(const WireRequest& request, std::string& data) {
     }
     if (request.with_imm != 0 && (qp.receives.empty() || script().take(&Script::rnr))) return {kNotReady, 0, 0};
     if (read) {
-        data.assign(reinterpret_cast<const char*>(request.address), request.length);
+        if (region != nullptr) data.assign(region->at(request.address), request.length);
         return {ib::kSuccess, 0, data.size()};
     }
-    if (request.length != 0) std::memcpy(reinterpret_cast<void*>(request.address), data.data(), data.size());
+    if (request.length != 0) std::memcpy(region->at(request.address), data.data(), data.size());
     data.clear();
     if (request.with_imm != 0) {
         ib::Wc wc{};

@@ -168,7 +168,7 @@ Domain::~Domain() { device_->api().dealloc_pd(pd_); }
 // -- Region
 
 Region::Region(std::shared_ptr<Domain> domain, void* address, size_t length, unsigned int access, std::shared_ptr<const void> keep)
-    : domain_(std::move(domain)), keep_(std::move(keep)) {
+    : domain_(std::move(domain)), keep_(std::move(keep)), address_(reinterpret_cast<uint64_t>(address)), length_(length) {
     const VerbsApi& api = domain_->device()->api();
     if (length == 0 || length > kMaxRegionBytes)
         throw SysError(EINVAL, "a registered region has 1 to " + std::to_string(kMaxRegionBytes) + " bytes, not " + std::to_string(length));
@@ -177,6 +177,28 @@ Region::Region(std::shared_ptr<Domain> domain, void* address, size_t length, uns
     else
         mr_ = api.reg_mr(domain_->get(), address, length, static_cast<int>(access));
     if (mr_ == nullptr) throw SysError(errno, registration_advice(length));
+}
+
+std::shared_ptr<Region> Region::of_gpu(std::shared_ptr<Domain> domain, const CudaApi& cuda, uint64_t address, size_t length, unsigned int access) {
+    check_one_allocation(cuda, address, length);
+    const VerbsApi& api = domain->device()->api();
+    std::string why;
+    try {
+        if (api.reg_dmabuf_mr == nullptr) throw SysError(ENOTSUP, "libibverbs has no ibv_reg_dmabuf_mr");
+        const DmaBuf exported = export_dmabuf(cuda, address, length);
+        ib::Mr* mr = api.reg_dmabuf_mr(domain->get(), exported.offset, length, address, exported.fd.get(), static_cast<int>(access));
+        if (mr == nullptr) throw SysError(errno, "ibv_reg_dmabuf_mr");
+        return std::shared_ptr<Region>(new Region(std::move(domain), mr, address, length));
+    } catch (const SysError& error) {
+        why = error.what();
+    }
+    try {  // the kernel module answers for addresses of the GPU
+        auto region = std::make_shared<Region>(std::move(domain), reinterpret_cast<void*>(address), length, access);
+        region->way_ = "nvidia_peermem";
+        return region;
+    } catch (const SysError& error) {
+        throw SysError(error.code(), "the GPU's memory cannot be registered: by dmabuf: " + why + "; by nvidia_peermem: " + error.what());
+    }
 }
 
 Region::~Region() { domain_->device()->api().dereg_mr(mr_); }

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda_api.h"
 #include "raii.h"
 #include "verbs_api.h"
 
@@ -83,22 +84,32 @@ class Region {
   public:
     Region(std::shared_ptr<Domain> domain, void* address, size_t length, unsigned int access,
            std::shared_ptr<const void> keep = nullptr);
+    // A GPU's memory (GPUDirect), by dmabuf or else by nvidia_peermem; `way` tells which.  SysError that
+    // says of both why not.
+    static std::shared_ptr<Region> of_gpu(std::shared_ptr<Domain> domain, const CudaApi& cuda, uint64_t address, size_t length, unsigned int access);
     ~Region();
     Region(const Region&) = delete;
     Region& operator=(const Region&) = delete;
-    uint64_t address() const noexcept { return reinterpret_cast<uint64_t>(mr_->addr); }
-    size_t length() const noexcept { return mr_->length; }
+    uint64_t address() const noexcept { return address_; }
+    size_t length() const noexcept { return length_; }
     uint32_t lkey() const noexcept { return mr_->lkey; }
     uint32_t rkey() const noexcept { return mr_->rkey; }
+    const std::string& way() const noexcept { return way_; }
     bool contains(uint64_t address, uint64_t length) const noexcept {
         return address >= this->address() && length <= this->length() &&
                address - this->address() <= this->length() - length;
     }
 
   private:
+    Region(std::shared_ptr<Domain> domain, ib::Mr* mr, uint64_t address, size_t length)
+        : domain_(std::move(domain)), mr_(mr), address_(address), length_(length), way_("dmabuf") {}
+
     std::shared_ptr<Domain> domain_;
     std::shared_ptr<const void> keep_;
     ib::Mr* mr_;
+    uint64_t address_;  // of a dmabuf the library does not know it
+    size_t length_;
+    std::string way_ = "host";
 };
 
 // A completion queue with its channel.  `poll` and `drain_events` belong to one thread.

@@ -246,6 +246,10 @@ class RdmaRegion:
     def address(self) -> int: ...
     @property
     def rkey(self) -> int: ...
+    @property
+    def way(self) -> str:
+        """Of a GPU's memory "dmabuf" or "nvidia_peermem", else "host"."""
+
     def __len__(self) -> int: ...
 
 class RdmaEngine:
@@ -280,6 +284,14 @@ class RdmaEngine:
 
         Raises:
             OSError: ENOMEM where too little memory may be locked, EINVAL for 0 or more than 3.5 GiB.
+        """
+
+    def register_gpu(self, address: int, length: int, driver: str) -> RdmaRegion:
+        """A GPU's memory for peers to read; `driver` is the CUDA driver's library.
+
+        Raises:
+            OSError: EINVAL for memory of several allocations (expandable segments), ENODEV without a driver,
+                else why neither dmabuf nor nvidia_peermem can.
         """
 
     def register_segment(self, segment: Segment) -> RdmaRegion:

@@ -66,7 +66,6 @@ REFUSED: Final[dict[str, str]] = {
     "ray.experimental.TensorTransportManager": _TENSORS,
     "ray.experimental.TensorTransportMetadata": _TENSORS,
     "ray.experimental.register_tensor_transport": _TENSORS,
-    "ray.experimental.set_nixl_cuda_stream": _TENSORS,
     "ray.air": "see ray.tune",
     "ray.autoscaler": "nodes come and go by `spoke start` and `spoke stop`; your platform starts machines",
     "ray.cpp_function": _ONLY_PYTHON,

@@ -174,6 +174,9 @@ KNOBS: dict[str, Knob] = {
         "system",
         "system, none, or fake: a software device for tests",
     ),
+    "cuda_library": Knob(
+        "SPOKE_CUDA_LIBRARY", parse_text, "libcuda.so.1", "the CUDA driver that registers GPU memory for RDMA"
+    ),
     "rdma_device": Knob(
         "SPOKE_RDMA_DEVICE", parse_text, "", "name of the RDMA device; default: the first usable"
     ),

@@ -4,8 +4,10 @@ A tensor that is put or returned with a tensor transport (`_tensor_transport="cu
 stays where it is: its value holds a handle, and a ref to an object whose one block is the GPU memory
 itself (`regions`).  A reader on the same node that may use the same device opens the handle, which waits,
 on its stream, for the event that was recorded when the handle was made; nothing synchronises a device.
-Other readers ask for the block's bytes, which the owner copies through pinned memory piece by piece.  The
-ref, kept by the reader's storage, is what keeps the memory alive.
+Readers on other nodes read the memory over RDMA where the owner's NIC can (GPUDirect: by dmabuf, else by
+nvidia_peermem), into memory of the host.  Other readers ask for the block's bytes, which the owner copies
+through pinned memory piece by piece.  `gpu_ways` and `why_no_gpu` of transport/verbs.py tell which.  The ref,
+kept by the reader's storage, is what keeps the memory alive.
 
 Without a transport a CUDA tensor is a copy, as in Ray: through pinned memory to the store, and to the
 reader's device.  `counts` says what was done, and `why_not_ipc` why a handle was of no use.
@@ -16,6 +18,7 @@ from __future__ import annotations
 import pickle
 import warnings
 import weakref
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from spoke import codec, current
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 counts = {"cuda_ipc": 0, "cuda_staged": 0}  # tensors that this process opened, and that it staged
 why_not_ipc = ""  # the last reason
+stream: Any = None  # that fills tensors, of `experimental.set_nixl_cuda_stream`; None: the current one
 _buffers: list[Any] = []
 _IDENTITY = pickle.dumps(pickle.PickleBuffer(bytearray(1)), 5, buffer_callback=_buffers.append)
 _IN_PLACE = ("cuda_ipc", "nixl", "nccl")
@@ -72,12 +76,33 @@ class Driver:
                 return index
         return None
 
-    def to_host(self, tensor: Any) -> Any:
-        """A copy in pinned memory; waits for this copy alone."""
+    def on(self, stream: Any) -> Any:
+        """What is done inside is ordered by this stream, the current one for None."""
+        import torch
+
+        return nullcontext() if stream is None else torch.cuda.stream(stream)
+
+    def event(self, tensor: Any) -> Any:
+        """One that comes when what the current stream has been given is done."""
+        import torch
+
+        with torch.cuda.device(tensor.device):
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call, unused-ignore]
+            event.record()
+        return event
+
+    def wait(self, event: Any) -> None:
+        """Return when the event has come."""
+        event.synchronize()
+
+    def to_host(self, tensor: Any, after: Any = None) -> Any:
+        """A copy in pinned memory, made after that event; waits for this copy alone."""
         import torch
 
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         with torch.cuda.device(tensor.device):
+            if after is not None:
+                torch.cuda.current_stream().wait_event(after)
             host.copy_(tensor, non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call, unused-ignore]
             event.record()
@@ -97,9 +122,12 @@ driver: Any = Driver()
 
 
 class DeviceMemory:
-    """A region over a GPU's memory: reading it copies through pinned memory."""
+    """A region over a GPU's memory: a NIC that can reads it itself, other reading copies by pinned memory."""
+
+    on_gpu = True
 
     def __init__(self, tensor: Any) -> None:
+        self._ready = driver.event(tensor)  # what fills the tensor may still run
         self._flat = tensor.detach().view(-1).view(_torch().uint8)
         self.address = int(tensor.data_ptr())
         self.size = self._flat.numel()
@@ -108,7 +136,12 @@ class DeviceMemory:
         if not 0 <= offset <= offset + length <= self.size:
             raise ValueError(f"bytes {offset} to {offset + length} are not inside a tensor of {self.size}")
         counts["cuda_staged"] += offset == 0
-        return memoryview(driver.to_host(self._flat[offset : offset + length]).numpy()).toreadonly()
+        flat = self._flat[offset : offset + length]
+        return memoryview(driver.to_host(flat, self._ready).numpy()).toreadonly()
+
+    def settle(self) -> None:
+        """Wait until what fills the tensor has run: a NIC knows nothing of streams."""
+        driver.wait(self._ready)
 
 
 def _torch() -> Any:
@@ -119,6 +152,11 @@ def _torch() -> Any:
 
 def reduce_cuda(tensor: Any) -> Any:
     """How a CUDA tensor is pickled in values; see the module."""
+    with driver.on(stream):
+        return _reduce(tensor)
+
+
+def _reduce(tensor: Any) -> Any:
     plain = tensor.detach().contiguous()
     if _transport() not in _IN_PLACE or not plain.numel():
         counts["cuda_staged"] += 1

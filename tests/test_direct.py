@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,8 @@ class FakeDriver:
 
     def __init__(self, folder: str, uuid: str = "GPU-1", handles: bool = True) -> None:
         self.folder, self.mine, self.handles = folder, uuid, handles
-        self.staged = 0
+        self.staged = self.waited = 0
+        self.streams: list[Any] = []
         self.published: list[str] = []
 
     def make(self, count: int) -> DeviceTensor:
@@ -194,7 +196,19 @@ class FakeDriver:
     def find(self, uuid: str) -> int | None:
         return 0 if uuid == self.mine else None
 
-    def to_host(self, tensor: Any) -> Any:
+    def on(self, stream: Any) -> Any:
+        self.streams.append(stream)
+        return nullcontext()
+
+    def event(self, tensor: Any) -> str:
+        return "filled"
+
+    def wait(self, event: str) -> None:
+        assert event == "filled"
+        self.waited += 1
+
+    def to_host(self, tensor: Any, after: str = "filled") -> Any:
+        assert after == "filled", "a copy is made after what fills the tensor"
         self.staged += 1
         return getattr(tensor, "cpu", tensor).clone() if isinstance(tensor, DeviceTensor) else tensor.clone()
 
@@ -277,6 +291,27 @@ def test_without_a_transport_it_is_a_copy(gpus: Any) -> None:
     spoke.wait([kept])
     assert torch.equal(spoke.get(owner.copy_of_weights.remote()), torch.arange(1000))
     assert spoke.get(owner.held.remote())[1] == 1
+
+
+class Stream:
+    """What is asked of a torch.cuda.Stream."""
+
+    cuda_stream = 7
+
+    def wait_event(self, event: Any) -> None: ...
+
+
+def test_the_stream_that_fills_tensors_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"torch\.cuda\.Stream or None, not int"):
+        experimental.set_nixl_cuda_stream(3)
+    seen = FakeDriver(str(tmp_path))
+    monkeypatch.setattr(cudatensors, "driver", seen)
+    stream = Stream()
+    for given in (stream, None):
+        experimental.set_nixl_cuda_stream(given)
+        cudatensors.reduce_cuda(seen.make(10))
+    assert seen.streams == [stream, None]
+    assert experimental.rdt.set_nixl_cuda_stream is experimental.set_nixl_cuda_stream
 
 
 def test_another_node_gets_a_copy(tmp_path: Path) -> None:

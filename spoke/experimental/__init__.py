@@ -8,6 +8,7 @@ _LAZY = {
     "deregister_nixl_memory": "direct",
     "register_nixl_memory": "direct",
     "register_nixl_memory_pool": "direct",
+    "set_nixl_cuda_stream": "direct",
     "set_target_device_for_ref": "direct",
     "set_target_for_ref": "direct",
     "wait_tensor_freed": "direct",
@@ -17,7 +18,7 @@ _LAZY = {
 }
 _MODULES = frozenset({
     "channel", "collective", "compiled_dag_ref", "dynamic_resources", "internal_kv", "locations",
-    "multiprocessing", "queue", "state", "tqdm_ray", "util",
+    "multiprocessing", "queue", "rdt", "state", "tqdm_ray", "util",
 })  # fmt: skip
 
 

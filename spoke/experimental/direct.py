@@ -66,6 +66,22 @@ def register_nixl_memory_pool(size: int, device: Any) -> None:
         store.release(store.allocate(size))  # the segment stays, empty and registered
 
 
+def set_nixl_cuda_stream(stream: Any) -> None:
+    """Say which CUDA stream fills the tensors that this process puts or returns with a tensor transport.
+
+    What readers get is ordered after what that stream has been given so far; None goes back to the
+    stream that is current where the tensor is put.  No device is synchronised in either case.
+
+    Raises:
+        TypeError: not a torch.cuda.Stream, and not None.
+    """
+    if stream is not None and not (hasattr(stream, "cuda_stream") and hasattr(stream, "wait_event")):
+        raise TypeError(f"stream must be a torch.cuda.Stream or None, not {type(stream).__name__}")
+    from spoke import cudatensors
+
+    cudatensors.stream = stream
+
+
 def set_target_for_ref(ref: Any, target: list[Any]) -> None:
     """Have ``get(ref)`` write the tensors of the value into these, and return it with these inside.
 

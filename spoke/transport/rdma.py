@@ -283,7 +283,10 @@ class Rdma(Transport):
         self._leases[command.peer, command.lease_id] = blocks = [block for block, _ in found]
         try:
             for block, address in found:
-                region = self.device.readable(block.segment.segment_id, block.segment.memory)
+                memory = block.segment.memory
+                region = self.device.readable(block.segment.segment_id, memory)
+                if region.way != "host":
+                    memory.settle()
                 places.append([address, region.rkey])
         except (OSError, TransportFailed) as error:
             del self._leases[command.peer, command.lease_id]

@@ -35,6 +35,8 @@ class Device:
         self._why = ""
         self.source = 0  # of the engine's notices, as `watch` numbered it
         self._regions: dict[int, _native.RdmaRegion] = {}  # by segment id
+        self.gpu_ways: dict[str, int] = {}  # tensors registered, by "dmabuf" or "nvidia_peermem"
+        self.why_no_gpu = ""  # the last reason why one was not: its bytes go through pinned memory
 
     @property
     def is_open(self) -> bool:
@@ -109,9 +111,22 @@ class Device:
         if region is None:
             if segment_id > 0:
                 region = self.engine().register_segment(memory)
+            elif getattr(memory, "on_gpu", False):
+                region = self._register_gpu(memory)
             else:
                 region = self.engine().register(memory.address, memory.size, True)
             self._regions[segment_id] = region
+        return region
+
+    def _register_gpu(self, memory: Any) -> _native.RdmaRegion:
+        """GPUDirect: the NIC reads a GPU's memory itself; `gpu_ways` counts by what means."""
+        try:
+            driver = config.get("cuda_library")
+            region = self.engine().register_gpu(memory.address, memory.size, driver)
+        except OSError as error:
+            self.why_no_gpu = error.strerror or str(error)
+            raise
+        self.gpu_ways[region.way] = self.gpu_ways.get(region.way, 0) + 1
         return region
 
     def forget(self, segment_id: int) -> None:

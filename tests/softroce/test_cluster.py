@@ -303,5 +303,6 @@ def test_the_example_shows_rdma(cluster: Any, peer: Any) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [line for line in done.stdout.splitlines() if " MiB " in line]
     print(*rows, sep="\n")
-    assert len(rows) == 4 and all(row.startswith("two nodes") and " rdma " in row for row in rows), done.stdout
+    assert len(rows) == 4, done.stdout
+    assert all(row.startswith("two nodes") and " rdma " in row for row in rows)
     assert all(row.count(" 0 copies here") == 2 and row.endswith("; 0 B copied there") for row in rows)
