@@ -204,7 +204,13 @@ class Agent:
             from spoke.jobrunner import JobRunner
 
             self._jobs = JobRunner(
-                self._loop, self._settings, self._emit, self._nursery, self.sweep_soon, self._keeper
+                self._loop,
+                self._settings,
+                self._emit,
+                self._nursery,
+                lambda: self.environments,
+                self.sweep_soon,
+                self._keeper,
             )
         return self._jobs
 

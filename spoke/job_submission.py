@@ -227,7 +227,7 @@ class JobSubmissionClient:
 
         Args:
             submission_id: [default: made up]; `job_id` is its old name.
-            runtime_env: env_vars and working_dir.
+            runtime_env: of the command and all that it starts; a local working_dir is uploaded.
             entrypoint_num_cpus, entrypoint_num_gpus, entrypoint_memory, entrypoint_resources: what the
             command
                 itself holds.  [default: nothing]
@@ -259,7 +259,7 @@ class JobSubmissionClient:
             raise RuntimeError(f"job {name!r} was not submitted: an id cannot contain '/'")
         spec = build(
             entrypoint, name=name, parent="", resources=resources, runtime_env=runtime_env, metadata=metadata,
-            label_selector=entrypoint_label_selector, max_preemptions=0,
+            label_selector=entrypoint_label_selector, max_preemptions=0, ask=self._line.ask,
         )  # fmt: skip
         try:
             return str(self._line.ask("job_submit", spec=spec))

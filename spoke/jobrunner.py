@@ -23,16 +23,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoke import _native, config, joblimits, jobports, jobresult, orphans
 from spoke.devices import visible_devices
+from spoke.envs import launching
 from spoke.jobfiles import OutputFiles
 from spoke.joblogs import SOURCES, Output, Reader, start_offsets
 from spoke.jobruntimes import SHELL, Container, RuntimeMissing
 from spoke.keeper import Keeper
+from spoke.logs import unlink
 from spoke.loop import Loop, Timer
 from spoke.nursery import Nursery, Order
+from spoke.runtime_env import REST_VARIABLE
 from spoke.wire import JOB_STATE, JOBS_RUNNING, LOG_CHUNK, READ_LOG, RUN_JOB, STOP_JOB
 
 if TYPE_CHECKING:
     from spoke.agent import NodeSettings
+    from spoke.envs.keeper import Environments
+    from spoke.envs.parts import Made
 
 LOOK_S: Final = 0.05  # between looks at output while somebody reads or something is written
 IDLE_LOOK_S: Final = 0.5
@@ -58,6 +63,7 @@ class Running:
         "job_id",
         "kill_timer",
         "last",
+        "made",
         "number",
         "outputs",
         "pid",
@@ -93,6 +99,7 @@ class Running:
         self.last: tuple[Any, ...] | None = None  # how it ended, for a hub that did not hear it
         self.health_bytes = 0
         self.health_misses = 0
+        self.made: Made | None = None  # its runtime environment
 
 
 class JobRunner:
@@ -100,6 +107,7 @@ class JobRunner:
 
     Args:
         emit: sends one message to the hub.
+        environments: gives the part of the agent that makes runtime environments.
         swept: asks the agent to look for orphans soon.
         keeper: is told of every process group that lives.
     """
@@ -110,6 +118,7 @@ class JobRunner:
         settings: NodeSettings,
         emit: Callable[[tuple[Any, ...]], None],
         nursery: Nursery,
+        environments: Callable[[], Environments],
         swept: Callable[[], None],
         keeper: Keeper,
     ) -> None:
@@ -117,6 +126,7 @@ class JobRunner:
         self._settings = settings
         self._emit = emit
         self._nursery = nursery
+        self._environments = environments
         self._swept = swept
         self._attempts: dict[tuple[str, int], Running] = {}
         self._ended: deque[tuple[str, int]] = deque()
@@ -170,6 +180,32 @@ class JobRunner:
         one = self._attempts[job_id, number] = Running(job_id, number, spec)
         try:
             self._prepare(one)
+        except (OSError, RuntimeMissing, ValueError) as error:
+            self._could_not_start(one, str(error))
+            return
+        if not spec.get("rest"):
+            self._launch(one)
+            return
+        self._tell(one, "BUILDING", message="its runtime environment is being made")
+
+        def ready(made: Made | None, error: str) -> None:
+            one.made = made
+            if made is None:
+                self._could_not_start(one, f"RuntimeEnvSetupError: {error}")
+            elif not self._closing:
+                self._launch(one)
+
+        def said(pid: int, lines: list[str]) -> None:
+            if lines:
+                self._tell(one, "BUILDING", message=lines[-1][:300])
+
+        variables = {str(name): str(value) for name, value in (spec.get("env") or {}).items()}
+        self._environments().acquire(one.process_id, str(spec["rest"]), variables, ready, said)
+
+    def _launch(self, one: Running) -> None:
+        """Start it, as all that it needs is there."""
+        spec = one.spec
+        try:
             kind = spec.get("runtime") or "process"
             if kind != "process":
                 self._tell(one, "BUILDING", message=f"starting a container by {kind}")
@@ -183,14 +219,11 @@ class JobRunner:
                 argv = [*SHELL, str(spec["entrypoint"])]
                 if one.cgroup is not None:
                     argv = [*one.cgroup.entering(), *argv]
-                self._spawn(one, argv, environment, spec.get("cwd"))
+                self._spawn(one, argv, environment, one.made.cwd if one.made is not None else None)
         except (OSError, RuntimeMissing, ValueError) as error:
             self._could_not_start(one, str(error))
 
     def _prepare(self, one: Running) -> None:
-        cwd = one.spec.get("cwd")
-        if cwd and not os.path.isdir(cwd):
-            raise RuntimeMissing(f"RuntimeEnvSetupError: the working directory {cwd} is not on this node")
         base = os.path.join(self._settings.log_dir, _file_name(one.job_id, one.number))
         for source, suffix in zip(SOURCES, (".out", ".err"), strict=True):
             one.outputs[source] = self._files.open(base + suffix)
@@ -215,6 +248,8 @@ class JobRunner:
         found = {str(name): str(value) for name, value in (spec.get("env") or {}).items()}
         for name in [name for name in found if name.startswith("SPOKE_PORT_")]:
             del found[name]
+        if one.made is not None:
+            found.update({name: text for name, text in one.made.variables.items() if text is not None})
         found.update({
             orphans.VARIABLE: one.process_id.hex(),
             "SPOKE_JOB_ID": one.job_id,
@@ -225,6 +260,7 @@ class JobRunner:
             "SPOKE_ADDRESS": f"{address[2]}:{address[3]}" if address[3] else "",
             "SPOKE_BIND_HOST": mine.host,
             **({"RAY_ADDRESS": f"{address[2]}:{address[3]}"} if address[3] else {}),
+            REST_VARIABLE: str(spec.get("job_env") or ""),
             **{f"SPOKE_PORT_{name.upper()}": str(port) for name, port in one.ports.items()},
         })  # fmt: skip
         devices = spec.get("gpu_ids")
@@ -252,7 +288,11 @@ class JobRunner:
                 self._started(one, pid, pidfd)
 
         environment: dict[str, str | None] = dict(self._environment(one))
-        order = Order(configuration, environment, spec.get("cwd"), files, done, keep_config=True)
+        order = Order(configuration, environment, None, files, done, keep_config=True)
+        if one.made is not None:
+            configuration["env"] = one.made.config
+            order.cwd = one.made.cwd
+            order.argv = launching.by_shell(one.made) if one.made.shell else None
         self._nursery.start(order)
 
     def _start_container(self, one: Running, kind: str) -> None:
@@ -269,7 +309,8 @@ class JobRunner:
             one.result_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         inside = self._environment(one)
         inside[orphans.AGENT_VARIABLE] = environment.get(orphans.AGENT_VARIABLE, "")
-        argv = container.argv(name, one.spec, inside, one.ports, one.directory)
+        cwd = one.made.cwd if one.made is not None else None
+        argv = container.argv(name, {**one.spec, "cwd": cwd}, inside, one.ports, one.directory)
         one.container = container.kill_argv(name)
         self._spawn(one, argv, {**environment, orphans.VARIABLE: one.process_id.hex()}, None)
 
@@ -372,6 +413,8 @@ class JobRunner:
             return
         if not one.pid:
             one.stop = (force, grace_s)
+            if one.spec.get("rest"):
+                self._environments().give_up(one.process_id)
         else:
             self._end(one, force, grace_s)
 
@@ -424,8 +467,10 @@ class JobRunner:
         if one.cgroup is not None:
             self._remove_cgroup(one.cgroup, CGROUP_TRIES)
         self._ports.give(one.ports)
+        if one.spec.get("rest"):
+            self._environments().release(one.process_id)
         for name in one.files:
-            _unlink(name)
+            unlink(name)
         one.ended = True
         self._look_at(one)
         self._answer_readers()
@@ -548,10 +593,3 @@ def _file_name(job_id: str, number: int) -> str:
     plain = "".join(char if char.isalnum() or char in "-_." else "_" for char in job_id.replace("/", "__"))
     digest = blake2b(job_id.encode(), digest_size=4).hexdigest()
     return f"job-{plain[:80]}-{digest}_attempt_{number}"
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass

@@ -36,6 +36,8 @@ class Container:
             )
         found = [self.executable, "run", "--rm", "--name", name, "--security-opt", "no-new-privileges",
                  "--cap-drop", "ALL", "-v", f"{directory}:{WORKDIR}", "-w", WORKDIR]  # fmt: skip
+        if spec.get("cwd"):
+            found += ["-v", f"{spec['cwd']}:{spec['cwd']}", "-w", str(spec["cwd"])]
         if spec.get("cpus"):
             found += ["--cpus", f"{spec['cpus']:g}"]
         if spec.get("memory"):

@@ -15,6 +15,8 @@ import pytest
 import spoke
 from spoke import current, records
 from spoke.client import Client
+from spoke.envs import packages
+from spoke.envs.parts import Part
 from spoke.errors import RuntimeEnvSetupError
 from tests.env_kit import CONDA, CONTAINERS, UV, offline, program, wheel, with_programs
 
@@ -162,6 +164,19 @@ def test_f17_a_directory_over_the_limit_is_refused_with_its_largest_files(tmp_pa
     assert not spoke.is_initialized()
     start({"working_dir": str(tmp_path), "excludes": ["*.bin"]})
     assert looked()["pid"]
+
+
+def test_f17_an_interrupted_part_is_made_anew(tmp_path: Path, start: Any) -> None:
+    """A directory without facts is what a helper left that was killed: it is never used."""
+    (tmp_path / "whole_mod.py").write_text("VERSION = 'whole'")
+    start()
+    uri = packages.uri_of(packages.pack(str(tmp_path), [], True, 1 << 30))
+    name = Part("package", {"uri": uri}).name
+    torn = root() / name / "files"
+    torn.mkdir(parents=True)
+    (torn / "whole_mod.py").write_text("VERSION = 'torn'")
+    found = looked("whole_mod", working_dir=str(tmp_path))
+    assert found["whole_mod"] == "whole" and found["cwd"] == str(torn)
 
 
 def test_a_package_of_several_pieces(tmp_path: Path, start: Any) -> None:

@@ -138,7 +138,7 @@ def test_f56_every_job_has_a_process_of_its_own() -> None:
 
 
 def test_f16_variables_and_directory(tmp_path: Path) -> None:
-    env = {"working_dir": str(tmp_path), "env_vars": {"MINE": "yes"}}
+    env = {"working_dir": f"local://{tmp_path}", "env_vars": {"MINE": "yes"}}
     assert jobs.submit(os.getcwd, runtime_env=env).result(60) == str(tmp_path)
     assert jobs.submit(environment, runtime_env=env).result(60)["MINE"] == "yes"
     job = jobs.submit("pwd; echo $MINE", runtime_env=env)
@@ -146,8 +146,10 @@ def test_f16_variables_and_directory(tmp_path: Path) -> None:
     assert list(job.logs()) == [str(tmp_path), "yes"]
     with pytest.raises(ValueError, match="/not/there"):
         jobs.submit(os.getcwd, runtime_env={"working_dir": "/not/there"})
-    with pytest.raises(ValueError, match="no pip"):
-        jobs.submit(os.getcwd, runtime_env={"pip": ["x"]})
+    job = jobs.submit(os.getcwd, runtime_env={"working_dir": "local:///not/there"})
+    assert job.wait(60) == "FAILED" and "RuntimeEnvSetupError" in job.message
+    with pytest.raises(ValueError, match="has no pip"):
+        jobs.submit(os.getcwd, runtime_env={"pip": ["x"]}, runtime="podman")
 
 
 def test_f16_secrets_are_not_forwarded() -> None:

@@ -54,8 +54,13 @@ def job() -> None:
 @job.command(context_settings={"ignore_unknown_options": True})
 @_address
 @click.option("--submission-id", help="Id of the job, unique for ever.  [default: made up]")
-@click.option("--runtime-env-json", metavar="JSON", callback=_json, help="env_vars and working_dir.")
-@click.option("--working-dir", help="Directory on the node to run in.")
+@click.option(
+    "--runtime-env-json",
+    metavar="JSON",
+    callback=_json,
+    help="Its runtime environment: working_dir, pip, env_vars, ...",
+)
+@click.option("--working-dir", help="Directory to upload and run in.")
 @click.option("--metadata-json", metavar="JSON", callback=_json, help="Notes to keep with the job.")
 @click.option("--entrypoint-num-cpus", type=click.FloatRange(0), help="CPUs that the command holds.")
 @click.option("--entrypoint-num-gpus", type=click.FloatRange(0), help="GPUs that the command holds.")

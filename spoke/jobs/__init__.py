@@ -54,7 +54,8 @@ def submit(
         resources: what it holds while it runs, such as ``{"CPU": 2, "GPU": 1, "memory": "2GB"}``; memory is
         also
             a limit: a job above it is killed, alone, with exit code 137.  [default: one CPU]
-        runtime_env: env_vars and working_dir; image_uri for a container.
+        runtime_env: of the job and all that it starts: working_dir, pip and the other fields; a local
+            directory is uploaded. With a container: env_vars, working_dir and the image, image_uri.
         ports: names of ports of the node that are the job's: SPOKE_PORT_<NAME>,
         ``spoke.ctx().get_port(name)``. retries: attempts after a failure, at once; or a `RetryPolicy`.
         [default: 0] scheduling_timeout_s: UNSCHEDULABLE after waiting this long for a node; 0: wait for
@@ -75,7 +76,7 @@ def submit(
         resources, label_selector=label_selector, runtime_env=runtime_env, ports=ports, retries=retries,
         max_preemptions=max_preemptions, scheduling_timeout_s=scheduling_timeout_s,
         job_timeout_s=job_timeout_s, health_check=health_check, runtime=runtime, namespace=namespace,
-        metadata=metadata, grace_s=grace_s,
+        metadata=metadata, grace_s=grace_s, ask=_line.ask,
     )  # fmt: skip
     return Job(_line.ask("job_submit", spec=spec), _line)
 
@@ -83,7 +84,7 @@ def submit(
 def request(entrypoint: Any, /, *args: Any, **options: Any) -> dict[str, Any]:
     """What `launch_group` takes for one member; arguments as `submit`."""
     options.setdefault("resources", ONE_CPU)
-    return build(entrypoint, args, options.pop("kwargs", None), **options)
+    return build(entrypoint, args, options.pop("kwargs", None), ask=_line.ask, **options)
 
 
 def launch_group(requests: Sequence[dict[str, Any]], name: str | None = None) -> builtins.list[Job]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from spoke import codec, config
 from spoke import runtime_env as environments
+from spoke.envs import upload
 from spoke.limits import MAX_JOB_BLOB_BYTES, MAX_NAME_CHARS
 from spoke.quantities import amounts
 
@@ -159,26 +160,30 @@ def build(
     namespace: str | None = None,
     metadata: Mapping[str, str] | None = None,
     grace_s: float = 5.0,
+    ask: upload.Ask,
 ) -> dict[str, Any]:
     """The spec of a job (see `spoke.jobs.submit` for the arguments).
 
+    Args:
+        ask: puts a question to the hub; it gets the packages of the runtime environment.
+
     Raises:
         ValueError, TypeError: a wrong argument; a function that does not pickle.
+        RuntimeEnvSetupError: a package of the environment is too large.
     """
     _check_times(scheduling_timeout_s=scheduling_timeout_s, job_timeout_s=job_timeout_s, grace_s=grace_s)
     if runtime not in _RUNTIMES:
         raise ValueError(f"runtime is one of {', '.join(_RUNTIMES)}, not {runtime!r}")
     wanted = _check_ports(ports)
-    environment = environments.checked(runtime_env or {})
+    environment = _environment(runtime_env, runtime, ask)
     run: dict[str, Any] = {
         "env": {str(key): str(value) for key, value in (environment.get("env_vars") or {}).items()},
-        "cwd": environment.get("working_dir"),
         "ports": wanted,
         "timeout_s": float(job_timeout_s),
         "runtime": runtime,
         "image": environment.get("image_uri"),
     }
-    _check_environment(environment)
+    run.update(_surroundings(environment))
     if isinstance(entrypoint, str):
         if not entrypoint.strip():
             raise ValueError("the command line of a job is not empty")
@@ -234,14 +239,31 @@ def _pickled(entrypoint: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     return blob, str(getattr(entrypoint, "__qualname__", type(entrypoint).__name__))
 
 
-def _check_environment(environment: Mapping[str, Any]) -> None:
-    known = ("env_vars", "working_dir", "image_uri", "config")
-    unknown = [name for name, value in environment.items() if value and name not in known]
-    if unknown:
-        raise ValueError(
-            f"a job's runtime_env has no {', '.join(unknown)}: install what it needs on the nodes, or use an "
-            "image with runtime='podman'"
-        )
+def _environment(runtime_env: Mapping[str, Any] | None, runtime: str, ask: upload.Ask) -> dict[str, Any]:
+    """The runtime environment, checked, with its packages at the hub."""
+    found = environments.checked(runtime_env or {})
+    if runtime != "process":
+        known = ("env_vars", "working_dir", "image_uri", "config", "excludes")
+        others = [name for name, value in found.items() if value and name not in known]
+        if others:
+            raise ValueError(
+                f"the runtime_env of a job in a container has no {', '.join(others)}: use an image that has "
+                "what it needs, or runtime='process'"
+            )
+    return upload.resolve(found, ask) if environments.rest_of(found) else found
+
+
+def _surroundings(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What an attempt's node is told: what to make for it, which packages, and what its driver inherits."""
+    if not environment:
+        return {}
+    hidden = ("image_uri", "container", "worker_process_setup_hook")  # not of the job's own process
+    rest = environments.rest_of({key: value for key, value in environment.items() if key not in hidden})
+    return {
+        "rest": environments.to_json(rest) if rest else "",
+        "packages": upload.uris(environment),
+        "job_env": environments.to_json(environment),
+    }
 
 
 def _check_times(**times: Any) -> None:
