@@ -137,14 +137,9 @@ def assemble(recipe: Recipe, facts: Mapping[str, Mapping[str, Any]], root: str, 
         BadEnvironment: a directory that a local URI names is not there.
     """
     made = Made()
-    front: list[str] = []
     made.cwd = _directory(recipe.working_dir, root)
-    if made.cwd is not None:
-        front.append(made.cwd)
-    for module in recipe.modules:
-        directory = _directory(module, root)
-        if directory is not None:
-            front.append(directory)
+    places = [*(_directory(module, root) for module in recipe.modules), made.cwd]
+    front = [place for place in places if place is not None]
     config: dict[str, Any] = {"front": front}
     own_path = recipe.variables.get("PATH", path)
     found = facts[recipe.installed.name] if recipe.installed is not None else {}

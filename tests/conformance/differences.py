@@ -28,6 +28,10 @@ DIFFERENCES: dict[str, Difference] = {
         "a wrong name of a group refuses the call; Ray ends the actor",
         {"error": "RayTaskError(ValueError)", "is": ["ValueError"]},
     ),
+    "environments/variables_are_refused_in_a_method": Difference(
+        "an unknown option of a method is a ValueError that names the known ones, as elsewhere",
+        {"error": "ValueError"},
+    ),
     "errors/task_error_pickles": Difference(
         "errors pickle, so that they can be results, arguments and log records",
         {"error": "RayTaskError(ValueError)", "has": ["text"], "is": ["RayTaskError", "ValueError"]},
@@ -53,6 +57,10 @@ DIFFERENCES: dict[str, Difference] = {
     ),
     "graphs/wrong_key_of_the_input": Difference(
         "a wrong key is a ValueError; Ray asserts", {"error": "ValueError", "is": ["ValueError"]}
+    ),
+    "job_environments/a_local_directory_at_a_task": Difference(
+        "a local directory may be given to a task as well; Ray takes it from the job alone",
+        {"value": ["own"]},
     ),
     "metrics/pickled": Difference("a metric keeps its default tags where it is passed on", "pickled_counter"),
     "options/num_gpus": Difference(
