@@ -11,7 +11,6 @@ from typing import Any
 import spoke.exceptions  # noqa: F401  # loaded, or cloudpickle would pickle the classes by value
 from spoke.errors import (
     NAMED,
-    ActorDiedError,
     EngineUnsupported,
     RayActorError,
     RayError,
@@ -57,13 +56,14 @@ def translated(error: BaseException, ray: Any) -> BaseException:
     if "No module named 'spoke'" in text:
         text += _HINT
     known = next((NAMED[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in NAMED), RayError)
-    made = known.from_message(text)
     source: Any = error
+    message = getattr(error, "error_message", None) or getattr(error, "client_exc", None) or text
+    sentence = getattr(known, "_sentence", "") or "\0"  # what the class says of itself is not said twice
+    made = known.from_message(str(message).removeprefix(sentence).strip())
     if isinstance(made, RayActorError):
         made.actor_id = source.actor_id or made.actor_id
         made._actor_init_failed, made._preempted = source.actor_init_failed, source.preempted
-        if isinstance(made, ActorDiedError):
-            made.error_msg = text
+        made.error_msg = text
     return made
 
 

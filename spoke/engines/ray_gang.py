@@ -263,7 +263,7 @@ class RayGang:
                 self.remove(f"not placed within {limit} s: {self._groups.why(self.group_id)}")
                 return False
             if self._groups.describe(self.group_id)["state"] == "REMOVED":
-                self.remove("the name of its placement group is taken, or the group was removed")
+                self.remove("its placement group was removed")
                 return False
         self._look()
         self._become("CREATED")

@@ -47,16 +47,19 @@ class RayGroups:
             given["topology_strategy"] = {NODE_LABEL: spec["strategy"], spec["same"]: "STRICT_PACK"}
         else:
             given["strategy"] = spec["strategy"]
-        with self._client.translating():
-            real = self._client.ray.util.placement_group([dict(one) for one in bundles], **given)
+        try:
+            with self._client.translating():
+                real = self._client.ray.util.placement_group([dict(one) for one in bundles], **given)
+        except RaySystemError as error:
+            if not spec["name"] or "already exists" not in str(error):
+                raise
+            raise ValueError(f"the name {spec['name']!r} of a placement group is taken") from None
         group_id: bytes = real.id.binary()
         self._groups[group_id] = real
         if gang is not None:
             self._gangs[group_id] = gang
             self.group_states[group_id] = ("PENDING", {})
             gang.begin(group_id, real)
-        elif named and self.describe(group_id)["state"] == "REMOVED":
-            raise ValueError(f"the name {spec['name']!r} of a placement group is taken")
         return group_id
 
     def _real(self, group_id: bytes) -> Any:

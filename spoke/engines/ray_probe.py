@@ -45,14 +45,13 @@ def gpu_ids() -> list[int]:
 
 
 def actor_row(actor_id: str) -> dict[str, Any]:
-    """Ray's row of an actor: State, NumRestarts, RequiredResources, Cause (a text); empty if unknown."""
+    """Ray's row of an actor: State, NumRestarts, Cause (a text); empty if unknown."""
     from ray._private import state
 
     row = state.actors(actor_id)
     if not row:
         return {}
-    found = {name: row.get(name) for name in ("State", "NumRestarts")}
-    return {**found, "RequiredResources": dict(row.get("RequiredResources") or {}), "Cause": _cause(row)}
+    return {"State": row.get("State"), "NumRestarts": row.get("NumRestarts"), "Cause": _cause(row)}
 
 
 def gang_gpus() -> list[Any] | None:

@@ -142,29 +142,29 @@ class Questions:
         """Set a key; is it new?"""
         from ray.experimental import internal_kv
 
-        known = internal_kv._internal_kv_put(key, value, overwrite=overwrite, namespace=namespace.encode())
+        known = internal_kv._internal_kv_put(key, value, overwrite=overwrite, namespace=_space(namespace))
         return not known
 
     def _kv_get(self, *, namespace: str, key: bytes) -> Any:
         from ray.experimental import internal_kv
 
-        return internal_kv._internal_kv_get(key, namespace=namespace.encode())
+        return internal_kv._internal_kv_get(key, namespace=_space(namespace))
 
     def _kv_exists(self, *, namespace: str, key: bytes) -> bool:
         from ray.experimental import internal_kv
 
-        return bool(internal_kv._internal_kv_exists(key, namespace=namespace.encode()))
+        return bool(internal_kv._internal_kv_exists(key, namespace=_space(namespace)))
 
     def _kv_del(self, *, namespace: str, key: bytes, by_prefix: bool = False) -> int:
         from ray.experimental import internal_kv
 
-        done = internal_kv._internal_kv_del(key, del_by_prefix=by_prefix, namespace=namespace.encode())
+        done = internal_kv._internal_kv_del(key, del_by_prefix=by_prefix, namespace=_space(namespace))
         return int(done or 0)
 
     def _kv_keys(self, *, namespace: str, prefix: bytes) -> list[bytes]:
         from ray.experimental import internal_kv
 
-        return [bytes(key) for key in internal_kv._internal_kv_list(prefix, namespace=namespace.encode())]
+        return [bytes(key) for key in internal_kv._internal_kv_list(prefix, namespace=_space(namespace))]
 
     # -- waiting
 
@@ -174,10 +174,15 @@ class Questions:
         if hub.knows(id):
             return hub.why(id)
         row = self.actor(id)
-        wanted = {name: amount for name, amount in (row.get("RequiredResources") or {}).items() if amount}
+        wanted = self._client.objects.wanted(id)
         if wanted and not hub.fits_somewhere(wanted):
             return f"No node of the Ray cluster can ever hold {wanted}"
         return f"the actor is {row.get('State', 'unknown')} at Ray: {row.get('Cause') or 'it waits'}"
+
+
+def _space(namespace: str) -> bytes:
+    """Ray's name of a namespace of keys; Ray cuts its keys at colons."""
+    return namespace.replace(":", ".").encode()
 
 
 def _or_none(call: Callable[[], Any]) -> Any:

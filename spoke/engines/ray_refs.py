@@ -25,13 +25,14 @@ LIFE_SUFFIX: Final = b"\xff" * 12  # after an actor's id: the ref that its handl
 class Held:
     """What Ray knows an object, or an actor, by; in the place of `core.refs.Entry`."""
 
-    __slots__ = ("__weakref__", "call", "id", "local", "owner")
+    __slots__ = ("__weakref__", "call", "id", "local", "owner", "wanted")
 
     def __init__(self, id: bytes, real: Any) -> None:
         self.id = id
         self.owner = (b"", real)  # pickled with the ref, see `spoke.engines.ray_process.rebuild`
         self.call = None
         self.local = 0
+        self.wanted: dict[str, float] = {}  # of an actor made here: what its node must have
 
     @property
     def real(self) -> Any:
@@ -75,6 +76,11 @@ class Refs:
         key = actor_id + LIFE_SUFFIX
         found = self._entries.get(key) or self._entries.get(key + WEAK_SUFFIX)
         return None if found is None else found.real
+
+    def wanted(self, actor_id: bytes) -> dict[str, float]:
+        """What the node of an actor made here must have; empty if unknown."""
+        found = self._entries.get(actor_id + LIFE_SUFFIX)
+        return {} if found is None else found.wanted
 
 
 def real(value: Any) -> Any:

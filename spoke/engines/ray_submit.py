@@ -124,6 +124,7 @@ class RaySubmitter:
             made = self._class(spec, blob).options(**given)
             handle = made.remote(*map(real, args), **{key: real(value) for key, value in kwargs.items()})
         entry = client.objects.life(handle)
+        entry.wanted = spec["placement_resources"]
         if spec.get("name"):
             client.describe_actor(entry.id[:16], spec["meta"])
         if rank is not None:

@@ -30,6 +30,7 @@ def test_calls() -> None:
         "pool": [1, 2, 3],
         "queue": ["item", True],
         "facts": ["calls", 4.0, 1, True],
+        "registered": [["kept"], "Named"],
         "shut down": True,
     }
     assert errors == {
@@ -39,6 +40,8 @@ def test_calls() -> None:
         "arguments": ["TypeError", "Exception", "BaseException", "object"],
         "name": ["ValueError", "Exception", "BaseException", "object"],
         "taken": ["ActorAlreadyExistsError", "ValueError", "RayError", "Exception"],
+        "unfit": ["ActorUnschedulableError"],
+        "group": ["ValueError"],
         "killed": ["ActorDiedError", "RayActorError", "RayError", "Exception"],
         "left": ["ActorDiedError", "RayActorError", "RayError", "Exception"],
     }

@@ -73,6 +73,11 @@ class Counter:
         ray.actor.exit_actor()
 
 
+class Named:
+    def name(self) -> str:
+        return type(self).__name__
+
+
 def error_of(call: Any) -> list[str]:
     """Names of the classes of the error that a call raises, as users catch them."""
     try:
@@ -132,6 +137,12 @@ def main() -> None:
     seen["errors"]["killed"] = killed
     leaver = Counter.remote()
     seen["errors"]["left"] = error_of(lambda: ray.get(leaver.leave.remote(), timeout=60))
+    ray.register("kept")(Named)
+    seen["registered"] = [ray.actor_types(), ray.get(ray.spawn("kept").name.remote())]
+    unfit = ray.remote(num_cpus=50)(Named).remote()
+    seen["errors"]["unfit"] = error_of(lambda: ray.wait_ready(unfit, 1))[:1]
+    with ray.gang_allocate(1, 1, name="taken", timeout=60):
+        seen["errors"]["group"] = error_of(lambda: ray.gang_allocate(1, 1, name="taken"))[:1]
     context = ray.get_runtime_context()
     nodes = ray.nodes()
     seen["facts"] = [
