@@ -257,6 +257,9 @@ KNOBS: dict[str, Knob] = {
     "journal_sync": Knob(
         "SPOKE_JOURNAL_SYNC", parse_text, "normal", "full: every change reaches the disk before its answer"
     ),
+    "restart_reason": Knob(
+        "SPOKE_RESTART_REASON", parse_text, None, "why its supervisor has started this head again"
+    ),
     "recover_s": Knob(
         "SPOKE_RECOVER_S", parse_seconds, 6.0, "a restarted head waits this long for all that it knew"
     ),

@@ -34,6 +34,7 @@ HUB_TRY_S: Final = 0.5
 ACK_S: Final = 1.0  # how often clients are told what is on record
 HUB_RETRY_S: Final = 30.0  # an agent waits this long for a head that is not up yet
 READ_RETRY_S: Final = 0.005
+FAULT: Final = 70  # exit status where a daemon that served ends by an error of its own
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -65,7 +66,6 @@ class Daemon:
         self._level = _LEVELS.get(str(config.get("log_level")).lower(), 20)
         self._own_dir: str | None = None
         self._record_path: str | None = None
-        self._token_file: str | None = None
         self._hub_conn = -1
         self._link_conn = -1
         self._reading = False
@@ -307,21 +307,17 @@ class Daemon:
             self.loop.reactor.send(self._link_conn, wire.encode(wire.RESPONSE, 0, None, value))
 
     def _write_record(self, node: NodeSettings, hub: str) -> None:
-        from spoke import token
-
-        mine, pid = self.settings, os.getpid()
-        self._token_file = os.path.join(records.runtime_dir(), f"token-{pid}")
-        if os.path.exists(self._token_file):
-            os.unlink(self._token_file)  # of a process that had this id before and was killed
-        token.write(self._token_file, mine.token)
-        self._record_path = records.write(
-            {"pid": pid, "start_time": records.start_time(pid), "role": mine.mode, "address": hub,
-             "node_id": mine.node_id.hex(), "host": node.host, "port": node.port, "session": mine.session,
-             "log_dir": node.log_dir, "token_file": self._token_file, "hub_id": node.hub_address[0].hex()}
-        )  # fmt: skip
+        mine = self.settings
+        record = {"role": mine.mode, "address": hub, "node_id": mine.node_id.hex(), "host": node.host,
+                  "port": node.port, "session": mine.session, "log_dir": node.log_dir,
+                  "hub_id": node.hub_address[0].hex()}  # fmt: skip
+        self._record_path = records.announce(record, mine.token, mine.restarts > 0)
 
     def _settle(self) -> None:
         """What can wait until the first workers run."""
+        if reason := config.get("restart_reason"):
+            self.log("warning", f"this head was started again by its supervisor: the one before was {reason}")
+        records.live()  # which deletes the records of killed ones
         records.remove_stale_sessions()
 
     # -- events
@@ -528,8 +524,6 @@ class Daemon:
             self._journal.close(forget=self._ended_in_order)
         if self._record_path is not None:
             records.remove(self._record_path)
-        elif self._token_file is not None and os.path.exists(self._token_file):
-            os.unlink(self._token_file)
         if self._own_dir is not None:
             records.remove_session_dir(self._own_dir)
         self.loop.reactor.close_all()
@@ -577,19 +571,19 @@ def main(zygote: tuple[int, int] | None = None) -> None:
         sys.stderr.write(f"spoke: this is not for people to start: {error}\n")
         os._exit(2)
     daemon = Daemon(settings, zygote)
-    code = 0
+    code = 1
     try:
         daemon.start()
+        code = FAULT
         daemon.run()
+        code = 0
     except Failure as failure:
         daemon.why_ended = daemon.why_ended or str(failure)
         daemon.report_failure(str(failure))
-        code = 1
     except BaseException as error:
         daemon.why_ended = f"{type(error).__name__}: {error}"
         daemon.report_failure(f"the daemon failed: {daemon.why_ended}")
         daemon._failed("the daemon", error if isinstance(error, Exception) else Exception(repr(error)))
-        code = 1
     finally:
         daemon.close()
     os._exit(code)  # nothing is left that an orderly end of the interpreter would have to do

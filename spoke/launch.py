@@ -25,7 +25,7 @@ class Launched:
     """A daemon that is ready.
 
     Attributes:
-        pid: of the daemon.
+        pid: of the daemon, or of its supervisor.
         info: address, node_id, host, port, pid, session, log_dir, resources, as the daemon said.
     """
 
@@ -104,7 +104,7 @@ def launch(settings: dict[str, Any], environment: dict[str, str] | None = None) 
         if message[2] is not None:
             raise LaunchError(str(message[2][1]))
     except (ConnectionError, TimeoutError) as error:
-        Launched(pid, pidfd, control, {}).stop(force=True)
+        Launched(pid, pidfd, control, {}).stop(force=not settings.get("restarts"))
         raise LaunchError(f"the daemon did not start: {error}") from None
     except BaseException:
         Launched(pid, pidfd, control, {}).stop()

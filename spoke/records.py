@@ -16,7 +16,9 @@ from spoke.machine import read_text
 
 STALE_S = 3600.0  # the logs of a daemon that was killed are kept this long
 
-Record = dict[str, Any]  # pid, start_time, role, address, node_id, host, port, session, log_dir, token_file
+# pid, start_time, role, address, node_id, host, port, session, log_dir, token_file, hub_id;
+# supervisor: [pid, start_time] or None
+Record = dict[str, Any]
 
 
 def private_dir(path: str) -> str:
@@ -44,11 +46,11 @@ def temp_root() -> str:
 
 
 def make_session_dir(session: str) -> str:
-    """Make a session's directory and hold it locked until this process ends.  Raises OSError."""
+    """Make a session's directory and hold it locked until this process ends; that of an earlier life of this
+    daemon, which was killed, is used again.  Raises OSError."""
     import fcntl
 
-    path = os.path.join(temp_root(), session)
-    os.mkdir(path, 0o700)
+    path = private_dir(os.path.join(temp_root(), session))
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # open for life: it is the lock
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return path
@@ -119,6 +121,26 @@ def start_time(pid: int) -> str:
     """When a process started, in the kernel's ticks since boot; "" when there is none."""
     fields = read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 and fields[0] != "Z" else ""
+
+
+def announce(record: Record, secret: bytes, supervised: bool) -> str:
+    """Write a record of this process, with what is known of every process, and its token; returns the path.
+
+    Raises:
+        OSError: and nothing is left.
+    """
+    pid, parent = os.getpid(), os.getppid()
+    token_file = os.path.join(runtime_dir(), f"token-{pid}")
+    if os.path.exists(token_file):
+        os.unlink(token_file)  # of a process that had this id before and was killed
+    token.write(token_file, secret)
+    try:
+        supervisor = [parent, start_time(parent)] if supervised else None
+        more = {"pid": pid, "start_time": start_time(pid), "token_file": token_file, "supervisor": supervisor}
+        return write({**record, **more})
+    except OSError:
+        os.unlink(token_file)
+        raise
 
 
 def write(record: Record) -> str:

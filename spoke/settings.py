@@ -35,6 +35,7 @@ class Settings:
     prestart: int | None  # idle workers to keep ready
     state_dir: str | None  # of a head whose cluster outlives it: where its journal is
     scheduler: str | None  # of jobs; None: SPOKE_SCHEDULER
+    restarts: int  # how often a supervisor, the daemon's parent, starts it again; 0: there is none
     record: bool  # can be found by init("auto") and `spoke stop`
 
     def __init__(self, given: dict[str, Any]) -> None:
@@ -72,5 +73,6 @@ def _defaults() -> dict[str, Any]:
         "prestart": None,
         "state_dir": None,
         "scheduler": None,
+        "restarts": 0,
         "record": False,
     }

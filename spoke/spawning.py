@@ -33,10 +33,12 @@ def own_paths() -> list[str]:
     return [here] if here == there else [here, there]
 
 
-def daemon_argv() -> list[str]:
-    """Command line of a daemon."""
-    boot = os.path.join(os.path.dirname(os.path.abspath(__file__)), "boot.py")
-    return [sys.executable, "-I", "-S", boot, *own_paths()]
+def daemon_argv(restarts: int = 0) -> list[str]:
+    """Command line of a daemon, or of its supervisor, which starts it again so often if it is killed."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    if restarts:
+        return [sys.executable, "-I", "-S", os.path.join(here, "supervisor.py"), str(restarts), *own_paths()]
+    return [sys.executable, "-I", "-S", os.path.join(here, "boot.py"), *own_paths()]
 
 
 def worker_argv(executable: str | None = None) -> list[str]:
@@ -95,7 +97,8 @@ def start_daemon(config: dict[str, Any], link_fd: int, environment: dict[str, st
         stderr = 2 if _is_open(2) else null
         fds = [(null, 0), (null, 1), (stderr, 2), (config_fd, CONFIG_FD), (link_fd, LINK_FD)]
         public = {name: value for name, value in environment.items() if name not in PRIVATE_VARIABLES}
-        return _native.spawn(daemon_argv(), public, None, fds, 0, True)
+        argv = daemon_argv(int(config.get("restarts") or 0))
+        return _native.spawn(argv, public, None, fds, 0, True)
     finally:
         os.close(null)
         os.close(config_fd)

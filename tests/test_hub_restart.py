@@ -227,7 +227,8 @@ def test_the_head_is_restarted_by_its_command(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    head = ("start", "--head", "--port", "0", "--num-cpus", "1", "--state-dir", str(tmp_path / "state"))
+    head = ("start", "--head", "--port", "0", "--num-cpus", "1", "--restarts", "0",
+            "--state-dir", str(tmp_path / "state"))  # fmt: skip
     try:
         ready = cli(*head)
         address = ready.split("head of ")[1].split(" ")[0]

@@ -56,6 +56,13 @@ DEFAULT_PORT = 6380
               help="Of jobs; the head's.  [default: fifo]")  # fmt: skip
 @click.option("--job-port-range", metavar="FIRST-LAST", callback=parse_ports,
               help="Ports for jobs.  [default: 30000-40000]")  # fmt: skip
+@click.option(
+    "--restarts",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="How often within a minute a head that was killed is started again; 0: never.",
+)
 @click.option("--block", is_flag=True, help="Stay in the foreground until the daemon ends.")
 def start(head: bool, address: str | None, port: int | None, host: str, block: bool, **node: Any) -> None:
     """Start a node: --head for a new cluster, --address HOST:PORT to join one."""
@@ -69,9 +76,11 @@ def start(head: bool, address: str | None, port: int | None, host: str, block: b
     if head:
         settings.update(mode="head", port=DEFAULT_PORT if port is None else port)
         settings["state_dir"] = _state_dir(settings["state_dir"], settings["port"])
+        if block or not settings["state_dir"]:
+            settings["restarts"] = 0  # whoever waits for it sees its end; without a journal none follows
+        settings["session"] = f"session-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"  # of all its lives
     else:
-        settings.update(mode="node", port=0)
-        settings["state_dir"] = None
+        settings.update(mode="node", port=0, state_dir=None, restarts=0)
     daemon = _launch(settings, address)
     try:
         click.echo(_ready_line(daemon, head))
@@ -126,7 +135,7 @@ def _hub_target(address: str) -> list[Any]:
 def _ready_line(daemon: Launched, head: bool) -> str:
     if head:
         return (
-            f"ready: head of {daemon.address} (pid {daemon.pid}); connect with "
+            f"ready: head of {daemon.address} (pid {daemon.info['pid']}); connect with "
             f'spoke.init("{daemon.address}") or init("auto"), add nodes with '
             f"`spoke start --address {daemon.address}`, end with `spoke stop`"
         )

@@ -37,6 +37,42 @@ def stop(force: bool, grace_period: float) -> None:
 
 
 def _end(record: records.Record, force: bool, grace_s: float) -> bool:
+    """End one daemon and its supervisor; True if it went by itself."""
+    supervisor = _supervisor(record)
+    try:
+        if supervisor is None:
+            return _end_daemon(record, force, grace_s)
+        if not force:
+            signal.pidfd_send_signal(supervisor, signal.SIGTERM)  # no life follows
+            if _ended(supervisor, grace_s):
+                records.remove(record["path"])
+                return True
+        signal.pidfd_send_signal(supervisor, signal.SIGKILL)
+        _end_daemon(record, True, grace_s)
+        return False
+    except ProcessLookupError:
+        return _end_daemon(record, force, grace_s)
+    finally:
+        if supervisor is not None:
+            os.close(supervisor)
+
+
+def _supervisor(record: records.Record) -> int | None:
+    """A pidfd of the process that would start the daemon again; None if there is none (any more)."""
+    pid, started = record.get("supervisor") or (0, "")
+    if not pid:
+        return None
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if records.start_time(pid) == started:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _end_daemon(record: records.Record, force: bool, grace_s: float) -> bool:
     """End one daemon; True if it went by itself."""
     try:
         pidfd = os.pidfd_open(record["pid"])
