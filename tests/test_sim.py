@@ -30,6 +30,8 @@ def live(world: World, *, faults: bool = True) -> None:
     world.rates = {"retires": 0.1}
     world.run_until(world.now + 12.0)  # partitions heal, silent nodes are noticed, new ones join
     world.repair()
+    if not world.drivers:  # somebody must end what is detached, where all drivers were killed
+        world.drivers.append(Driver(world, world.home()))
     for driver in world.drivers:
         driver.finish()
     for _ in range(120):
