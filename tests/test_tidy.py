@@ -18,7 +18,7 @@ FILE_LINES, FUNCTION_LINES, LINE_WIDTH = 600, 80, 110
 TOP_LEVEL = {"spoke", "ray_compat", "csrc", "tests", "examples", "pyproject.toml", "setup.py", "README.md"}
 # Config is the one reader; the workloads of the benchmark run without Spoke, beside Ray,
 # and the guest package stands in for programs that read Ray's variables.
-ENVIRONMENT_READERS = {"spoke.config", "spoke.boot", "spoke.bench.workloads"}
+ENVIRONMENT_READERS = {"spoke.config", "spoke.boot", "spoke.supervisor", "spoke.bench.workloads"}
 CORE_FORBIDDEN = {
     "time",
     "random",
