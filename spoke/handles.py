@@ -371,8 +371,8 @@ class ActorHandle:
             timeout: limit in seconds, the actor's start included.
 
         Returns:
-            True once they do; False where that cannot be: no device on one side, a dead actor, or not in
-            time.  Calls then go on over the socket; `_transport` says why.
+            True once they do; False where that cannot be: no device on one side, an actor of this node, a
+            dead one, or not in time.  Calls then go on over the socket; `_transport` says why.
         """
         client = current.client or engine()
         return client.rdma.pipes.init(self._core.actor_id, timeout)

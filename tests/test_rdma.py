@@ -15,6 +15,7 @@ from spoke import _native, current
 from spoke.cluster_utils import Cluster
 from spoke.errors import ActorDiedError, ObjectLostError, RayDirectTransportError
 from spoke.transport.base import TransportFailed
+from spoke.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 MIB = 1 << 20
 
@@ -377,6 +378,18 @@ def test_the_death_of_the_callee_is_named_over_a_ring_too(far: Any) -> None:
     with pytest.raises(ActorDiedError):
         spoke.get(ref, timeout=60)
     assert far.init_rdma(timeout=1.0) is False
+
+
+def test_no_channel_on_one_node(nodes: None) -> None:
+    """Its link may go through shared memory, which a channel must not take the frames from."""
+    here = NodeAffinitySchedulingStrategy(spoke.get_runtime_context().get_node_id(), soft=False)
+    near = spoke.remote(Far).options(num_cpus=0, scheduling_strategy=here).remote()
+    refs = [near.echo.remote(index) for index in range(500)]
+    assert near.init_rdma(timeout=30.0) is False
+    assert near._transport[0] == "socket" and "on this node" in near._transport[1]
+    refs += [near.echo.remote(index) for index in range(500, 1000)]
+    assert spoke.get(refs) == list(range(1000))
+    spoke.kill(near)
 
 
 def test_no_channel_without_a_device(far: Any) -> None:
