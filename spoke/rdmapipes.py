@@ -152,7 +152,7 @@ class Pipes:
         key = (command.peer, command.number)
         try:
             if isinstance(command, rdma_calls.MakePipe):
-                if client.reactor.peer_uid(link.conn) is not None:  # a unix socket, maybe with rings of its own
+                if client.reactor.peer_uid(link.conn) is not None:  # it may have rings
                     return rdma_calls.PipeFailed(*key, "it is on this node, where calls need no network card")
                 made = self._pipes[key] = _native.RdmaPipe(self._device.engine())
                 return rdma_calls.PipeMade(*key, made.address)
