@@ -208,4 +208,4 @@ def _size(parts: Any) -> int | None:
     """Bytes of a value, None while there is none."""
     if parts is None:
         return None
-    return sum(len(part) if isinstance(part, bytes) else int(part[-1]) for part in parts)
+    return sum(len(part) if isinstance(part, bytes) else int(part[4]) for part in parts)
