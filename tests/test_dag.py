@@ -286,7 +286,7 @@ def test_collective_operations_inside_of_a_graph(kind: str) -> None:
             nodes = bind([actor.scaled.bind(value) for actor in actors])
             graph = MultiOutputNode(nodes).experimental_compile()
         for _ in range(2):
-            assert [result.tolist() for result in ray.get(graph.execute(given))] == wanted
+            assert [result.tolist() for result in ray.get(graph.execute(given), timeout=100)] == wanted
         graph.teardown()
 
 
