@@ -100,7 +100,9 @@ class Nursery:
     def start(self, order: Order) -> None:
         """Start a worker; `order.done` is called once, at once or soon."""
         order.changes.pop(orphans.AGENT_VARIABLE, None)  # not the user's to choose
-        by_exec = order.argv or any(name.startswith(AT_START) for name in order.changes)
+        heeded = "PYTHONPATH" if "env" in order.config else ""  # by `spoke.envs.entering`
+        at_start = (name for name in order.changes if name.startswith(AT_START) and name != heeded)
+        by_exec = order.argv or any(at_start)
         if self._control is None or by_exec:
             self._exec(order)
             return

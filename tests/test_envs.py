@@ -376,6 +376,31 @@ def test_job_task_and_nested_tasks_add_up(tmp_path: Path, start: Any) -> None:
     assert plain["own_mod"] == inner["own_mod"] == "own"
 
 
+def test_paths_of_the_node_and_of_the_variables_stay(
+    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a working_dir adds to PYTHONPATH hid what the node's processes had there before."""
+    for name in ("node", "given", "code"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"from_{name}.py").write_text(f"VERSION = {name!r}\n")
+    inherited = os.pathsep.join([str(tmp_path / "node"), os.environ.get("PYTHONPATH", "")])
+    start(PYTHONPATH=inherited)
+    env = {"working_dir": str(tmp_path / "code"), "env_vars": {"PYTHONPATH": str(tmp_path / "given")}}
+
+    @spoke.remote(runtime_env=env)
+    def find() -> tuple[str, str]:
+        import subprocess
+
+        import from_code  # type: ignore[import-not-found]
+        import from_given  # type: ignore[import-not-found]
+
+        line = "import from_code, from_given, from_node; print(from_node.VERSION)"
+        done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=False)
+        return from_code.VERSION + from_given.VERSION, done.stdout.strip()
+
+    assert spoke.get(find.remote()) == ("codegiven", "node")
+
+
 def test_an_unknown_field_is_named_at_the_first_call(start: Any) -> None:
     start()
     text = error_of(pipp=["x"])

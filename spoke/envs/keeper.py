@@ -180,10 +180,9 @@ class Environments:
             if any(kept.facts is None for kept in parts):
                 return False
             facts = {kept.part.name: kept.facts or {} for kept in parts}
-            path = self._nursery.environment.get("PATH", os.defpath)
             root = self.root if parts else ""
             try:
-                made = assemble(wish.recipe, facts, root, path)
+                made = assemble(wish.recipe, facts, root, self._nursery.environment)
             except BadEnvironment as problem:
                 error = str(problem)
         self._answer(wish, made, error)

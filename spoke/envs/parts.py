@@ -125,13 +125,15 @@ class Made:
         self.shell = ""  # a command that runs the interpreter, in place of its path
 
 
-def assemble(recipe: Recipe, facts: Mapping[str, Mapping[str, Any]], root: str, path: str) -> Made:
+def assemble(
+    recipe: Recipe, facts: Mapping[str, Mapping[str, Any]], root: str, node: Mapping[str, str]
+) -> Made:
     """Put the made parts together.
 
     Args:
         facts: of each part, as its helper wrote them.
         root: directory of the parts.
-        path: PATH of the node's processes.
+        node: the variables of the node's processes.
 
     Raises:
         BadEnvironment: a directory that a local URI names is not there.
@@ -140,8 +142,9 @@ def assemble(recipe: Recipe, facts: Mapping[str, Mapping[str, Any]], root: str, 
     made.cwd = _directory(recipe.working_dir, root)
     places = [*(_directory(module, root) for module in recipe.modules), made.cwd]
     front = [place for place in places if place is not None]
-    config: dict[str, Any] = {"front": front}
-    own_path = recipe.variables.get("PATH", path)
+    searched = [*front, *_paths(recipe.variables)]
+    config: dict[str, Any] = {"front": searched}
+    own_path = recipe.variables.get("PATH", node.get("PATH", os.defpath))
     found = facts[recipe.installed.name] if recipe.installed is not None else {}
     if recipe.installed is not None and recipe.installed.kind == "image":
         made.image = {**found, "options": (recipe.rest.get("container") or {}).get("run_options") or []}
@@ -156,13 +159,16 @@ def assemble(recipe: Recipe, facts: Mapping[str, Mapping[str, Any]], root: str, 
         made.shell = str(recipe.rest["py_executable"])
         config["foreign"] = True
     if front:
-        given = recipe.variables.get("PYTHONPATH")
-        made.variables["PYTHONPATH"] = os.pathsep.join([*front, *([given] if given else [])])
+        made.variables["PYTHONPATH"] = os.pathsep.join([*searched, *_paths(node)])
     hook = recipe.rest.get("worker_process_setup_hook")
     if hook:
         config["hook"] = hook
     made.config = config
     return made
+
+
+def _paths(variables: Mapping[str, str]) -> list[str]:
+    return [path for path in variables.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def _directory(source: Part | str | None, root: str) -> str | None:
