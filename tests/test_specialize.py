@@ -98,7 +98,7 @@ def test_an_actor_that_ends_meanwhile_leaves_a_worker_for_the_next_like_it() -> 
     hub.auto_start = False
     first = hub.actor(driver, "a", ENV)
     (order,) = hub.take(node, wire.SPECIALIZE)
-    hub.say(driver, wire.KILL_ACTOR, first, True, "not wanted")
+    hub.say(driver, wire.KILL_ACTOR, first, True, "not wanted", -1)
     hub.say(order[1], wire.SPECIALIZED)
     second = hub.actor(driver, "b", ENV)
     assert hub.started(second) == order[1] and not hub.take(node, wire.SPECIALIZE)
