@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+FLAG_PREFIX = "flag-"  # of folders in the temporary directory, which the runner removes
 PATIENCE_S = 30.0  # how long a condition that must come true may take on a loaded machine
 
 
@@ -67,7 +68,7 @@ class Flag:
     """A signal between processes of one machine: a file that exists or not.  Picklable."""
 
     def __init__(self) -> None:
-        self.path = os.path.join(tempfile.mkdtemp(prefix="conformance-"), "flag")
+        self.path = os.path.join(tempfile.mkdtemp(prefix=FLAG_PREFIX), "flag")
 
     def set(self) -> None:
         """Raise the flag."""

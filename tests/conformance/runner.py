@@ -15,9 +15,11 @@ import importlib
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,14 +128,22 @@ def _one_process(
     if engine == "ray":
         environment["RAY_ADDRESS"] = "local"  # not the cluster of somebody else on this machine
     limit = CASE_LIMIT_S * 2 + 12 * len(names)
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    # A temporary directory of its own, with a short path: unix socket names have 108 bytes.
+    folder = environment["TMPDIR"] = tempfile.mkdtemp(prefix="conformance-")
     try:
-        output, errors = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, errors = process.communicate()
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            output, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, errors = process.communicate()
+        if engine == "spoke":
+            left = [name for name in os.listdir(folder) if not name.startswith(kit.FLAG_PREFIX)]
+            assert not left, f"{area} left in its temporary directory: {left}"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     lines = [line[6:] for line in output.splitlines() if line.startswith("@case ")]
     return [json.loads(line) for line in lines], errors
 

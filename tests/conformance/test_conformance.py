@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import tempfile
 from typing import Any
 
 import pytest
 
-from tests.conformance import compare, record, runner
+from tests.conformance import compare, kit, record, runner
 from tests.conformance.differences import DIFFERENCES
 
 _RESULTS: dict[str, dict[str, dict[str, Any]]] = {}
@@ -28,6 +31,23 @@ def test_case(area: str, name: str) -> None:
     assert compare.matches(wanted, line["result"]), "\n".join(
         [f"Ray:   {json.dumps(wanted)}", f"Spoke: {json.dumps(line['result'])}", line["log"]]
     )
+
+
+def test_cases_leave_no_folder_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[str]] = []
+    removed = runner.shutil.rmtree
+
+    def noted(path: str, **options: Any) -> None:
+        seen.append({name[: len(kit.FLAG_PREFIX)] for name in os.listdir(path)})
+        removed(path, **options)
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setattr(runner.shutil, "rmtree", noted)
+        (line, *_), log = runner._one_process(sys.executable, "spoke", "cancel", ["a_running_task"], [])
+        assert line["case"] == "a_running_task" and seen == [{kit.FLAG_PREFIX}], log
+        assert os.listdir(folder) == [], "the flags of a case, too"
+        monkeypatch.undo()
 
 
 def test_the_table_of_differences_names_existing_cases() -> None:

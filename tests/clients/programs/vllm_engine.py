@@ -52,6 +52,13 @@ def pid_of_worker(worker: Any) -> int:
     return os.getpid()
 
 
+def shared_memory_of_worker(worker: Any = None) -> list[str]:
+    """Runs in each rank, and here: vLLM's blocks of shared memory that this process has mapped."""
+    with open("/proc/self/maps", encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    return sorted({line.rsplit("/", 1)[1].split()[0] for line in lines if "/dev/shm/psm_" in line})
+
+
 def noticed_kill(llm: Any, generate: Any) -> dict[str, Any]:
     """Kill one rank and generate on: how the engine answers, and after how many seconds."""
     victim = llm.collective_rpc(pid_of_worker)[1]
@@ -94,6 +101,8 @@ def main() -> None:
         "ready_s": round(ready, 2),
     }
     if "--kill" in sys.argv:
+        mapped = [shared_memory_of_worker(), *llm.collective_rpc(shared_memory_of_worker)]
+        seen["shared_memory"] = sorted({name for names in mapped for name in names})
         seen["kill"] = noticed_kill(llm, generate)
     print("\n@result " + json.dumps(seen), flush=True)
 
