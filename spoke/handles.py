@@ -12,7 +12,7 @@ last handle ends the actor at once.
 from __future__ import annotations
 
 from types import FunctionType, GenericAlias
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from spoke import current
 from spoke.actormeta import ActorMeta, meta_from_blob, meta_of_class
@@ -44,6 +44,8 @@ def engine() -> Client:
 
 # -- remote functions -------------------------------------------------------------------------------
 
+
+_RACES: Final = 20  # attempts at a name that others take and give up meanwhile
 
 class RemoteFunction:
     """A function that runs in the cluster: ``f.remote(*args, **kwargs)`` gives an ObjectRef.
@@ -481,14 +483,15 @@ class ActorClass:
         if options.get_if_exists and options.name is not None:
             from spoke.errors import ActorAlreadyExistsError
 
-            try:
-                return find_actor(options.name, options.namespace)
-            except ValueError:
-                pass
-            try:
-                return self._create(client, meta, args, kwargs)
-            except (ActorAlreadyExistsError, ValueError):
-                return find_actor(options.name, options.namespace)  # made meanwhile by somebody else
+            for _ in range(_RACES):  # others may make it, and end it, between two questions
+                try:
+                    return find_actor(options.name, options.namespace)
+                except ValueError:
+                    pass
+                try:
+                    return self._create(client, meta, args, kwargs)
+                except ActorAlreadyExistsError:
+                    pass
         return self._create(client, meta, args, kwargs)
 
     def _create(

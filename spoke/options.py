@@ -459,7 +459,6 @@ class ActorOptions(_Placed):
             placement_resources=self.placement_resources,
             name=self.name,
             namespace=self.namespace,
-            get_if_exists=self.get_if_exists,
             detached=self.detached,
             max_restarts=self.max_restarts,
             max_task_retries=self.max_task_retries,

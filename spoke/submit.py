@@ -184,7 +184,11 @@ class Submitter:
                 self.send_creation(creation)
             client._settle()
         if question is not None and creation.waiting == 0 and not creation.failed:
-            client.hub.collect(question_id, question)
+            try:
+                client.hub.collect(question_id, question)
+            except BaseException:
+                ObjectRef(entry)  # the handle that there will not be: what counts for it ends here
+                raise
         return entry
 
     def send_creation(self, creation: Creation) -> None:

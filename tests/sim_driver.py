@@ -79,7 +79,6 @@ class Driver(Caller):
         spec["detached"] = rng.random() < 0.15
         if spec["detached"] or rng.random() < 0.3:
             spec["name"] = f"name-{rng.randrange(6)}"
-            spec["get_if_exists"] = rng.random() < 0.5
             spec["request_id"] = 1
         actor_id = self.world.new_id(16)
         self.actors.append(actor_id)

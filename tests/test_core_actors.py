@@ -112,16 +112,13 @@ def test_names() -> None:
     spec = {"name": "service", "namespace": "ns", "request_id": 5}
     actor_id = hub.actor(driver, "a", spec)
     ((_, request_id, error, value),) = hub.take(driver, wire.RESPONSE)
-    assert request_id == 5 and error is None and not value["existing"]
+    assert request_id == 5 and error is None and value["actor"]["actor_id"] == actor_id
     hub.actor(driver, "b", spec)
     ((_, _, error, _),) = hub.take(driver, wire.RESPONSE)
     assert (
         error[0] == "ActorAlreadyExistsError"
         and "The name service (namespace=ns) is already taken" in error[1]
     )
-    hub.actor(driver, "c", {**spec, "get_if_exists": True})
-    ((_, _, error, value),) = hub.take(driver, wire.RESPONSE)
-    assert value["existing"] and value["actor"]["actor_id"] == actor_id
     assert hub.ask(driver, "get_actor", name="service", namespace="ns")["actor_id"] == actor_id
     with pytest.raises(LookupError, match="Failed to look up actor with name 'service'"):
         hub.ask(driver, "get_actor", name="service", namespace="other")

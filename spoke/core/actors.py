@@ -5,7 +5,7 @@ which grows by one at each restart; watchers see every state once and in order. 
 actor and it dies with its owner, unless it is detached.  Resources are held by the worker's process
 and come back when it is reaped, also after the actor is DEAD.
 
-Beyond `spoke.core.shape`, a creation spec holds: name, namespace, detached, get_if_exists,
+Beyond `spoke.core.shape`, a creation spec holds: name, namespace, detached,
 max_restarts (-1: without end), class_name, request_id (the creator waits for a RESPONSE), and
 anything else, which comes back to whoever asks for the actor by name.
 """
@@ -64,7 +64,7 @@ class Actors:
         s = self.s
         known = s.actors.get(actor_id) or s.dead_actors.get(actor_id)
         if known is not None:  # said again, as the answer was lost with an earlier life of the hub
-            self._respond(client, spec, None, {"existing": False, "actor": describe(known)})
+            self._respond(client, spec, None, {"actor": describe(known)})
             self.watch(client, actor_id)
             return
         if actor_id in s.refused:
@@ -96,7 +96,7 @@ class Actors:
         else:
             actor.owner = client
             client.actors[actor_id] = actor
-        self._respond(client, spec, None, {"existing": False, "actor": describe(actor)})
+        self._respond(client, spec, None, {"actor": describe(actor)})
         actor.watchers[client.peer] = client
         client.watching[actor_id] = actor
         if self._early_watchers:  # rarely: not worth a look at every client each time
@@ -130,27 +130,17 @@ class Actors:
     def _name(self, client: Client, actor: Actor) -> bool:
         """Take the name, or answer that it is taken."""
         key = (actor.namespace, actor.name)
-        holder = self.s.actor_names.get(key)
-        if holder is None:
+        if key not in self.s.actor_names:
             self.s.actor_names[key] = actor
             return True
         text = f"The name {actor.name} (namespace={actor.namespace}) is already taken by a live actor."
-        shared = actor.spec.get("get_if_exists")
-        error = None if shared else ["ActorAlreadyExistsError", text]
-        self.s.refuse(actor.actor_id, error, holder.actor_id)
+        self.s.refuse(actor.actor_id, ["ActorAlreadyExistsError", text])
         self._answer_refused(client, actor.actor_id, actor.spec)
         return False
 
     def _answer_refused(self, client: Client, actor_id: bytes, spec: dict[str, Any]) -> None:
         """The same answer each time it is asked for."""
-        s = self.s
-        error, existing = s.refused[actor_id]
-        holder = s.actors.get(existing) or s.dead_actors.get(existing)
-        if error is None and holder is not None:
-            self._respond(client, spec, None, {"existing": True, "actor": describe(holder)})
-            self.watch(client, existing)
-            return
-        error = error or ["ActorDiedError", "the actor that had this name is gone"]
+        error = self.s.refused[actor_id][0]
         self._respond(client, spec, error, None)
         self._refuse(client, actor_id, error[1])
 

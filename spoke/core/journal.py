@@ -8,7 +8,7 @@ the step, before the step's messages.  A record is plain data (msgpack).  Tables
     actor   actor id  state, incarnation, owner, and the claim: worker, node, devices, slot
     blob    actor id  the creation blob, written once
     group   group id  spec, owner, state, incarnation, and per slot the node and its devices
-    refused id        of an actor or group that was not created: the error, or who has its name
+    refused id        of an actor or group that was not created: the error
     kv      key       one entry of the key-value store
     package uri, piece  a piece of a package of a runtime environment
     submission id     a submitted job: `Submitted.record`

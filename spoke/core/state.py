@@ -585,10 +585,10 @@ class State:
             item.earmark = None
             self.grew()
 
-    def refuse(self, name: bytes, error: list[str] | None, existing: bytes = b"") -> None:
+    def refuse(self, name: bytes, error: list[str]) -> None:
         """What was asked for under this id is not created, now or when it is asked for again."""
-        self.note("refused", name, [error, existing])
-        self.remember(self.refused, name, [error, existing], MAX_DEAD_RECORDS, "refused")
+        self.note("refused", name, [error])
+        self.remember(self.refused, name, [error], MAX_DEAD_RECORDS, "refused")
 
     def remember(self, table: dict[Any, Any], key: Any, value: Any, limit: int, journaled: str = "") -> None:
         """Keep the latest `limit` entries."""

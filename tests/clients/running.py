@@ -23,7 +23,7 @@ from tests.clients.environments import python_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-LIMIT_S = 280
+LIMIT_S = 600
 MARK = "SPOKE_CLIENT_RUN"
 GONE_S = 15.0  # what is ending may take this long
 GRACE_S = {"spoke": 60.0, "ray": 10.0}  # real Ray sometimes does not end after the result

@@ -79,6 +79,7 @@ def test_vllm_tokens_and_a_killed_worker(models: str, apart: str) -> None:
 ROUNDS = 3  # on a machine that is busy with other things, the faster of several runs says more
 
 
+@pytest.mark.timeout_s(2400)
 def test_vllm_is_ready_sooner_than_on_real_ray_and_leaves_no_more(models: str) -> None:
     seconds: dict[str, list[float]] = {"spoke": [], "ray": []}
     left: dict[str, int] = {}

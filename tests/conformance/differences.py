@@ -83,6 +83,10 @@ DIFFERENCES: dict[str, Difference] = {
         "an iterator raises what the function raised, as multiprocessing does; Ray yields an object",
         [{"value": 1.0}, {"error": "ZeroDivisionError", "is": ["ZeroDivisionError"]}, {"value": 0.5}],
     ),
+    "semantics/dynamic_returns_of_a_failure": Difference(
+        "a call that fails raises; Ray returns a generator whose last ref raises",
+        {"error": "RayTaskError(ValueError)", "is": ["ValueError"]},
+    ),
     "serialization/shared_identity_in_one_value": Difference(
         "one object twice in one value stays one object, as in plain pickle", True
     ),
