@@ -47,6 +47,7 @@ def engine() -> Client:
 
 _RACES: Final = 20  # attempts at a name that others take and give up meanwhile
 
+
 class RemoteFunction:
     """A function that runs in the cluster: ``f.remote(*args, **kwargs)`` gives an ObjectRef.
 

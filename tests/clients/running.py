@@ -46,7 +46,7 @@ def run(
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHONWARNINGS": "ignore",
         "TMPDIR": folder,
-        "SPOKE_TMPDIR": folder,
+        "SPOKE_TMPDIR": os.path.join(folder, "s"),
         **variables,
     }
     command = [python_of(client), str(HERE / "programs" / program), *arguments]

@@ -75,7 +75,8 @@ def out_of_order_needs_a_bool(ray: Any) -> Any:
     class Order:
         pass
 
-    return caught(lambda: ray.remote(allow_out_of_order_execution="yes")(Order), kinds=(TypeError, ValueError))
+    decorator = lambda: ray.remote(allow_out_of_order_execution="yes")(Order)  # noqa: E731
+    return caught(decorator, kinds=(TypeError, ValueError))
 
 
 def metadata_of_an_option(ray: Any) -> Any:
@@ -161,8 +162,7 @@ def dynamic_returns_of_a_failure(ray: Any) -> Any:
         yield 1
         raise ValueError("late")
 
-    found = caught(lambda: [type(one).__name__ for one in ray.get(failing.remote())], kinds=(ValueError,))
-    return found
+    return caught(lambda: [type(one).__name__ for one in ray.get(failing.remote())], kinds=(ValueError,))
 
 
 def returns_as_an_option_of_a_call(ray: Any) -> Any:
