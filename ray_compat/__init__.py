@@ -9,6 +9,9 @@ So there is one switch for all ways in, and it is the search path:
     export PYTHONPATH=$(python -m ray_compat --path)     a shell, a container, a service
     import ray_compat; ray_compat.install()     this process from now on, and its children
 
+Its folder `bin` holds the executable ``ray``, whose commands are Spoke's; the first and the third way put it
+on the PATH of what they start, in a shell one adds it: ``PATH=$(python -m ray_compat --bin):$PATH``.
+
 Rules of this package: only Spoke's public names are used; nothing is patched, so going back is a matter
 of not having the folder on the path.
 """
@@ -18,12 +21,17 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["install", "search_path"]
+__all__ = ["executables", "install", "search_path"]
 
 
 def search_path() -> str:
     """The folder that makes ``import ray`` find Spoke, for PYTHONPATH."""
     return os.path.join(os.path.dirname(os.path.abspath(__file__)), "site")
+
+
+def executables() -> str:
+    """The folder with the executable ``ray``, for PATH."""
+    return os.path.join(search_path(), "bin")
 
 
 def install() -> None:
@@ -45,7 +53,14 @@ def install() -> None:
         raise RuntimeError("Call ray_compat.install() before init(): the workers must know of it, too.")
     if folder not in sys.path[:1]:
         sys.path[:] = [folder, *(path for path in sys.path if path != folder)]
-    inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    _put_first("PYTHONPATH", folder)
+    _put_first("PATH", executables())
+    os.environ["RAY_COMPAT_PYTHON"] = sys.executable
+
+
+def _put_first(variable: str, folder: str) -> None:
+    """Make a folder the first of a list of folders that children inherit."""
+    inherited = [path for path in os.environ.get(variable, "").split(os.pathsep) if path]
     if folder not in inherited[:1]:
         kept = [path for path in inherited if path != folder]
-        os.environ["PYTHONPATH"] = os.pathsep.join([folder, *kept])
+        os.environ[variable] = os.pathsep.join([folder, *kept])

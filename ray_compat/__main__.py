@@ -17,6 +17,7 @@ USAGE = """usage: python -m ray_compat script.py [args]
        python -m ray_compat -m module [args]
        python -m ray_compat -c code [args]
        python -m ray_compat --path     print the folder to put first into PYTHONPATH
+       python -m ray_compat --bin      print the folder with the executable `ray`, for PATH
 """
 
 
@@ -41,6 +42,9 @@ def _answer(arguments: list[str]) -> int | None:
         return 0 if arguments else 2
     if arguments[0] == "--path":
         print(ray_compat.search_path())
+        return 0
+    if arguments[0] == "--bin":
+        print(ray_compat.executables())
         return 0
     if arguments[0].startswith("-") and arguments[0] not in ("-m", "-c"):
         print(f"ray_compat: unknown option {arguments[0]!r}\n{USAGE}", end="", file=sys.stderr)

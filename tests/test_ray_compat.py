@@ -309,3 +309,75 @@ def test_a_subprocess_of_an_actor_joins_as_a_second_driver(tmp_path: Path) -> No
     seen = _run(tmp_path, FIRST, str(second), str(tmp_path))
     told = "True [{'CPU': 1.0}, {'CPU': 1.0}] True\n"
     assert seen == [f"6 {told}", f"11 {told}"]
+
+
+# -- the command line -----------------------------------------------------------------------------
+
+
+def _isolated(tmp_path: Path) -> dict[str, str]:
+    runtime = tmp_path / "run"
+    runtime.mkdir(exist_ok=True)
+    return {"XDG_RUNTIME_DIR": str(runtime), "SPOKE_TMPDIR": str(tmp_path / "tmp")}
+
+
+def test_ray_is_a_command_for_children(tmp_path: Path) -> None:
+    """A start script written for Ray, as a child of a program under the switch."""
+    found = _run(
+        tmp_path,
+        """
+        import json, shutil, subprocess
+
+        def ray(*arguments):
+            done = subprocess.run(["ray", *arguments], capture_output=True, text=True)
+            return [done.returncode, done.stdout, done.stderr]
+
+        seen = {
+            "where": shutil.which("ray"),
+            "start": ray("start", "--head", "--port=0", "--num-cpus", "1", "--dashboard-host=0.0.0.0",
+                         "--disable-usage-stats", "--include-dashboard", "false"),
+            "nodes": ray("list", "nodes", "--format", "json"),
+            "health": ray("health-check"),
+            "wrong": ray("list", "nodes", "--nonsense"),
+            "stop": ray("stop", "-v"),
+        }
+        print(json.dumps(seen))
+        """,
+        **_isolated(tmp_path),
+    )
+    assert found["where"] == os.path.join(ray_compat.executables(), "ray")
+    code, out, err = found["start"]
+    assert code == 0 and out.startswith("ready: head")
+    assert "left out: --dashboard-host, --disable-usage-stats, --include-dashboard" in err
+    assert found["nodes"][0] == 0 and json.loads(found["nodes"][1])[0]["state"] == "ALIVE"
+    assert found["health"] == [0, "", ""]
+    assert found["wrong"][0] == 2 and len(found["wrong"][2].splitlines()) == 1
+    assert found["stop"][0] == 0 and "stopped 1" in found["stop"][1]
+
+
+def test_the_command_as_a_module_and_by_its_path(tmp_path: Path) -> None:
+    for command in (
+        ["-m", "ray_compat", "-m", "ray.scripts.scripts", "list", "--help"],
+        ["-c", "import os, ray_compat; ray_compat.install(); os.execvp('ray', ['ray', 'list', '--help'])"],
+    ):
+        done = _python(*command, **_isolated(tmp_path))
+        assert done.returncode == 0 and "Usage: ray list" in done.stdout, done.stderr
+    done = _python("-m", "ray_compat", "--bin")
+    assert done.stdout.strip() == ray_compat.executables()
+
+
+def test_what_a_job_runs_is_not_translated() -> None:
+    code = """
+import json, ray_compat
+ray_compat.install()
+from ray.scripts.scripts import translated
+print(json.dumps([
+    translated(["start", "--node-ip-address=10.0.0.1", "--temp-dir", "/x", "--block"]),
+    translated(["job", "submit", "--verify", "true", "--", "prog", "-v", "--verify", "x"]),
+    translated(["--logging-level", "info", "status"]),
+]))
+"""
+    assert json.loads(_python("-c", code).stdout) == [
+        [["start", "--host=10.0.0.1", "--block"], ["--temp-dir"]],
+        [["job", "submit", "--", "prog", "-v", "--verify", "x"], ["--verify"]],
+        [["status"], ["--logging-level"]],
+    ]

@@ -12,6 +12,7 @@ import argparse
 import faulthandler
 import gc
 import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -57,6 +58,11 @@ def cases(area: str) -> dict[str, Callable[[Any], Any]]:
         if list(inspect.signature(item).parameters) == ["ray"]:
             found[name] = item
     return found
+
+
+def missing(area: str) -> list[str]:
+    """The packages that an area's cases need (its NEEDS) and this interpreter has not."""
+    return [name for name in getattr(load(area), "NEEDS", ()) if importlib.util.find_spec(name) is None]
 
 
 def init_options(area: str) -> dict[str, Any] | None:

@@ -59,24 +59,25 @@ def _checked(schema: type[StateSchema], filters: Filters, limit: int) -> None:
     for one in filters or ():
         if not isinstance(one, (tuple, list)) or len(one) != 3:
             raise InvalidQuery(f"a filter is (field, '=' or '!=', value), not {one!r}")
-        key, operator, _ = one
+        key, operator, wanted = one
         if operator not in ("=", "!="):
             raise InvalidQuery(
                 f"Unsupported filter predicate {operator} is given. Available predicates: =, !=."
             )
         if key not in schema.columns():
             raise InvalidQuery(f"Invalid filter key {key}. Available keys: {', '.join(schema.columns())}")
+        if key in schema.numbers():
+            try:
+                int(wanted)
+            except (TypeError, ValueError):
+                raise InvalidQuery(f"Failed to convert {wanted!r} to a number, which {key} is") from None
 
 
 def _fits(row: Any, condition: tuple[str, str, Any]) -> bool:
     key, operator, wanted = condition
-    value = row[key]
-    if type(value) is int and not isinstance(wanted, int):
-        try:
-            wanted = int(wanted)
-        except (TypeError, ValueError):
-            raise InvalidQuery(f"Failed to convert {wanted!r} to a number, which {key} is") from None
-    same = str(value).lower() == str(wanted).lower()
+    if key in row.numbers():
+        wanted = int(wanted)
+    same = str(row[key]).lower() == str(wanted).lower()
     return same if operator == "=" else not same
 
 
@@ -170,13 +171,13 @@ def get_task(
 
 def get_objects(
     id: str, address: str | None = None, timeout: int = DEFAULT_RPC_TIMEOUT, _explain: bool = False
-) -> list[ObjectState]:
-    """The references to the object with this id, one row per process that has some.
+) -> list[ObjectState] | None:
+    """The references to the object with this id, one row per process that has some; None where there is none.
 
     Raises:
         ServerUnavailable: there is no cluster to ask.
     """
-    return [row for row in _look(rows.objects, address, timeout) if row.object_id == id]
+    return [row for row in _look(rows.objects, address, timeout) if row.object_id == id] or None
 
 
 # -- summaries ------------------------------------------------------------------------------------

@@ -70,6 +70,11 @@ class StateSchema:
         return [field.name for field in fields(cls)]
 
     @classmethod
+    def numbers(cls) -> list[str]:
+        """The names of the fields that are whole numbers."""
+        return [field.name for field in fields(cls) if field.type in ("int", "int | None")]
+
+    @classmethod
     def base_columns(cls) -> list[str]:
         """The names of the fields that a list shows without details."""
         return [name for name in cls.columns() if name not in cls.detail_only]
