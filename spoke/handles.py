@@ -506,6 +506,7 @@ class ActorClass:
         if client.captured_group is not None and options.inherits_group:
             group = client.captured_group
             spec["strategy"] = {"kind": "group", "group_id": group, "index": -1, "capture": True}
+        spec["get_if_exists"] = False  # a name that is taken is to be told, not passed over: see `remote`
         spec["class_name"] = meta.class_name
         spec["namespace"] = options.namespace or client.namespace
         spec["max_concurrency"] = meta.max_concurrency

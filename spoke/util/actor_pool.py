@@ -45,12 +45,9 @@ class ActorPool:
             yield take()
 
     def _drain(self) -> None:
-        """Drop results that an earlier map left behind."""
+        """Wait for the results that were not taken, and drop them."""
         while self.has_next():
-            try:
-                self.get_next_unordered(timeout=0)
-            except TimeoutError:
-                break
+            self.get_next_unordered()
 
     def submit(self, fn: Callable[[Any, Any], Any], value: Any) -> None:
         """Run ``fn(actor, value)`` on an idle actor, now or when one becomes idle."""
@@ -72,7 +69,7 @@ class ActorPool:
 
         Args:
             timeout: seconds to wait at most; None waits for ever.
-            ignore_if_timedout: skip a result that is late, and go on; its actor is free when it is done.
+            ignore_if_timedout: drop a result that is late; the error is raised all the same.
 
         Raises:
             StopIteration: there is no further result.
@@ -90,6 +87,8 @@ class ActorPool:
         del self._refs[self._next]
         self._next += 1
         self._release(ref)
+        if late:
+            raise TimeoutError("Timed out waiting for result, which is dropped")
         return api.get(ref)
 
     def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:

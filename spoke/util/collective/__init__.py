@@ -7,6 +7,7 @@ are torch tensors or numpy arrays, and change in place.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import threading
 from typing import Any
@@ -16,6 +17,7 @@ from spoke.experimental import internal_kv
 from spoke.runtime_context import get_runtime_context
 from spoke.util.collective import types
 from spoke.util.collective.groups import KV_NAMESPACE, TorchGroup, key_of
+from spoke.util.collective.own import OwnGroup
 from spoke.util.collective.types import Backend, ReduceOp
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
 _groups: dict[str, Any] = {}
 _custom: dict[str, type] = {}
 _lock = threading.Lock()
+_NEEDS = {Backend.NCCL: "torch with CUDA and a GPU", Backend.GLOO: "torch", Backend.SPOKE: "numpy"}
 
 
 # -- backends -------------------------------------------------------------------------------------
@@ -63,6 +66,8 @@ def is_backend_available(backend: str) -> bool:
     name = Backend(backend)
     if name in _custom:
         return True
+    if name == Backend.SPOKE:
+        return importlib.util.find_spec("numpy") is not None
     return gloo_available() if name == Backend.GLOO else nccl_available()
 
 
@@ -93,7 +98,7 @@ def init_collective_group(
     """Join a group as one of its ranks; returns when all have come.
 
     Args:
-        backend: "nccl" or "gloo".
+        backend: "nccl" (GPUs), "gloo" (CPUs, with torch) or "spoke" (CPUs, through Spoke's own movers).
         gloo_timeout: milliseconds for the ranks to meet, and for each operation.
 
     Raises:
@@ -111,19 +116,17 @@ def init_collective_group(
     assert rank >= 0, f"rank must not be negative, not {rank}"
     assert rank < world_size, f"rank {rank} is not below the world size {world_size}"
     if not is_backend_available(name):
-        raise RuntimeError(f"{name} is not available here: it needs torch{_needs(name)}")
+        raise RuntimeError(f"{name} is not available here: it needs {_NEEDS[name]}")
     made: Any
     if name in _custom:
         made = _custom[name](world_size, rank, group_name)
+    elif name == Backend.SPOKE:
+        made = OwnGroup(world_size, rank, group_name, gloo_timeout)
     else:
         made = TorchGroup(world_size, rank, group_name, name, gloo_timeout)
         _first_meeting(made)
     with _lock:
         _groups[group_name] = made
-
-
-def _needs(name: str) -> str:
-    return " with CUDA and a GPU" if name == Backend.NCCL else ""
 
 
 def _first_meeting(group: TorchGroup) -> None:

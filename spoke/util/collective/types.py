@@ -40,9 +40,10 @@ class Backend(str):
 
     NCCL = "NCCL"
     GLOO = "GLOO"
+    SPOKE = "SPOKE"  # Spoke's own, on shared memory and RDMA
     UNRECOGNIZED = "unrecognized"
 
-    _registered: Final[set[str]] = {NCCL, GLOO}
+    _registered: Final[set[str]] = {NCCL, GLOO, SPOKE}
 
     def __new__(cls, name: str) -> Backend:
         """The backend with this name, in any case."""

@@ -214,7 +214,7 @@ def task_row(ray: Any) -> Any:
     ray.get(task_row_function.remote())
     (row,) = _until(
         lambda: _state(ray).list_tasks(filters=[("name", "=", "task_row_function")]),
-        lambda rows: len(rows) == 1 and rows[0].state == "FINISHED",
+        lambda rows: len(rows) == 1 and rows[0].state == "FINISHED" and rows[0].worker_pid,
     )
     return [_shape(row), row.type, row.func_or_class_name, row.attempt_number, _hex(row.task_id, 48),
             _hex(row.parent_task_id, 48), _hex(row.worker_id, 56)]  # fmt: skip
@@ -226,7 +226,7 @@ def task_finished(ray: Any) -> Any:
         return os.getpid()
 
     pid = ray.get(finishes.remote())
-    row = _task(ray, "finishes", lambda row: row.state == "FINISHED")
+    row = _task(ray, "finishes", lambda row: row.start_time_ms and row.end_time_ms and row.worker_pid)
     in_order = row.start_time_ms <= row.end_time_ms
     return [row.state, row.worker_pid == pid, row.error_type, in_order, row.language]
 
@@ -404,8 +404,8 @@ def worker_rows(ray: Any) -> Any:
     rows = _until(lambda: state.list_workers(limit=1000), lambda rows: pid in [row.pid for row in rows])
     (mine,) = [row for row in rows if row.pid == pid]
     drivers = [row for row in rows if row.worker_type == "DRIVER"]
-    del actor
     again = state.get_worker(mine.worker_id)
+    del actor
     return [sorted(_shape(mine)), mine.worker_type, mine.is_alive, mine.exit_type, _hex(mine.worker_id, 56),
             [row.pid == os.getpid() for row in drivers], again.pid == pid]  # fmt: skip
 
@@ -493,9 +493,15 @@ def log_of_a_task(ray: Any) -> Any:
 
     ref = prints.remote()
     ray.get(ref)
-    _task(ray, "prints", lambda row: row.state == "FINISHED")
     state = _state(ray)
-    return "".join(_until(lambda: list(state.get_log(task_id=ref.task_id().hex()))))
+
+    def text() -> str:
+        try:
+            return "".join(state.get_log(task_id=ref.task_id().hex()))
+        except Exception:  # it is not known yet where the task has written
+            return ""
+
+    return _until(text)
 
 
 def log_of_nothing(ray: Any) -> Any:
