@@ -23,7 +23,7 @@ _LEFT_OUT: Final[dict[str, dict[str, int]]] = {
                 "--object-manager-port", "--node-manager-port", "--min-worker-port", "--max-worker-port",
                 "--worker-port-list", "--ray-client-server-port", "--include-dashboard", "--dashboard-host",
                 "--dashboard-port", "--dashboard-agent-listen-port", "--dashboard-agent-grpc-port",
-                "--dashboard-grpc-port", "--runtime-env-agent-port", "--plasma-directory",
+                "--dashboard-grpc-port", "--runtime-env-agent-port",
                 "--object-spilling-directory", "--temp-dir", "--metrics-export-port", "--include-log-monitor",
                 "--proxy-server-url",
             ),
