@@ -146,6 +146,9 @@ class Reactor:
         end.transmit(FRAME, meta, b"" if payload is None else bytes(payload), descriptor)
         return 0
 
+    def report_busy(self, conn: int, frames: int) -> None:
+        """No link is ever reported as busy: all frames go by the net."""
+
     def peer_uid(self, conn: int) -> int | None:
         """Of the other end of a unix socket: processes of one node have such."""
         end = self.ends.get(conn)
