@@ -157,6 +157,8 @@ class Daemon:
             raise Failure(f"the log directory cannot be used: {error}") from None
         os.dup2(fd, 2)  # also for what the interpreter itself may have to say
         self._log_fd = fd
+        if reason := config.get("restart_reason"):
+            self.log("warning", f"this head was started again by its supervisor: the one before was {reason}")
         return log_dir
 
     def _session_dir(self) -> str:
@@ -315,8 +317,6 @@ class Daemon:
 
     def _settle(self) -> None:
         """What can wait until the first workers run."""
-        if reason := config.get("restart_reason"):
-            self.log("warning", f"this head was started again by its supervisor: the one before was {reason}")
         records.live()  # which deletes the records of killed ones
         records.remove_stale_sessions()
 

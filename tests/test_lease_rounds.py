@@ -12,7 +12,7 @@ def test_memory_is_used_again_right_after_the_lease() -> None:
     totals = Bed("fake", 0.0006, SLICES).rounds(11, True, ROUNDS, LIMIT_S)
     print(totals)
     assert totals.rounds == ROUNDS and totals.other == 0
-    assert min(totals.good, totals.failed) > ROUNDS // 2
+    assert min(totals.good, totals.failed) > 0, "both ends of a race are to be seen"
 
 
 def test_an_owner_that_frees_by_a_timer_is_caught() -> None:

@@ -14,6 +14,8 @@ from typing import Any, Final, NoReturn
 from spoke import config
 from spoke.envs.parts import WORKING_DIR_NAME
 
+# What would leave the reason of a failure, or the progress, unsaid.
+_SILENCING: Final = ("PIP_QUIET", "UV_QUIET", "CONDA_QUIET")
 PIP_OPTIONS: Final = ("--disable-pip-version-check", "--no-cache-dir")
 UV_OPTIONS: Final = ("--no-cache",)
 RUNTIMES: Final = ("podman", "docker")
@@ -184,7 +186,8 @@ def _run(command: list[str], work: str, variables: dict[str, str]) -> None:
     import subprocess
 
     print("$", *command, flush=True)
-    environment = {**config.environment(), **variables}
+    environment = {name: value for name, value in config.environment().items() if name not in _SILENCING}
+    environment.update(variables)
     try:
         code = subprocess.run(command, cwd=work, env=environment, stdin=subprocess.DEVNULL).returncode
     except OSError as error:
