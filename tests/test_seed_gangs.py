@@ -284,24 +284,25 @@ def test_s2_28_s2_31_the_examples_of_the_original(gpus: Any) -> None:
         assert gang.release() is True
 
 
-@pytest.mark.timeout_s(240)
+@pytest.mark.timeout_s(600)
 def test_s2_19_many_lives_leave_nothing(leak_snapshot: Callable[[], Any]) -> None:
-    """The whole 200 run by hand: ``for`` this test with SPOKE_CYCLES=200."""
+    """A cluster starts and ends 200 times, in every tenth life with a gang."""
     import spoke
 
     spoke.shutdown()
     spoke.init(num_cpus=1, log_to_driver=False)
     spoke.shutdown()
     before = leak_snapshot()
-    for _ in range(int(os.environ.get("SPOKE_CYCLES", "10"))):
+    for life in range(200):
         spoke.init(num_cpus=1, log_to_driver=False)
-        with spoke.gang_allocate(1, 1) as gang:
-            assert spoke.get(gang.launch(Rank)[0].square.remote(3)) == 9
+        if life % 10 == 0:
+            with spoke.gang_allocate(1, 1) as gang:
+                assert spoke.get(gang.launch(Rank)[0].square.remote(3)) == 9
         spoke.shutdown()
     assert not before.settle()
 
 
-@pytest.mark.timeout_s(240)
+@pytest.mark.timeout_s(600)
 def test_s2_23_a_silent_node_is_fenced() -> None:
     """An agent that is stopped is dead after the limit, its gang fails; when it wakes it learns of that."""
     import spoke

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-FLAG_PREFIX = "flag-"  # of folders in the temporary directory, which the runner removes
+FLAG_PREFIX = "flag-"  # of what cases make in the temporary directory; the runner removes it
 PATIENCE_S = 30.0  # how long a condition that must come true may take on a loaded machine
 
 

@@ -8,7 +8,7 @@ import pickle
 import tempfile
 from typing import Any
 
-from tests.conformance.kit import caught, sub
+from tests.conformance.kit import FLAG_PREFIX, caught, sub
 
 
 def _env(ray: Any, **fields: Any) -> Any:
@@ -23,8 +23,8 @@ def _plain(found: Any) -> Any:
 
 
 def _file(text: str, suffix: str = ".txt") -> str:
-    fd, path = tempfile.mkstemp(suffix=suffix)
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
+    path = os.path.join(tempfile.mkdtemp(prefix=FLAG_PREFIX), f"given{suffix}")
+    with open(path, "w", encoding="utf-8") as file:
         file.write(text)
     return path
 

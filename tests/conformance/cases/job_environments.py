@@ -13,9 +13,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.kit import caught
+from tests.conformance.kit import FLAG_PREFIX, caught
 
-_ROOT = Path(tempfile.mkdtemp(prefix="conformance-"))
+_ROOT = Path(tempfile.mkdtemp(prefix=FLAG_PREFIX))
 atexit.register(shutil.rmtree, _ROOT, ignore_errors=True)
 
 _FILES = {
