@@ -20,7 +20,7 @@ def of_driver(client: Client) -> None:
 def _common(client: Client) -> dict[str, Any]:
     info = client.info
     return {
-        "job_id": info.get("job_id") or b"\0\0\0\0",
+        "job_id": client.job_id or info.get("job_id") or b"\0\0\0\0",
         "node_id": client.node_id,
         "worker_id": client.process_id,
         "namespace": client.namespace,

@@ -239,6 +239,7 @@ class Executor:
             if paths:
                 context.enter_paths(grant)
         client.namespace = grant.get("namespace") or ""
+        client.job_id = grant.get("job_id") or b""
         client.job_env = context.inherited_env(grant)
         threads = (grant.get("resources") or {}).get("CPU", 1)
         config.set_default_threads(max(1, int(threads)))
