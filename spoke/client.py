@@ -105,9 +105,8 @@ class Client:
         self.futures = Futures(self)
         self.closed: str | None = None  # why nothing can be called any more
         self.info: dict[str, Any] = {}
-        self.namespace = ""
+        self.namespace, self.job_id = "", b""  # a worker's: those of whom it works for
         self.job_env: dict[str, Any] = {}
-        self.job_id = b""  # of whom a worker works for; its driver's is in `info`
         # Of a driver that joined: where it finds modules, and its working directory, for its workers.
         self.paths: list[Any] | None = None
         self.captured_group: bytes | None = None  # group that new calls of the running code go to
