@@ -54,10 +54,17 @@ class Codec:
         return kind, body
 
     @staticmethod
-    def decode(kind: int, body: bytes) -> Any:
-        """The value; Failed for an error."""
-        if kind == VALUE:
-            return pickle.loads(body)
+    def decode(kind: int, body: bytes, source: Any = None) -> Any:
+        """The value; Failed for an error.
+
+        `source`: an object with ``pin(object_id) -> release function`` for the refs in the frame; None where
+        the sender keeps them long enough.
+        """
         if kind == ERROR:
             raise Failed(body)
-        return api.get(pickle.loads(body))[0]
+        before, codec.context.source = codec.context.source, source
+        try:
+            value = pickle.loads(body)
+        finally:
+            codec.context.source = before
+        return value if kind == VALUE else api.get(value)[0]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from spoke import api, current
@@ -189,6 +190,32 @@ class WriterEnd:
         self._changed.notify_all()
 
 
+class _Source:
+    """What keeps the refs in a value: the writer, until their owners know of this process, too."""
+
+    def __init__(self, link: Link, number: int) -> None:
+        self._link = link
+        self._number = number
+        self._awaited = 1  # the value itself is unpickled
+        self._lock = threading.Lock()
+
+    def pin(self, object_id: bytes) -> Callable[[], None]:
+        """A ref was met whose owner does not know us yet; returns what to call when it does."""
+        with self._lock:
+            self._awaited += 1
+        return self.done
+
+    def done(self) -> None:
+        """One less to wait for; after the last the writer hears that the value was taken."""
+        with self._lock:
+            self._awaited -= 1
+            if self._awaited == 0:
+                try:
+                    self._link.send(self._number, _TAKEN, b"")
+                except Closed:
+                    pass  # nobody is there who keeps anything
+
+
 class ReaderEnd:
     """The link to the writer; the threads of a process read one after the other."""
 
@@ -222,11 +249,12 @@ class ReaderEnd:
 
     def _next(self) -> Any:
         number, kind, body = self._link.receive()
+        source = _Source(self._link, number)
         try:
-            return Codec.decode(kind, body)
+            return Codec.decode(kind, body, source)
         finally:  # one that cannot be unpickled is over, too
             self.taken += 1
-            self._link.send(number, _TAKEN, b"")
+            source.done()
 
     def close(self) -> None:
         """End the channel for all; may be called again."""
