@@ -37,7 +37,7 @@ class _ActorMember:
         return getattr(self._handle, method).remote(*args, **kwargs)
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None) -> Any:
-        return self._client.get([getattr(self._handle, method).remote(*args, **kwargs)], timeout)[0]
+        return self._client.get_one(getattr(self._handle, method).remote(*args, **kwargs), timeout)
 
     def close(self) -> None:
         pass
@@ -62,9 +62,7 @@ class _ServerMember:
 
 
 class _Methods:
-    """``proxy.method(*args)``: what `EndpointPool.call` and its like return."""
-
-    __slots__ = ("_start",)
+    """``proxy.method(*args)``: what `EndpointPool.call` and its like return; each method is made once."""
 
     def __init__(self, start: Callable[..., Any]) -> None:
         self._start = start
@@ -77,6 +75,7 @@ class _Methods:
         def method(*args: Any, **kwargs: Any) -> Any:
             return start(name, args, kwargs)
 
+        self.__dict__[name] = method
         return method
 
 
