@@ -258,12 +258,12 @@ class Environments:
             else:
                 self._born(kept, pid, pidfd)
 
+        self._groups.start()  # first: the agent may be killed before it hears that the helper was born
         self._nursery.start(Order({"prepare": order}, changes, None, (kept.fd, kept.fd), born))
 
     def _born(self, kept: _Kept, pid: int, pidfd: int) -> None:
         kept.pid, kept.pidfd = pid, pidfd
         self._groups.add(pid)
-        self._groups.start()
         kept.source = self._loop.reactor.watch(pidfd)
         self._loop.handle(kept.source, lambda kind, meta, payload: self._exited(kept))
         if self._closing:
