@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import spoke
+from spoke import orphans
 from spoke.cluster_utils import Cluster
 from spoke.errors import RuntimeEnvSetupError
 from tests.env_kit import program, with_programs
@@ -75,7 +76,7 @@ def test_proc_1_an_installer_ends_with_its_agent(tmp_path: Path, monkeypatch: py
         head = made.head_node
         assert head is not None
         os.kill(head.pid, signal.SIGKILL)
-        assert _eventually(lambda: not Path(f"/proc/{pid}").exists())
+        assert _eventually(lambda: not orphans.is_running(pid))
     finally:
         spoke.shutdown()
         made.shutdown()
