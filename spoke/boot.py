@@ -3,11 +3,13 @@
 Run by path, not as a module of the package: importing the package takes longer than what is here.
 So the zygote, on which the first task waits, imports its modules while the daemon imports its own.
 
-Rule: nothing but built-in modules before the zygote runs.
+Rule: nothing but built-in modules before the zygote runs.  The collector rests in both until all is imported:
+there is nothing to find, and looking took 3 ms of each.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
@@ -15,7 +17,7 @@ from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 CONFIG_FD = 3  # as in spoke.spawning: what only the daemon may read
 LINK_FD = 4
 
-_BOOT = "import sys; sys.path[:0] = sys.argv[1:]; from spoke.zygote import main; main()"
+_BOOT = "import gc, sys; gc.disable(); sys.path[:0] = sys.argv[1:]; from spoke.zygote import main; main()"
 
 
 def start_zygote(argv: list[str], environment: dict[str, str]) -> tuple[int, int] | None:
@@ -43,6 +45,7 @@ def start_zygote(argv: list[str], environment: dict[str, str]) -> tuple[int, int
 
 def main() -> None:
     """Entry of the daemon's process; the arguments are the paths that hold what it imports."""
+    gc.disable()
     paths = sys.argv[1:]
     os.environ["SPOKE_AGENT"] = os.urandom(8).hex()  # by which `spoke.keeper` knows what stems from here
     zygote = start_zygote([sys.executable, "-c", _BOOT, *paths], dict(os.environ))

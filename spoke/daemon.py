@@ -15,6 +15,7 @@ directory that the user named.  The first workers are started before anything th
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -106,6 +107,8 @@ class Daemon:
         self.loop.after = self._after
         self._ready(node)
         self.loop.after_s(0.2, self._settle)
+        gc.freeze()
+        gc.enable()  # see `boot`
 
     def _adopt_link(self) -> None:
         mine = self.settings

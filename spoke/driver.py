@@ -1,4 +1,4 @@
-"""How a program gets its engine: with a cluster of its own, or by joining one."""
+"""How a program gets its engine: by joining a cluster, that of its own (`embedded`) or another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke import config, current, forking, records, spawning, token, wire
+from spoke import config, current, forking, records, spawning, wire
 
 if TYPE_CHECKING:
     from spoke._native import Reactor
@@ -17,46 +17,6 @@ if TYPE_CHECKING:
 WELCOME_S: Final = 30.0
 GOODBYE_S: Final = 5.0
 JOIN_S: Final = 1.8  # to the answer of a head
-
-
-def start_embedded(options: dict[str, Any]) -> Client:
-    """Start a daemon that lives and dies with this process, and connect to it.
-
-    options: of `api.init` (num_cpus, num_gpus, resources, labels, object_store_memory, namespace,
-    runtime_env, log_to_driver, temp_dir).
-
-    Raises:
-        RuntimeError: the daemon did not start; the text says why.
-    """
-    from _socket import socketpair
-
-    secret = token.resolve(config.get("token"), config.get("token_file"), None) or token.generate()
-    process_id, node_id = os.urandom(28), os.urandom(28)
-    mine, theirs = socketpair()
-    settings = {
-        "mode": "head", "link": "driver", "driver_id": process_id, "driver_pid": os.getpid(),
-        "token": secret, "node_id": node_id, "sys_path": _sys_path(),
-        "port": 0, "record": True, "log_dir": config.get("log_dir"),
-        **{name: options.get(name) for name in ("num_cpus", "num_gpus", "object_store_memory")},
-        "resources": options.get("resources") or {}, "labels": options.get("labels") or {},
-    }  # fmt: skip
-    pid, pidfd = spawning.start_daemon(settings, theirs.fileno(), config.environment())
-    theirs.close()
-    # The daemon starts while this process imports what follows.
-    from spoke._native import Reactor
-    from spoke.client import Client
-    from spoke.link import TRUSTED_FRAME_BYTES
-    from spoke.links import Links
-
-    reactor = Reactor()
-    links = Links(reactor, secret, process_id, node_id)
-    reactor.listen_unix(wire.unix_name(process_id))
-    conn = reactor.adopt(mine.detach())
-    reactor.set_limit(conn, TRUSTED_FRAME_BYTES)
-    hub = links.adopt(conn, node_id)
-    client = Client(reactor, links, [process_id, node_id, "127.0.0.1", 0], hub, hub)
-    client.on_closed = lambda: _reap_daemon(client, pid, pidfd)
-    return _enter(client, options, "the cluster could not be started")
 
 
 def join(address: str, options: dict[str, Any]) -> Client:
@@ -103,8 +63,8 @@ def join(address: str, options: dict[str, Any]) -> Client:
     client = Client(reactor, links, [process_id, node_id, host, port], hub, agent)
     client.info["address"] = f"{target[0]}:{target[1]}"
     client.hub_target = wire.unix_name(node_id) if hub is agent else target
-    client.paths = [_sys_path(), os.getcwd()]
-    return _enter(client, options, f"the cluster at {address} did not let this driver in")
+    client.paths = [spawning.search_path(), os.getcwd()]
+    return enter(client, options, f"the cluster at {address} did not let this driver in")
 
 
 def _unreachable(address: str, error: Exception) -> ConnectionError:
@@ -156,8 +116,14 @@ def _local_agent(reactor: Reactor, hub_id: bytes, secret: bytes, process_id: byt
     raise OSError(str(failure))
 
 
-def _enter(client: Client, options: dict[str, Any], failure: str) -> Client:
-    """Say hello to the hub and wait for its WELCOME."""
+def enter(client: Client, options: dict[str, Any], failure: str) -> Client:
+    """Say hello to the hub, wait for its WELCOME, and be this process's engine.
+
+    failure: begins the text of the error where there is none.
+
+    Raises:
+        RuntimeError: the hub refused, or is gone.
+    """
     from spoke import context
     from spoke.envs import resolving
     from spoke.lead import Waiter
@@ -219,33 +185,6 @@ def _flush_logs(client: Client) -> None:
 def _warn_pending(what: str, key: Any, reason: str, fatal: bool) -> None:
     who = {"class": "a task", "actor": "an actor"}.get(what, f"a {what}")
     print(f"spoke: {who} waits for resources that are not there: {reason}", file=sys.stderr)
-
-
-def _sys_path() -> list[str]:
-    """The driver's module search path, for workers; the script's directory first, as Python has it."""
-    return [os.path.abspath(path) if path else os.getcwd() for path in sys.path]
-
-
-def _reap_daemon(client: Client, pid: int, pidfd: int) -> None:
-    """Wait until the daemon has ended, which it does when its link to us ends; then kill it (PROC-2)."""
-    import select
-    import signal
-
-    from spoke._native import reap
-
-    status: tuple[int | None, int] | None = None
-    try:
-        if not select.select([pidfd], [], [], GOODBYE_S)[0]:
-            os.kill(pid, signal.SIGKILL)
-            select.select([pidfd], [], [], GOODBYE_S)
-        status = reap(pidfd)
-    except (ProcessLookupError, ChildProcessError, OSError):
-        pass
-    finally:
-        os.close(pidfd)
-    if status is not None and status[1] and client.info.get("session"):
-        records.remove_dead_session(str(client.info["session"]))  # it could not do so itself
-        records.live()  # which removes the record
 
 
 def _at_exit() -> None:

@@ -1,6 +1,6 @@
 """Joining and leaving: `init`, `shutdown`, and the context that `init` returns.
 
-Rules of this module: arguments are checked here; `spoke.driver` starts or joins the cluster.
+Rules of this module: arguments are checked here; `spoke.embedded` starts a cluster, `spoke.driver` joins one.
 """
 
 from __future__ import annotations
@@ -194,12 +194,14 @@ def _connect_here(
     address: str | None, target: str | None, options: dict[str, Any], node: dict[str, Any]
 ) -> None:
     """Start or join a cluster of Spoke's own."""
+    if target is None or target == "local":
+        from spoke import embedded
+
+        options.update(_node_options(node))
+        embedded.start(options)
+        return
     from spoke import driver
 
-    if target is None or target == "local":
-        options.update(_node_options(node))
-        driver.start_embedded(options)
-        return
     given = [name for name, value in node.items() if value is not None]
     if given and address is not None:
         raise ValueError(

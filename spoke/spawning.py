@@ -33,6 +33,11 @@ def own_paths() -> list[str]:
     return [here] if here == there else [here, there]
 
 
+def search_path() -> list[str]:
+    """This program's module search path, for its workers; the script's directory first, as Python has it."""
+    return [os.path.abspath(path) if path else os.getcwd() for path in sys.path]
+
+
 def daemon_argv(restarts: int = 0) -> list[str]:
     """Command line of a daemon, or of its supervisor, which starts it again so often if it is killed."""
     here = os.path.dirname(os.path.abspath(__file__))

@@ -48,8 +48,8 @@ def main() -> None:
     import spoke.worker
 
     _native.set_title("spoke-zygote")
-    gc.collect()
     gc.freeze()  # what is there now is never looked at again, so its pages stay shared
+    gc.enable()
     if serve(control, agent):
         spoke.worker.main()
 
