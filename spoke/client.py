@@ -538,17 +538,19 @@ class Client:
 
             raise RaySystemError(self.closed)
 
+    def disown(self, why: str) -> None:
+        """Who gets a ref of this process from now on is told that it names nothing any more, and why."""
+        text = f"This ObjectRef is not of the session that this process is in: {why}. Make the object again."
+        for entry in self.refs.entries.values():
+            entry.status, entry.value = SYSTEM, encode_error("ValueError", text)
+
     def close(self) -> None:
         """Leave the cluster: waiting calls end by name, links close, the I/O thread ends."""
         if self.on_closing is not None and self.closed is None:
             self.on_closing()
         with self.lock:
             self.fail_everything("the driver called shutdown()")
-            for entry in self.refs.entries.values():
-                entry.status = SYSTEM
-                entry.value = encode_error(
-                    "RaySystemError", "this ref belongs to a cluster that was shut down"
-                )
+            self.disown("the driver has called shutdown() since")
         self.rdma.close()
         objectref.install(None, None, None, None, None)
         self.futures.stop()

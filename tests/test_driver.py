@@ -206,6 +206,7 @@ ray.init(num_cpus=1, log_to_driver=False)
 ref = ray.put(b"x" * 500_000)
 view = ray.get(ref)
 tensor_ref = ray.remote(lambda: 5).remote()
+pending = ray.remote(lambda ref: ref).remote(tensor_ref)
 pid = os.fork()
 if pid == 0:
     assert not ray.is_initialized()
@@ -213,12 +214,36 @@ if pid == 0:
     if sys.argv[1] == "init":
         ray.init(num_cpus=1, log_to_driver=False)
         assert ray.get(ray.remote(lambda: 8).remote()) == 8
+        for use in (ray.get, lambda ref: ray.get(ray.remote(lambda x: x).remote(ref))):
+            try:
+                use(pending)
+            except ValueError as error:
+                assert "before this process was forked" in str(error), error
+            else:
+                raise AssertionError("the parent's ref was taken for one of this session")
         ray.shutdown()
     sys.exit(7)  # with the handlers of an orderly end
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 assert ray.get(ref) == b"x" * 500_000 and ray.get(tensor_ref) == 5
 assert ray.get(ray.remote(lambda: 9).remote()) == 9
 """
+
+
+def test_a_ref_of_an_earlier_session_is_refused(tmp_path: Path) -> None:
+    code = """
+import spoke as ray
+ray.init(num_cpus=1, log_to_driver=False)
+refs = [ray.put(1), ray.remote(lambda: 2).remote()]
+ray.shutdown()
+ray.init(num_cpus=1, log_to_driver=False)
+for ref in refs:
+    try:
+        ray.get(ref)
+    except ValueError as error:
+        print(error)
+"""
+    done = run(code, tmp_path)
+    assert done.stdout.count("has called shutdown() since") == 2, done.stderr
 
 
 @pytest.mark.parametrize("what", ["init", "end"])
