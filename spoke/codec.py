@@ -11,11 +11,14 @@ Python frames out of nearly all calls.
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Iterable
+from types import CodeType
 from typing import Any, Final
 
 _ATOMS: Final = frozenset({int, float, bool, type(None), str, bytes})
@@ -123,17 +126,34 @@ def _dispatch_table() -> dict[type, Callable[[Any], Any]]:
     return {**copyreg.dispatch_table, **_register}
 
 
-def _dump_thorough(value: Any, buffers: list[Any] | None) -> bytes:
+@functools.cache
+def _picklers() -> tuple[Any, Any]:
+    """Cloudpickle's pickler as Spoke needs it, without and with the registered reducers."""
     import cloudpickle
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    reduce_code = cloudpickle.Pickler.dispatch_table[CodeType]
+
+    def reduce_code_with_file(code: CodeType) -> Any:
+        """With the name of the file, which cloudpickle leaves out since 3.1.3: tracebacks show the source."""
+        make, args, *rest = reduce_code(code)
+        named = (code.co_filename if type(arg) is str and arg == "<dynamic-code>" else arg for arg in args)
+        return (make, tuple(named), *rest)
+
+    class Plain(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table = ChainMap({CodeType: reduce_code_with_file}, cloudpickle.Pickler.dispatch_table)
+
+    class Registered(Plain):
         def reducer_override(self, obj: Any) -> Any:
             reducer = _register.get(type(obj))
             return super().reducer_override(obj) if reducer is None else reducer(obj)
 
+    return Plain, Registered
+
+
+def _dump_thorough(value: Any, buffers: list[Any] | None) -> bytes:
     stream = io.BytesIO()
     callback = None if buffers is None else buffers.append
-    pickler = (Pickler if _register else cloudpickle.Pickler)(stream, 5, buffer_callback=callback)
+    pickler = _picklers()[bool(_register)](stream, 5, buffer_callback=callback)
     try:
         pickler.dump(value)
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import mmap
+import os
 import struct
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import spoke
+from spoke import orphans
 from spoke.cluster_utils import Cluster
 from spoke.errors import ActorDiedError, ObjectLostError
 from spoke.regions import LOOK_BACK, RegionMemory, Regions
@@ -43,6 +45,9 @@ class Holder:
 
     def stats(self) -> dict[str, int]:
         return spoke.object_store_stats()
+
+    def pid(self) -> int:
+        return os.getpid()
 
 
 class Reader:
@@ -128,11 +133,14 @@ def test_the_memory_stays_until_nobody_was_told_of_it(place: dict[str, Any]) -> 
 def test_the_owners_death_is_a_lost_object(place: dict[str, Any]) -> None:
     holder = spoke.remote(Holder).options(**place).remote(MIB)
     ref = holder.whole.remote()
+    pid = spoke.get(holder.pid.remote())
     spoke.wait([ref])
     spoke.kill(holder)
     with pytest.raises(ActorDiedError):
-        while True:  # a call may be quicker than the kill, which goes by the hub and the agent
+        while True:
             spoke.get(holder.stats.remote())
+    while orphans.is_running(pid):  # calls are refused before the process has ended
+        time.sleep(0.01)
     with pytest.raises(ObjectLostError):
         spoke.get(ref)
 
