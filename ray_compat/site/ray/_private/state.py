@@ -24,6 +24,28 @@ available_resources = spoke.available_resources
 timeline = spoke.timeline
 
 
+def actors(actor_id: str | None = None) -> dict[str, Any]:
+    """The row of one actor, by its hexadecimal id; or those of all, by it."""
+    from spoke.util.state import get_actor, list_actors
+
+    if actor_id is not None:
+        row = get_actor(actor_id)
+        return {} if row is None else _actor_row(row)
+    return {row.actor_id: _actor_row(row) for row in list_actors(detail=True, limit=10_000)}
+
+
+def _actor_row(row: Any) -> dict[str, Any]:
+    return {
+        "ActorID": row.actor_id,
+        "ActorClassName": row.class_name,
+        "Name": row.name,
+        "JobID": row.job_id,
+        "State": row.state,
+        "NumRestarts": int(row.num_restarts or 0),
+        "Pid": row.pid,
+    }
+
+
 class GlobalState:
     """What `ray._private.state.state` is."""
 

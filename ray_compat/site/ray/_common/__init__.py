@@ -1,0 +1,1 @@
+"""The corner of Ray that its test programs import helpers from."""

@@ -1,0 +1,62 @@
+"""Names of `ray._private.utils` that programs import."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from ray._common import utils as _common
+from spoke import machine
+from spoke.ids import TaskID
+
+binary_to_hex = _common.binary_to_hex
+decode = _common.decode
+get_system_memory = _common.get_system_memory
+hex_to_binary = _common.hex_to_binary
+reset_ray_address = _common.reset_ray_address
+
+
+def get_num_cpus(override_docker_cpu_warning: bool = False, truncate: bool = True) -> float:
+    """The CPUs that this process may use."""
+    return machine.cpu_count()
+
+
+def get_used_memory() -> int:
+    """Bytes of memory in use on this machine."""
+    import psutil
+
+    return int(psutil.virtual_memory().used)
+
+
+def estimate_available_memory() -> int:
+    """Bytes of memory that programs can still get."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def is_main_thread() -> bool:
+    """Whether this is the main thread."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def binary_to_task_id(binary_task_id: bytes) -> TaskID:
+    """The id of these bytes."""
+    return TaskID(binary_task_id)
+
+
+def ensure_str(s: Any, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """Text or bytes as text."""
+    return s if isinstance(s, str) else bytes(s).decode(encoding, errors)
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """``module://rest`` in two.
+
+    Raises:
+        ValueError: there is no ``://`` in it.
+    """
+    module, mark, rest = address.partition("://")
+    if not mark:
+        raise ValueError("Address must contain '://'")
+    return module, rest

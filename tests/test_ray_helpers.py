@@ -1,0 +1,187 @@
+"""What test programs written for Ray import besides `ray`: helpers of `ray._common` and `ray._private`.
+
+One such program, under pytest and the switch, with fixtures like those that Ray's programs have.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PROGRAM = """
+import asyncio, os, signal, subprocess, sys, time
+import pytest
+import ray
+import ray.cluster_utils
+from ray._common.test_utils import (
+    FakeTimer, Semaphore, SignalActor, async_wait_for_condition, is_named_tuple, wait_for_condition,
+)
+from ray._private import test_utils as helpers
+from ray._private import utils
+
+
+@pytest.fixture(scope="module")
+def regular():
+    yield ray.init(
+        "local", num_cpus=2, object_store_memory=150 * 1024 * 1024, dashboard_port=None,
+        namespace="default_test_namespace", _system_config={"object_timeout_milliseconds": 200},
+    )
+    ray.shutdown()
+    utils.reset_ray_address()
+
+
+def test_signal(regular):
+    signal_actor = SignalActor.remote()
+
+    @ray.remote(num_cpus=0)
+    def waits(actor):
+        ray.get(actor.wait.remote())
+        return "passed"
+
+    refs = [waits.remote(signal_actor) for _ in range(2)]
+    wait_for_condition(lambda: ray.get(signal_actor.cur_num_waiters.remote()) == 2)
+    assert ray.wait(refs, timeout=0)[0] == []
+    ray.get(signal_actor.wait.remote(should_wait=False))
+    ray.get(signal_actor.send.remote(clear=True))
+    assert ray.get(refs) == ["passed", "passed"]
+    later = waits.remote(signal_actor)
+    wait_for_condition(lambda: ray.get(signal_actor.cur_num_waiters.remote()) == 1)
+    ray.get(signal_actor.send.remote())
+    assert ray.get(later) == "passed"
+    assert ray.get(waits.remote(signal_actor)) == "passed"
+
+
+def test_semaphore(regular):
+    semaphore = Semaphore.remote(value=1)
+    ray.get(semaphore.acquire.remote())
+    assert ray.get(semaphore.locked.remote())
+    second = semaphore.acquire.remote()
+    assert ray.wait([second], timeout=0.2)[0] == []
+    ray.get(semaphore.release.remote())
+    ray.get(second)
+
+
+def test_conditions():
+    tries = []
+
+    def third(least):
+        tries.append(1)
+        if len(tries) < least:
+            raise ValueError("not yet")
+        return True
+
+    wait_for_condition(third, retry_interval_ms=1, least=3)
+    assert len(tries) == 3
+    with pytest.raises(RuntimeError, match="condition wasn't met before the timeout expired") as caught:
+        wait_for_condition(lambda: 1 / 0, timeout=0)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        wait_for_condition(lambda: 1 / 0, timeout=0, raise_exceptions=True)
+
+    async def true():
+        return True
+
+    with pytest.raises(TypeError, match="async_wait_for_condition"):
+        wait_for_condition(true)
+
+    async def all_ways():
+        await async_wait_for_condition(true)
+        await async_wait_for_condition(lambda: len(tries) == 3)
+        with pytest.raises(RuntimeError):
+            await async_wait_for_condition(lambda: False, timeout=0)
+
+    asyncio.run(all_ways())
+    with pytest.raises(AssertionError):
+        helpers.wait_for_assertion(lambda: (_ for _ in ()).throw(AssertionError("no")), timeout=0)
+    assert helpers.wait_until_succeeded_without_exception(int, (ValueError,), "3")
+    assert not helpers.wait_until_succeeded_without_exception(int, (ValueError,), "x", timeout_ms=0)
+
+
+def test_actors(regular):
+    @ray.remote(max_restarts=1)
+    class Lives:
+        def pid(self):
+            return os.getpid()
+
+    actor = Lives.remote()
+    pid = ray.get(actor.pid.remote())
+    helpers.wait_for_num_actors(1, "ALIVE")
+    assert helpers.get_actor_node_id(actor) == ray.get_runtime_context().get_node_id()
+    assert ray._private.state.actors(actor._actor_id.hex())["State"] == "ALIVE"
+    helpers.kill_actor_and_wait_for_failure(actor)
+    helpers.wait_for_pid_to_exit(pid)
+    assert ray._private.state.actors()[actor._actor_id.hex()]["State"] == "DEAD"
+    assert ray.get(helpers.put_object(5, True)) == ray.get(helpers.put_object(5, False)) == 5
+
+
+def test_programs(regular):
+    address = ray.get_runtime_context().gcs_address  # an embedded cluster is reached by its address alone
+    script = f"import ray, sys; ray.init({address!r}); print('joined', ray.get(ray.put(3)))"
+    script += "; print('err', file=sys.stderr)"
+    assert "joined 3" in helpers.run_string_as_driver(script)
+    out, err = helpers.run_string_as_driver_stdout_stderr(script)
+    assert out == "joined 3\\n" and "err" in err
+    process = helpers.run_string_as_driver_nonblocking("print(6)")
+    assert process.communicate()[0] == b"6\\n"
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        helpers.run_string_as_driver("print('said'); raise SystemExit(3)")
+    assert caught.value.returncode == 3 and "said" in caught.value.output
+
+
+def test_placement_groups(regular):
+    group = ray.util.placement_group([{"CPU": 1}])
+    ray.get(group.ready())
+    assert not helpers.is_placement_group_removed(group)
+    helpers.placement_group_assert_no_leak([group])
+    assert helpers.is_placement_group_removed(group)
+    wait_for_condition(helpers.no_resource_leaks_excluding_node_resources)
+
+
+def test_cluster():
+    ray.shutdown()
+    cluster = ray.cluster_utils.Cluster()
+    settings = {"num_cpus": 1, "object_store_memory": 150 * 1024 * 1024, "dashboard_port": None}
+    cluster.add_node(**settings, **helpers.generate_system_config_map(health_check_period_ms=100))
+    ray.init(address=cluster.address, namespace="n")
+    other = cluster.add_node(**settings)
+    cluster.wait_for_nodes()
+    assert helpers.get_other_nodes(cluster) == helpers.get_non_head_nodes(cluster) == [other]
+    helpers.kill_raylet(other)
+    wait_for_condition(lambda: sum(node["Alive"] for node in ray.nodes()) == 1)
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_small_things(tmp_path):
+    assert helpers.same_elements([{"a": 1}, {}], [{}, {"a": 1}]) and not helpers.same_elements([1], [1, 1])
+    assert utils.hex_to_binary(utils.binary_to_hex(b"ab")) == b"ab" and utils.decode(b"x") == "x"
+    with helpers.chdir(str(tmp_path)):
+        assert os.getcwd() == str(tmp_path)
+    import collections
+
+    assert is_named_tuple(collections.namedtuple("P", "x")) and not is_named_tuple(tuple)
+    timer = FakeTimer(3.0)
+    timer.advance(2)
+    assert timer.time() == 5.0
+    with pytest.raises(ImportError):
+        from ray._private.test_utils import start_redis_instance
+"""
+
+
+def test_a_program_of_rays_kind_runs(tmp_path: Path) -> None:
+    (tmp_path / "test_program.py").write_text(PROGRAM)
+    pytest = ["pytest", "-q", "-p", "no:cacheprovider", "test_program.py"]
+    kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "SPOKE_ADDRESS")}
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_compat", "-m", *pytest],
+        cwd=tmp_path,
+        env={**kept, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
