@@ -154,7 +154,7 @@ def test_l2_a_stuck_actor_holds_up_nobody(gpus: Any) -> None:
     stuck, other = (gpus.remote(num_cpus=0)(Plain).remote() for _ in range(2))
     gpus.get([one.about.remote() for one in (stuck, other)])
     stuck.sleep.remote(600)
-    waiting = [stuck.sleep.remote(os.urandom(90_000)) for _ in range(64)]  # no seconds: it never comes to them
+    waiting = [stuck.sleep.remote(os.urandom(90_000)) for _ in range(64)]  # it never comes to them
     waiting += [stuck.sleep.remote(os.urandom(200_000)) for _ in range(8)]
     task = gpus.remote(num_cpus=0)(lambda body: len(body)).remote(os.urandom(200_000))
     assert gpus.get(task, timeout=30) == 200_000
