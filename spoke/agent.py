@@ -128,6 +128,8 @@ class Agent:
         self._nursery = nursery
         self._tag = nursery.environment.get(orphans.AGENT_VARIABLE, "")
         self._keeper = Keeper(self._tag)
+        if self._tag:
+            orphans.mark(self._tag, (0, nursery.zygote_pid))
         self._files = logs.LogFiles(settings.log_dir, settings.keep_logs)
         self._exits: deque[tuple[Any, ...]] = deque(maxlen=EXITS_KEPT)  # for a hub that missed them
         self._sequence = 0
@@ -387,6 +389,8 @@ class Agent:
         worker = Worker(worker_id, pid, pidfd, source, base, files)
         self._workers[worker_id] = worker
         self._keeper.add(pid)
+        if worker_id in self._enders:
+            orphans.mark("", (pid,))
         self._loop.handle(source, lambda kind, meta, payload: self._exited(worker))
         if wish != KEEP:
             self._stop_worker(worker_id, wish == KILL)

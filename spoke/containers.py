@@ -5,8 +5,8 @@ ends nothing.  Rules:
 
 - Whose command was killed is removed by another command, and only then counts as ended (GANG-3).
 - What is inside carries the agent's tags in its environment, by which it is found and killed when the agent
-  cannot (`keeper`, `orphans`).  The commands do not: what they leave running is who removes the container
-  after that.
+  cannot (`keeper`, `orphans`).  The commands carry neither these nor the agent's mark: what they leave
+  running is who removes the container after that.
 """
 
 from __future__ import annotations

@@ -308,8 +308,8 @@ class JobRunner:
         inside[orphans.AGENT_VARIABLE] = environment.get(orphans.AGENT_VARIABLE, "")
         cwd = one.made.cwd if one.made is not None else None
         argv = one.container.argv({**spec, "cwd": cwd}, inside, one.ports)
-        # Podman's monitor may leave a file where it is started.
         self._spawn(one, argv, containers.outside(environment), one.container.directory)
+        orphans.mark("", (one.pid,))
 
     def _spawn(self, one: Running, argv: list[str], environment: dict[str, str], cwd: str | None) -> None:
         fds = [(one.outputs["stdout"].fd, 1), (one.outputs["stderr"].fd, 2)]

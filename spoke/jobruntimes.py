@@ -55,7 +55,7 @@ class Container:
             raise RuntimeMissing(f"RuntimeEnvSetupError: {kind} is not installed on this node")
         self.executable = executable
         self.name = name
-        self.directory = tempfile.mkdtemp(prefix="spoke-job-")  # which the container shares
+        self.directory = tempfile.mkdtemp(prefix="spoke-job-")  # shared; podman's monitor may leave a file
         self.host = host
         self.ender = containers.ender(executable, name)
 
