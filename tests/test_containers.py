@@ -165,6 +165,9 @@ class Inside:
     def fail(self) -> None:
         raise KeyError("inside")
 
+    def leave(self, code: int) -> None:
+        os._exit(code)
+
 
 def test_an_actor_in_a_container(cluster: None) -> None:
     actor = Inside.remote()
@@ -175,19 +178,18 @@ def test_an_actor_in_a_container(cluster: None) -> None:
     assert np.array_equal(spoke.get(actor.twice.remote(spoke.put(values)), timeout=60), values * 2)
     with pytest.raises(KeyError, match="inside"):
         spoke.get(actor.fail.remote(), timeout=60)
-    assert len(containers()) == 1
+    mine = set(containers())
     spoke.kill(actor)
-    until(lambda: containers() == [] and not os.path.exists(f"/proc/{pid}"))
+    until(lambda: not os.path.exists(f"/proc/{pid}") and mine - set(containers()))
 
 
 def test_a_worker_that_ends_itself_ends_its_container(cluster: None) -> None:
-    @spoke.remote(num_cpus=0.1, runtime_env=ENV, max_retries=0)
-    def die() -> None:
-        os._exit(9)
-
-    with pytest.raises(spoke.exceptions.WorkerCrashedError):
-        spoke.get(die.remote(), timeout=60)
-    until(lambda: containers() == [])
+    actor = Inside.remote()
+    pid = spoke.get(actor.look.remote(), timeout=60)[0]
+    mine = set(containers())
+    with pytest.raises(spoke.exceptions.ActorDiedError):
+        spoke.get(actor.leave.remote(9), timeout=60)
+    until(lambda: not os.path.exists(f"/proc/{pid}") and mine - set(containers()))
 
 
 def test_options_of_the_runtime(cluster: None, tmp_path: Path) -> None:
