@@ -19,10 +19,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from spoke import _native, config, containers, limits, logs, orphans
+from spoke import _native, config, containers, devices, limits, logs, orphans
 from spoke.containers import Endings
 from spoke.device_watch import DeviceWatch
-from spoke.devices import visible_devices
 from spoke.envs.entering import HOOK_FAILED
 from spoke.keeper import Keeper
 from spoke.loop import Loop, Timer
@@ -71,9 +70,9 @@ EXITS_KEPT = 1000  # reports of exits that a restarted hub is told again
 class NodeSettings:
     """What an agent must know about its node; see `spoke.daemon.Settings` for where it comes from."""
 
-    __slots__ = ("environments_dir", "first_segment", "gpu_visible", "heartbeat_s", "host", "hub_address",
-                 "keep_gpu_variable", "keep_logs", "kill_grace_s", "labels", "log_dir", "node_id", "port",
-                 "resources", "session", "store_limit", "sys_path", "token", "topology")  # fmt: skip
+    __slots__ = ("environments_dir", "first_segment", "gpu_variable", "gpu_visible", "heartbeat_s", "host",
+                 "hub_address", "keep_gpu_variable", "keep_logs", "kill_grace_s", "labels", "log_dir",
+                 "node_id", "port", "resources", "session", "store_limit", "sys_path", "token", "topology")  # fmt: skip
 
     def __init__(self, node_id: bytes, token: bytes, log_dir: str) -> None:
         self.node_id = node_id
@@ -88,7 +87,8 @@ class NodeSettings:
         self.topology: dict[str, Any] = {}  # see `spoke.devices.topology`
         self.store_limit = 0
         self.first_segment = 1  # id; an agent before this one gave out lower ones
-        self.gpu_visible: str | None = None  # CUDA_VISIBLE_DEVICES of the daemon
+        self.gpu_variable = devices.CUDA
+        self.gpu_visible: str | None = None  # its value for the daemon
         self.keep_gpu_variable = False  # workers see all devices, whatever is theirs
         self.sys_path: list[str] = []
         self.environments_dir: Callable[[], str] = lambda: os.path.join(log_dir, "environments")
@@ -136,7 +136,7 @@ class Agent:
         self._quiet_s = logs.BUSY_S
         self._closing = False
         self._sweep_timer: Timer | None = None
-        self._gpus = DeviceWatch(loop, visible_devices(settings.gpu_visible), emit)
+        self._gpus = DeviceWatch(loop, devices.visible_devices(settings.gpu_visible), emit)
         self.slots = HeldSlots(loop, emit, int(settings.resources.get("GPU", 0)))
         self._jobs: JobRunner | None = None  # made with the first job
         self._environments: Environments | None = None  # made with the first that is asked for
@@ -421,14 +421,12 @@ class Agent:
             orphans.VARIABLE: worker_id.hex(),
             "RAY_RAYLET_PID": str(os.getpid()),  # programs written for Ray know a worker by it
         }
-        keep = self._settings.keep_gpu_variable or config.given(env, "noset_visible_devices")
+        mine = self._settings
+        keep = mine.keep_gpu_variable or config.given(env, devices.KNOBS[mine.gpu_variable][1])
         if gpu_ids is not None and not keep:
-            names = visible_devices(self._settings.gpu_visible)
-            changes["CUDA_VISIBLE_DEVICES"] = ",".join(
-                str(index) if names is None or index >= len(names) else names[index] for index in gpu_ids
-            )
-            if names is None:  # the numbers are NVML's; CUDA's own order is another one
-                changes["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+            changes[mine.gpu_variable] = devices.limited_to(mine.gpu_visible, gpu_ids)
+            if mine.gpu_variable == devices.CUDA and mine.gpu_visible is None:
+                changes["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, by which the numbers are
         for name, value in env.items():
             changes[name] = None if value is None else str(value)
         return changes

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoke import _native, config, containers, joblimits, jobports, jobresult, orphans
 from spoke.containers import Endings
-from spoke.devices import visible_devices
+from spoke.devices import limited_to
 from spoke.envs import launching
 from spoke.jobfiles import OutputFiles
 from spoke.joblogs import SOURCES, Output, Reader, start_offsets
@@ -265,12 +265,9 @@ class JobRunner:
             REST_VARIABLE: str(spec.get("job_env") or ""),
             **{f"SPOKE_PORT_{name.upper()}": str(port) for name, port in one.ports.items()},
         })  # fmt: skip
-        devices = spec.get("gpu_ids")
-        if devices is not None and not mine.keep_gpu_variable:
-            names = visible_devices(mine.gpu_visible)
-            found["CUDA_VISIBLE_DEVICES"] = ",".join(
-                str(index) if names is None or index >= len(names) else names[index] for index in devices
-            )
+        gpu_ids = spec.get("gpu_ids")
+        if gpu_ids is not None and not mine.keep_gpu_variable:
+            found[mine.gpu_variable] = limited_to(mine.gpu_visible, gpu_ids)
         return found
 
     def _start_function(self, one: Running) -> None:
