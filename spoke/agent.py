@@ -70,9 +70,10 @@ EXITS_KEPT = 1000  # reports of exits that a restarted hub is told again
 class NodeSettings:
     """What an agent must know about its node; see `spoke.daemon.Settings` for where it comes from."""
 
-    __slots__ = ("environments_dir", "first_segment", "gpu_variable", "gpu_visible", "heartbeat_s", "host",
-                 "hub_address", "keep_gpu_variable", "keep_logs", "kill_grace_s", "labels", "log_dir",
-                 "node_id", "port", "resources", "session", "store_limit", "sys_path", "token", "topology")  # fmt: skip
+    __slots__ = ("environments_dir", "first_segment", "gpu_variable", "gpu_visible", "heartbeat_s",
+                 "host", "hub_address", "keep_gpu_variable", "keep_logs", "kill_grace_s", "labels",
+                 "log_dir", "node_id", "port", "resources", "session", "store_limit", "sys_path",
+                 "token", "topology")  # fmt: skip
 
     def __init__(self, node_id: bytes, token: bytes, log_dir: str) -> None:
         self.node_id = node_id
