@@ -19,9 +19,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from spoke import _native, config, limits, logs, orphans
+from spoke import _native, config, containers, devices, limits, logs, orphans
+from spoke.containers import Endings
 from spoke.device_watch import DeviceWatch
-from spoke.devices import visible_devices
 from spoke.envs.entering import HOOK_FAILED
 from spoke.keeper import Keeper
 from spoke.loop import Loop, Timer
@@ -64,16 +64,16 @@ SWEEP_AGAIN_S = 5.0  # while orphans of live workers are left
 
 KEEPER_S = 0.2  # from the agent's start to that of its keeper, which no worker is to wait for
 
-CONTAINERS_END_S = 5.0  # at shutdown, beyond the time for workers
 EXITS_KEPT = 1000  # reports of exits that a restarted hub is told again
 
 
 class NodeSettings:
     """What an agent must know about its node; see `spoke.daemon.Settings` for where it comes from."""
 
-    __slots__ = ("environments_dir", "first_segment", "gpu_visible", "heartbeat_s", "host", "hub_address",
-                 "keep_gpu_variable", "keep_logs", "kill_grace_s", "labels", "log_dir", "node_id", "port",
-                 "resources", "session", "store_limit", "sys_path", "token", "topology")  # fmt: skip
+    __slots__ = ("environments_dir", "first_segment", "gpu_variable", "gpu_visible", "heartbeat_s",
+                 "host", "hub_address", "keep_gpu_variable", "keep_logs", "kill_grace_s", "labels",
+                 "log_dir", "node_id", "port", "resources", "session", "store_limit", "sys_path",
+                 "token", "topology")  # fmt: skip
 
     def __init__(self, node_id: bytes, token: bytes, log_dir: str) -> None:
         self.node_id = node_id
@@ -88,7 +88,8 @@ class NodeSettings:
         self.topology: dict[str, Any] = {}  # see `spoke.devices.topology`
         self.store_limit = 0
         self.first_segment = 1  # id; an agent before this one gave out lower ones
-        self.gpu_visible: str | None = None  # CUDA_VISIBLE_DEVICES of the daemon
+        self.gpu_variable = devices.CUDA
+        self.gpu_visible: str | None = None  # its value for the daemon
         self.keep_gpu_variable = False  # workers see all devices, whatever is theirs
         self.sys_path: list[str] = []
         self.environments_dir: Callable[[], str] = lambda: os.path.join(log_dir, "environments")
@@ -126,18 +127,22 @@ class Agent:
         self._workers: dict[bytes, Worker] = {}
         self._starting: dict[bytes, int] = {}  # worker id -> KEEP, ASK or KILL once it is there
         self._nursery = nursery
-        self._keeper = Keeper(nursery.environment.get(orphans.AGENT_VARIABLE, ""))
+        self._tag = nursery.environment.get(orphans.AGENT_VARIABLE, "")
+        self._keeper = Keeper(self._tag)
+        if self._tag:
+            orphans.mark(self._tag, (0, nursery.zygote_pid))
         self._files = logs.LogFiles(settings.log_dir, settings.keep_logs)
         self._exits: deque[tuple[Any, ...]] = deque(maxlen=EXITS_KEPT)  # for a hub that missed them
         self._sequence = 0
         self._quiet_s = logs.BUSY_S
         self._closing = False
         self._sweep_timer: Timer | None = None
-        self._gpus = DeviceWatch(loop, visible_devices(settings.gpu_visible), emit)
+        self._gpus = DeviceWatch(loop, devices.visible_devices(settings.gpu_visible), emit)
         self.slots = HeldSlots(loop, emit, int(settings.resources.get("GPU", 0)))
         self._jobs: JobRunner | None = None  # made with the first job
         self._environments: Environments | None = None  # made with the first that is asked for
         self._enders: dict[bytes, list[str]] = {}  # command lines that end the workers' containers
+        self._endings = Endings(loop, nursery.environment)
         self.segments = SegmentService(
             SegmentTable(settings.store_limit, _native.Segment.create, settings.first_segment),
             loop.reactor,
@@ -211,6 +216,7 @@ class Agent:
                 lambda: self.environments,
                 self.sweep_soon,
                 self._keeper,
+                self._endings,
             )
         return self._jobs
 
@@ -325,8 +331,11 @@ class Agent:
                 order.argv = launching.by_shell(made)
                 return
             name, root = f"spoke-{worker_id.hex()[:12]}", self.environments.root
-            order.argv = launching.in_container(made, name, root, order.config, order.changes)
-            self._enders[worker_id] = made.ender or []
+            order.cwd = root  # podman's monitor may leave a file where it is started
+            inside = {**order.changes, orphans.AGENT_VARIABLE: self._tag}
+            order.argv = launching.in_container(made, name, root, order.config, inside)
+            if made.ender is not None:
+                self._enders[worker_id] = made.ender
 
     def _specialize(
         self,
@@ -381,6 +390,8 @@ class Agent:
         worker = Worker(worker_id, pid, pidfd, source, base, files)
         self._workers[worker_id] = worker
         self._keeper.add(pid)
+        if worker_id in self._enders:
+            orphans.mark("", (pid,))
         self._loop.handle(source, lambda kind, meta, payload: self._exited(worker))
         if wish != KEEP:
             self._stop_worker(worker_id, wish == KILL)
@@ -411,14 +422,12 @@ class Agent:
             orphans.VARIABLE: worker_id.hex(),
             "RAY_RAYLET_PID": str(os.getpid()),  # programs written for Ray know a worker by it
         }
-        keep = self._settings.keep_gpu_variable or config.given(env, "noset_visible_devices")
+        mine = self._settings
+        keep = mine.keep_gpu_variable or config.given(env, devices.KNOBS[mine.gpu_variable][1])
         if gpu_ids is not None and not keep:
-            names = visible_devices(self._settings.gpu_visible)
-            changes["CUDA_VISIBLE_DEVICES"] = ",".join(
-                str(index) if names is None or index >= len(names) else names[index] for index in gpu_ids
-            )
-            if names is None:  # the numbers are NVML's; CUDA's own order is another one
-                changes["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+            changes[mine.gpu_variable] = devices.limited_to(mine.gpu_visible, gpu_ids)
+            if mine.gpu_variable == devices.CUDA and mine.gpu_visible is None:
+                changes["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, by which the numbers are
         for name, value in env.items():
             changes[name] = None if value is None else str(value)
         return changes
@@ -459,33 +468,20 @@ class Agent:
         code, number, memory = status
         if code == HOOK_FAILED:
             self._emit((ENV_STATE, worker.worker_id, "failed", worker.pid, [tail]))
-        self._report_exit(worker.worker_id, worker.pid, code, number, tail, memory)
+        report = (worker.worker_id, worker.pid, code, number, tail, memory)
+        ender = self._enders.get(worker.worker_id)
+        if ender is not None and (number or code == containers.COULD_NOT):
+            self._endings.end(ender, lambda: self._report_exit(*report))
+        else:
+            self._report_exit(*report)
 
     def _report_exit(self, *fields: Any) -> None:
         self._gpus.ended(fields[0])  # first: the hub must not give away what is still held
         if self._environments is not None:
             self._environments.release(fields[0])
-            ender = self._enders.pop(fields[0], None)
-            if ender:
-                self._end_container(ender)
+            self._enders.pop(fields[0], None)
         self._exits.append(fields)
         self._emit((WORKER_EXIT, *fields))
-
-    def _end_container(self, ender: list[str]) -> int:
-        """The runtime's process is dead, which need not end what it ran; pid of who ends it, or 0."""
-        try:
-            pid, pidfd = _native.spawn(ender, self._nursery.environment, None, [], 0, True)
-            os.close(pidfd)  # the sweep reaps it
-            return pid
-        except OSError:
-            return 0  # the runtime is gone, and its containers with it
-
-    def _end_containers(self, deadline: float) -> None:
-        """At the end: before the sweep, which would kill who ends them."""
-        pids = [pid for ender in self._enders.values() if (pid := self._end_container(ender))]
-        while pids and time.monotonic() < deadline + CONTAINERS_END_S:
-            pids = [pid for pid in pids if os.waitpid(pid, os.WNOHANG)[0] == 0]
-            time.sleep(0.002)
 
     def _forget(self, worker: Worker) -> None:
         """Close what this process holds open for a worker that is reaped."""
@@ -553,7 +549,10 @@ class Agent:
         for worker in self._workers.values():
             self._forget(worker)
         self._workers.clear()
-        self._end_containers(deadline)
+        jobs = self._jobs.enders() if self._jobs is not None else []
+        self._endings.close(
+            [*self._enders.values(), *jobs]
+        )  # before the sweep, which would kill who ends them
         if self._jobs is not None:
             self._jobs.close()
         self._keeper.close()

@@ -274,8 +274,21 @@ KNOBS: dict[str, Knob] = {
         "leave CUDA_VISIBLE_DEVICES of workers as it is",
         also=("RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES",),
     ),
+    "noset_hip_visible_devices": Knob(
+        "SPOKE_NOSET_HIP_VISIBLE_DEVICES",
+        parse_bool,
+        False,
+        "leave HIP_VISIBLE_DEVICES of workers as it is",
+        also=("RAY_EXPERIMENTAL_NOSET_HIP_VISIBLE_DEVICES", "RAY_EXPERIMENTAL_NOSET_ROCR_VISIBLE_DEVICES"),
+    ),
     "cuda_visible_devices": Knob(
         "CUDA_VISIBLE_DEVICES", parse_text, None, "the devices that this process may use"
+    ),
+    "hip_visible_devices": Knob(
+        "HIP_VISIBLE_DEVICES", parse_text, None, "the same on a node with GPUs of AMD"
+    ),
+    "rocr_visible_devices": Knob(
+        "ROCR_VISIBLE_DEVICES", parse_text, None, "refused: the other one counts below it"
     ),
     "nvml": Knob(
         "SPOKE_NVML", parse_text, "auto", "auto, off, or the directory of pynvml: where GPUs are asked for"

@@ -190,11 +190,12 @@ class Daemon:
         node = NodeSettings(mine.node_id, mine.token, log_dir)
         node.session = mine.session
         node.host = mine.host
-        node.keep_gpu_variable = config.get("noset_visible_devices")
-        node.gpu_visible = config.get("cuda_visible_devices")
-        visible = devices.visible_devices(node.gpu_visible)
-        found = devices.gpu_count(visible)
         try:
+            node.gpu_variable = devices.gpu_variable()
+            value, left_alone = devices.KNOBS[node.gpu_variable]
+            node.keep_gpu_variable, node.gpu_visible = config.get(left_alone), config.get(value)
+            visible = devices.visible_devices(node.gpu_visible)
+            found = devices.gpu_count(visible)
             node.resources = machine.resources(
                 _first(mine.num_cpus, config.get("num_cpus")),
                 _first(mine.num_gpus, config.get("num_gpus")),

@@ -1,10 +1,11 @@
-"""What devices this machine has and how they are connected: GPUs by NVML, NICs, CPUs and NUMA nodes by sysfs.
+"""What devices this machine has and how they are connected: GPUs by NVML, or where there are none by the
+kernel's list of AMD's; NICs, CPUs and NUMA nodes by sysfs.
 
 Rules of this module: read only, and never an error: what cannot be told is left out (a text "", a number
 -1).  `pynvml` (package nvidia-ml-py) is imported by the first question about a GPU, and only where there
 is a driver or SPOKE_NVML names a directory to import it from; the daemon runs without the user's site.
-A GPU's index is its place among the devices that this process may use (CUDA_VISIBLE_DEVICES), in PCI
-order otherwise.
+A GPU's index is its place among the devices that this process may use (CUDA_VISIBLE_DEVICES, or
+HIP_VISIBLE_DEVICES), in PCI order otherwise.
 """
 
 from __future__ import annotations
@@ -17,6 +18,14 @@ from spoke import config
 from spoke.machine import read_text
 
 UNKNOWN: Final = -1
+CUDA: Final = "CUDA_VISIBLE_DEVICES"
+HIP: Final = "HIP_VISIBLE_DEVICES"
+# The knob that holds the variable's value, and the one that leaves it alone.
+KNOBS: Final = {
+    CUDA: ("cuda_visible_devices", "noset_visible_devices"),
+    HIP: ("hip_visible_devices", "noset_hip_visible_devices"),
+}
+_VIDEO_MEMORY: Final = ("1", "2")  # kinds of memory in the list of AMD's GPUs
 _LABEL_WORDS: Final = ("NVIDIA", "Tesla", "GeForce", "Quadro", "RTX", "GRID")
 
 _nvml: Any = None  # the module once it is initialised, False when there is none
@@ -49,21 +58,41 @@ def _load() -> Any:
     return pynvml
 
 
+def gpu_variable() -> str:
+    """The variable that limits a process to its GPUs on this node.
+
+    Raises:
+        ValueError: it has AMD's, limited by a variable below which the right one counts anew.
+    """
+    if nvml() is not None or os.path.exists("/dev/nvidiactl") or not _amd_nodes():
+        return CUDA
+    if config.get("rocr_visible_devices") is not None and config.get("hip_visible_devices") is None:
+        raise ValueError("limit the node's GPUs by HIP_VISIBLE_DEVICES, not by ROCR_VISIBLE_DEVICES")
+    return HIP
+
+
+def limited_to(visible: str | None, indices: list[int]) -> str:
+    """The variable's value for a process with these GPUs of a node that has the value `visible` itself."""
+    names = visible_devices(visible)
+    shown = (str(index) if names is None or index >= len(names) else names[index] for index in indices)
+    return ",".join(shown)
+
+
 def visible_devices(variable: str | None) -> list[str] | None:
-    """The entries of CUDA_VISIBLE_DEVICES; None when it is not set (all devices are visible)."""
+    """The entries of the variable's value; None when it is not set (all devices are visible)."""
     if variable is None:
         return None
     return [entry.strip() for entry in variable.split(",") if entry.strip() not in ("", "-1", "NoDevFiles")]
 
 
 def gpu_count(visible: list[str] | None) -> int:
-    """Number of NVIDIA GPUs that this process may use; 0 without a driver."""
+    """Number of GPUs that this process may use; 0 without a driver."""
     if visible == []:
         return 0
     if nvml() is not None:
         return len(_handles(visible))
     if not os.path.exists("/dev/nvidiactl"):
-        return 0
+        return len(_amd_gpus(visible))
     count = sum(1 for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit())
     return count if visible is None else min(count, len(visible)) if count else 0
 
@@ -91,7 +120,8 @@ def topology(visible: list[str] | None, gpus: int | None) -> dict[str, Any]:
         "nics": describe_nics(),
         "cpus": numa_cpus(),
         "visible": visible or [],
-        "noset": config.get("noset_visible_devices"),
+        "variable": (variable := gpu_variable()),
+        "noset": config.get(KNOBS[variable][1]),
     }
 
 
@@ -111,7 +141,7 @@ def describe_gpus(visible: list[str] | None) -> list[dict[str, Any]]:
     """One row per GPU that this process may use: uuid, name, pci, numa, memory (bytes), links (indices)."""
     module = nvml()
     if module is None:
-        return []
+        return _amd_gpus(visible)
     handles = _handles(visible)
     rows = []
     for index, handle in enumerate(handles):
@@ -135,6 +165,42 @@ def describe_gpus(visible: list[str] | None) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _amd_nodes() -> list[str]:
+    """The directories of AMD's GPUs in the kernel's list, in the order in which HIP counts them."""
+    root = os.path.join(config.get("sysfs"), "class/kfd/kfd/topology/nodes")
+    numbers = sorted(int(name) for name in _entries(root) if name.isdigit())
+    found = [os.path.join(root, str(number)) for number in numbers]
+    return [one for one in found if read_text(os.path.join(one, "gpu_id")).strip() not in ("", "0")]
+
+
+def _amd_gpus(visible: list[str] | None) -> list[dict[str, Any]]:
+    """As `describe_gpus`; of one that is named otherwise than by its number nothing is told but that."""
+    nodes = _amd_nodes()
+    if visible is None:
+        return [_amd_gpu(node) for node in nodes]
+    numbers = (int(name) if name.isdigit() else UNKNOWN for name in visible[: len(nodes)])
+    return [_amd_gpu(nodes[number] if 0 <= number < len(nodes) else "") for number in numbers]
+
+
+def _amd_gpu(node: str) -> dict[str, Any]:
+    facts = _properties(node) if node else {}
+    pci, memory = "", 0
+    if facts:
+        place = _number(facts.get("location_id", ""))
+        pci = f"{_number(facts.get('domain', '0')):04x}:{place >> 8:02x}:{place >> 3 & 31:02x}.{place & 7}"
+        banks = os.path.join(node, "mem_banks")
+        for bank in (_properties(os.path.join(banks, name)) for name in _entries(banks)):
+            if bank.get("heap_type") in _VIDEO_MEMORY:
+                memory += _number(bank.get("size_in_bytes", "0"))
+    return {"uuid": "", "name": "", "pci": pci, "numa": _pci_numa(pci), "memory": memory, "links": []}
+
+
+def _properties(directory: str) -> dict[str, str]:
+    """The file of that name in the kernel's list: a name and a number on each line."""
+    lines = (line.split() for line in read_text(os.path.join(directory, "properties")).splitlines())
+    return {line[0]: line[1] for line in lines if len(line) == 2}
 
 
 def gpu_processes(visible: list[str] | None, indices: list[int]) -> dict[int, list[int]]:

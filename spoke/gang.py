@@ -41,7 +41,7 @@ class Slot:
     """One rank's share of a gang: where it runs and what it may use."""
 
     __slots__ = ("_gang", "global_rank", "gpu_ids", "local_rank", "local_size", "nic", "node_id", "node_ip",
-                 "node_rank", "resources", "visible_devices")  # fmt: skip
+                 "node_rank", "resources", "visible_devices", "visible_variable")  # fmt: skip
 
     def __init__(self, gang: Gang, global_rank: int) -> None:
         self._gang = gang
@@ -52,7 +52,8 @@ class Slot:
         self.node_id = ""  # hexadecimal, as `nodes()` shows it
         self.node_ip = ""
         self.gpu_ids: tuple[int, ...] = ()  # as the node numbers them
-        self.visible_devices: str | None = ""  # CUDA_VISIBLE_DEVICES of the process; None: left alone
+        self.visible_variable = ""  # CUDA_VISIBLE_DEVICES, or HIP_VISIBLE_DEVICES where GPUs are AMD's
+        self.visible_devices: str | None = ""  # its value for the process; None: left alone
         self.nic = ""  # the node's RDMA device nearest to these GPUs, "" without any
         self.resources: dict[str, float] = {}
 
@@ -181,6 +182,7 @@ class Gang:
             slot.node_ip = info["hosts"][rank]
             slot.gpu_ids = tuple(info["gpu_ids"][rank])
             slot.nic, slot.visible_devices = info["nics"][rank], info["shown"][rank]
+            slot.visible_variable = info["variables"][rank]
             slot.resources = dict(self._resources)
             found.append(slot)
         return found
@@ -225,8 +227,9 @@ class Gang:
     def environment(self, rank: int) -> dict[str, str]:
         """The variables that this rank's process is started with, as `torch.distributed` reads them.
 
-        CUDA_VISIBLE_DEVICES names the slot's devices as the machine knows them, also where the node itself
-        was started with a part of its devices; it is absent where nodes leave the variable alone.
+        CUDA_VISIBLE_DEVICES (HIP_VISIBLE_DEVICES where they are AMD's) names the slot's devices as the
+        machine knows them, also where the node itself was started with a part of its devices; it is absent
+        where nodes leave the variable alone.
 
         Raises:
             IndexError: there is no such rank.
@@ -235,7 +238,7 @@ class Gang:
         slot, ports = self.slots[rank], self._await_ports()
         found = ranks.environment(self.id, rank, self._info()[1], ports)
         if slot.visible_devices is not None:
-            found["CUDA_VISIBLE_DEVICES"] = slot.visible_devices
+            found[slot.visible_variable] = slot.visible_devices
         return found
 
     @property

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 CHUNK_BYTES: Final = 1024 * 1024  # of one answer and file
 SAMPLES_MAX: Final = 4096
+LINE_BYTES: Final = 500  # of `last_line`, at most
 SOURCES: Final = ("stdout", "stderr")
 
 
@@ -78,6 +79,13 @@ class Output:
 
     def read(self, offset: int) -> bytes:
         return self._piece(offset, CHUNK_BYTES)
+
+    def last_line(self) -> str:
+        """What was written last, for the reason of a failure."""
+        lines = (
+            self._piece(max(0, self.size() - LINE_BYTES), LINE_BYTES).decode("utf-8", "replace").split("\n")
+        )
+        return next((line for line in reversed(lines) if line.strip()), "")
 
     def _piece(self, offset: int, size: int) -> bytes:
         if self.fd < 0:

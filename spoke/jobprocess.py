@@ -15,7 +15,7 @@ import threading
 from typing import Any, Final, NoReturn
 
 from spoke import _native, codec, errorpack
-from spoke.jobresult import ERROR, VALUE, Result
+from spoke.jobresult import ERROR, JOB_FILE, RESULT_FILE, VALUE, Result
 from spoke.limits import MAX_JOB_BLOB_BYTES
 from spoke.spawning import CONFIG_FD
 
@@ -128,10 +128,12 @@ def _watch(check: Any, health: dict[str, Any]) -> None:
 
 def inside(directory: str) -> None:
     """In a container: the job of a directory that is mounted."""
-    with open(os.path.join(directory, "job.blob"), "rb") as file:
-        blob = file.read()
-    fd = os.open(os.path.join(directory, "result"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    main({"blob": blob}, fd)
+    import msgpack
+
+    with open(os.path.join(directory, JOB_FILE), "rb") as file:
+        job = msgpack.unpackb(file.read())
+    fd = os.open(os.path.join(directory, RESULT_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    main(job, fd)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,11 @@ from spoke.limits import MAX_JOB_BLOB_BYTES
 VALUE: Final = b"V"  # first byte: a pickled value follows
 ERROR: Final = b"E"  # what `errorpack.pack` made of an exception follows
 
+# Of the directory that a container shares with its agent.
+JOB_FILE: Final = "job"  # what `jobprocess` runs
+RESULT_FILE: Final = "result"
+HEALTH_FILE: Final = "health"
+
 _START: Final = 4 * MAX_JOB_BLOB_BYTES
 _LENGTH_BYTES: Final = 8
 _MAX_BYTES: Final = MAX_JOB_BLOB_BYTES + 65536

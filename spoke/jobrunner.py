@@ -21,11 +21,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke import _native, config, joblimits, jobports, jobresult, orphans
-from spoke.devices import visible_devices
+from spoke import _native, config, containers, joblimits, jobports, jobresult, orphans
+from spoke.containers import Endings
+from spoke.devices import limited_to
 from spoke.envs import launching
 from spoke.jobfiles import OutputFiles
 from spoke.joblogs import SOURCES, Output, Reader, start_offsets
+from spoke.jobresult import HEALTH_FILE
 from spoke.jobruntimes import SHELL, Container, RuntimeMissing
 from spoke.keeper import Keeper
 from spoke.logs import unlink
@@ -46,7 +48,6 @@ RETOLD: Final = 50  # ends that a hub which was started again is told, with thei
 KILLED_CODE: Final = 128  # added to the number of the signal that ended a process
 TIMEOUT_CODE: Final = -1
 CGROUP_TRIES: Final = 100  # to remove the cgroup of an attempt, LOOK_S apart
-CONTAINER_END_S: Final = 5.0
 
 
 class Running:
@@ -55,7 +56,6 @@ class Running:
     __slots__ = (
         "cgroup",
         "container",
-        "directory",
         "ended",
         "files",
         "health_bytes",
@@ -86,8 +86,7 @@ class Running:
         self.outputs: dict[str, Output] = {}
         self.files: list[str] = []  # removed at the end
         self.result_fd = -1  # of a function
-        self.directory = ""  # of a container
-        self.container: list[str] = []  # command line that ends it
+        self.container: Container | None = None
         self.cgroup: joblimits.Cgroup | None = None
         self.pid = 0
         self.pidfd = -1
@@ -110,6 +109,7 @@ class JobRunner:
         environments: gives the part of the agent that makes runtime environments.
         swept: asks the agent to look for orphans soon.
         keeper: is told of every process group that lives.
+        endings: removes containers.
     """
 
     def __init__(
@@ -121,6 +121,7 @@ class JobRunner:
         environments: Callable[[], Environments],
         swept: Callable[[], None],
         keeper: Keeper,
+        endings: Endings,
     ) -> None:
         self._loop = loop
         self._settings = settings
@@ -136,6 +137,7 @@ class JobRunner:
         self._timer: Timer | None = None
         self._closing = False
         self._keeper = keeper
+        self._endings = endings
 
     def message(self, message: list[Any] | tuple[Any, ...]) -> bool:
         """A message of the hub; whether it was for the runner."""
@@ -263,12 +265,9 @@ class JobRunner:
             REST_VARIABLE: str(spec.get("job_env") or ""),
             **{f"SPOKE_PORT_{name.upper()}": str(port) for name, port in one.ports.items()},
         })  # fmt: skip
-        devices = spec.get("gpu_ids")
-        if devices is not None and not mine.keep_gpu_variable:
-            names = visible_devices(mine.gpu_visible)
-            found["CUDA_VISIBLE_DEVICES"] = ",".join(
-                str(index) if names is None or index >= len(names) else names[index] for index in devices
-            )
+        gpu_ids = spec.get("gpu_ids")
+        if gpu_ids is not None and not mine.keep_gpu_variable:
+            found[mine.gpu_variable] = limited_to(mine.gpu_visible, gpu_ids)
         return found
 
     def _start_function(self, one: Running) -> None:
@@ -296,23 +295,18 @@ class JobRunner:
         self._nursery.start(order)
 
     def _start_container(self, one: Running, kind: str) -> None:
-        import tempfile
-
-        environment = self._nursery.environment
-        container = Container(kind, environment.get("PATH"))
-        one.directory = tempfile.mkdtemp(prefix="spoke-job-")
-        name = f"spoke-{one.process_id.hex()[:12]}"
-        if one.spec.get("blob") is not None:
-            with open(os.path.join(one.directory, "job.blob"), "wb") as file:
-                file.write(one.spec["blob"])
-            path = os.path.join(one.directory, "result")
-            one.result_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        spec, environment, name = one.spec, self._nursery.environment, f"spoke-{one.process_id.hex()[:12]}"
+        one.container = Container(kind, environment.get("PATH"), name, self._settings.host)
+        if spec.get("blob") is not None:
+            one.result_fd = one.container.write_job(spec["blob"], dict(spec.get("health") or {}))
+        if one.files:
+            one.files = [one.container.path(HEALTH_FILE)]
         inside = self._environment(one)
         inside[orphans.AGENT_VARIABLE] = environment.get(orphans.AGENT_VARIABLE, "")
         cwd = one.made.cwd if one.made is not None else None
-        argv = container.argv(name, {**one.spec, "cwd": cwd}, inside, one.ports, one.directory)
-        one.container = container.kill_argv(name)
-        self._spawn(one, argv, {**environment, orphans.VARIABLE: one.process_id.hex()}, None)
+        argv = one.container.argv({**spec, "cwd": cwd}, inside, one.ports)
+        self._spawn(one, argv, containers.outside(environment), one.container.directory)
+        orphans.mark("", (one.pid,))
 
     def _spawn(self, one: Running, argv: list[str], environment: dict[str, str], cwd: str | None) -> None:
         fds = [(one.outputs["stdout"].fd, 1), (one.outputs["stderr"].fd, 2)]
@@ -333,7 +327,7 @@ class JobRunner:
         spec = one.spec
         if spec.get("timeout_s"):
             self._loop.after_s(spec["timeout_s"], lambda: self._fail(one, "Timeout exceeded"))
-        if spec.get("memory") and not one.container and one.cgroup is None:
+        if spec.get("memory") and one.container is None and one.cgroup is None:
             self._loop.after_s(joblimits.LOOK_S, lambda: self._weigh(one))
         if spec.get("health"):
             self._loop.after_s(spec["health"]["period_s"], lambda: self._check_health(one))
@@ -419,7 +413,7 @@ class JobRunner:
             self._end(one, force, grace_s)
 
     def _end(self, one: Running, force: bool, grace_s: float) -> None:
-        if one.ended:
+        if one.ended or one.pidfd < 0:
             return
         if force or grace_s <= 0:
             orphans.signal_group(one.pid, SIGKILL)
@@ -436,34 +430,50 @@ class JobRunner:
             status = None
         if status is None:
             return
-        code, number = status
+        self._unwatch(one)
+        if one.container is not None and (status[1] or status[0] == containers.COULD_NOT):
+            self._endings.end(one.container.ender, lambda: self._ended_by(one, *status))
+        else:
+            self._ended_by(one, *status)
+
+    def _ended_by(self, one: Running, code: int | None, number: int) -> None:
+        """Nothing of it lives any more."""
+        if one.ended:  # with the agent
+            return
         exit_code = KILLED_CODE + number if number else code
         reason = one.reason
         if reason == "Timeout exceeded":
             exit_code = TIMEOUT_CODE
         elif one.cgroup is not None and one.cgroup.exceeded():
             reason = f"memory limit exceeded: {one.spec['memory']} bytes"
+        elif one.container is not None and code == containers.COULD_NOT and not reason:
+            said = one.outputs["stderr"].last_line()
+            reason = f"RuntimeEnvSetupError: {one.spec['runtime']} could not run it: {said}"
+        elif number and not reason:
+            reason = f"killed by signal {number}"
         result = jobresult.read(one.result_fd) if one.result_fd >= 0 else None
         self._finish(one)
         self._swept()
-        if number and not reason:
-            reason = f"killed by signal {number}"
         self._tell(one, "EXITED", code=exit_code, reason=reason, result=result)
 
-    def _finish(self, one: Running) -> None:
-        """Give back what the attempt had, but for its output."""
-        if one.kill_timer is not None:
-            one.kill_timer.cancel()
+    def _unwatch(self, one: Running) -> None:
         if one.pidfd >= 0:
             self._loop.reactor.unwatch(one.source)
             self._loop.forget(one.source)
             os.close(one.pidfd)
             one.pidfd = -1
             self._keeper.remove(one.pid)
+
+    def _finish(self, one: Running) -> None:
+        """Give back what the attempt had, but for its output."""
+        if one.kill_timer is not None:
+            one.kill_timer.cancel()
+        self._unwatch(one)
         if one.result_fd >= 0:
             os.close(one.result_fd)
             one.result_fd = -1
-        self._end_container(one)
+        if one.container is not None:
+            one.container.remove_files()
         if one.cgroup is not None:
             self._remove_cgroup(one.cgroup, CGROUP_TRIES)
         self._ports.give(one.ports)
@@ -487,18 +497,6 @@ class JobRunner:
         """Now, or when what was in it has ended."""
         if not cgroup.remove() and tries:
             self._loop.after_s(LOOK_S, lambda: self._remove_cgroup(cgroup, tries - 1))
-
-    def _end_container(self, one: Running) -> None:
-        if one.container:
-            try:
-                _, pidfd = _native.spawn(one.container, self._nursery.environment, None, [], 0, True)
-                self._loop.after_s(CONTAINER_END_S, lambda: os.close(pidfd))  # the sweep reaps it
-            except OSError:
-                pass  # the runtime is gone, and its containers with it
-        if one.directory:
-            import shutil
-
-            shutil.rmtree(one.directory, ignore_errors=True)
 
     def _forget(self, one: Running) -> None:
         for output in one.outputs.values():
@@ -563,8 +561,12 @@ class JobRunner:
         """First part of the agent's end: nothing of any attempt lives on."""
         self._closing = True
         for one in self._live():
-            if one.pid:
+            if one.pidfd >= 0:
                 orphans.signal_group(one.pid, SIGKILL)
+
+    def enders(self) -> list[list[str]]:
+        """Command lines that end the containers of what lives."""
+        return [one.container.ender for one in self._live() if one.container is not None]
 
     def close(self) -> None:
         """Second part: reap, and remove what attempts left."""

@@ -5,10 +5,10 @@ shell that reads from a pipe that only the agent holds; when the pipe ends, it k
 
 - the process groups that the agent's table names, a file in memory that the shell reads only then, so that
   an entry costs one system call and wakes nobody;
-- every process that carries the agent's tag in its environment, wherever it went (`orphans.AGENT_VARIABLE`),
-  until there is none.
+- every process that carries the agent's tag in its environment (`orphans.AGENT_VARIABLE`) or in a limit
+  (`orphans.mark`), wherever it went, until there is none.
 
-What changed its group and dropped its environment escapes.  The keeper holds about one megabyte.
+The keeper holds about one megabyte.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ done <&3
 round=0
 while [ "$round" -lt 50 ]; do
     round=$((round + 1)) found=
-    for file in $(grep -lsF "$1" /proc/[0-9]*/environ); do
-        pid=${file#/proc/} pid=${pid%/environ}
+    for file in $(grep -lsF "$1" /proc/[0-9]*/environ; grep -lsF " $2 " /proc/[0-9]*/limits); do
+        pid=${file#/proc/} pid=${pid%/*}
         [ "$pid" != $$ ] && kill -9 "$pid" 2> /dev/null && found=1
     done
     [ -n "$found" ] || exit 0
@@ -64,7 +64,8 @@ class Keeper:
         theirs, ours = os.pipe()
         try:
             wanted = f"{orphans.AGENT_VARIABLE}={self._tag}" if self._tag else ""
-            argv = ["/bin/sh", "-c", _SCRIPT, "spoke-keeper", wanted]
+            mark = str(orphans.mark_of(self._tag)) if self._tag else ""
+            argv = ["/bin/sh", "-c", _SCRIPT, "spoke-keeper", wanted, mark]
             fds = [(theirs, 0), (self._table, _TABLE_FD)]
             self.pid, self._pidfd = _native.spawn(argv, {"PATH": os.defpath}, None, fds, 0, True)
             self._pipe = ours

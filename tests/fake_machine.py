@@ -39,3 +39,16 @@ def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, links: str = "quads
     monkeypatch.setenv("FAKE_NVML_PROCESSES", str(processes))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return processes
+
+
+def make_amd(root: Path, gpus: int = 4) -> Path:
+    """The kernel's list of computing devices: one of CPUs, then the GPUs, half of them on each NUMA node."""
+    nodes = root / "class/kfd/kfd/topology/nodes"
+    write(nodes / "0/gpu_id", "0")
+    for gpu in range(gpus):
+        node, bus = nodes / str(gpu + 1), 0x10 * (gpu + 1)
+        write(node / "gpu_id", str(4000 + gpu))
+        write(node / "properties", f"simd_count 416\nlocation_id {bus << 8}\ndomain 0\nvendor_id 4098")
+        write(node / "mem_banks/0/properties", f"heap_type 1\nsize_in_bytes {64 << 30}\nflags 0")
+        write(root / f"bus/pci/devices/0000:{bus:02x}:00.0/numa_node", str(2 * gpu // gpus))
+    return root

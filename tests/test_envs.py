@@ -332,7 +332,7 @@ def test_workers_in_a_container(tmp_path: Path, start: Any) -> None:
     spoke.shutdown()
     asked = (home / "asked").read_text().splitlines()
     assert asked.count("pull quay.io/x/y:1") == 1
-    assert any(line.startswith("rm -f spoke-") for line in asked)
+    assert any(line.startswith("rm -f -t 0 spoke-") for line in asked)
     assert not list(tmp_path.glob("**/*.config"))
 
 

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,10 @@ def test_f48_job_retries() -> None:
     ]  # fmt: skip
 
 
+def test_f59_rl_weights_as_a_user_runs_it() -> None:
+    assert run("rl_weights.py") == ["4500000.0 6"]
+
+
 def test_f58_elastic_barrier() -> None:
     assert run("elastic_barrier.py") == ["[3, 3, 3]", "[2, 2]"]
 
@@ -85,7 +90,10 @@ def test_f58_elastic_barrier() -> None:
 @pytest.mark.usefixtures("spoke_cluster")
 def test_f59_rl_weights_in_two_runs_that_do_not_see_each_other() -> None:
     assert rl_weights.train("one", players=2, rounds=3, size=1000) == (4500.0, 6)
-    assert rl_weights.train("two", players=3, rounds=1, size=10) == (20.0, 3)
+    with ThreadPoolExecutor(2) as side_by_side:
+        small = side_by_side.submit(rl_weights.train, "two", players=3, rounds=5, size=10)
+        large = side_by_side.submit(rl_weights.train, "three", players=2, rounds=5, size=1000)
+        assert (small.result(), large.result()) == ((100.0, 15), (7500.0, 10))
 
 
 @pytest.mark.parametrize(

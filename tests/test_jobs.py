@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from spoke.jobs import HealthCheck, Job, JobFailedError, RetryPolicy
 
 pytestmark = pytest.mark.usefixtures("spoke_cluster")
 LITTLE = {"CPU": 0.01}
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def until(true: Callable[[], Any]) -> None:
@@ -533,16 +535,16 @@ while [ $# -gt 0 ]; do
         *) break ;;
     esac
 done
-image=$1; shift
-[ "$1" = python ] && { shift; set -- "$FAKE_PYTHON" "$@"; }
+shift  # the image
 cd "$dir" && for word in "$@"; do [ "$word" = /workdir ] && word="$dir"; set -- "$@" "$word"; shift; done
-exec "$@"
+exec /bin/sh "$@"
 """
 
 
 def test_f19_podman_and_docker(tmp_path: Path) -> None:
-    for name in ("podman", "docker"):
-        (tmp_path / name).write_text(FAKE)
+    python = f'#!/bin/sh\nexec {sys.executable} "$@"\n'
+    for name, text in (("podman", FAKE), ("docker", FAKE), ("python", python)):
+        (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     log = tmp_path / "log"
     code = """
@@ -559,20 +561,33 @@ job.wait_until("RUNNING", 60); job.terminate(); print(job.wait(60))
 print(jobs.submit("true", runtime="podman").wait(60))
 """
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "FAKE_LOG": str(log),
-                   "FAKE_PYTHON": sys.executable}  # fmt: skip
+                   "PYTHONPATH": str(ROOT)}  # fmt: skip
     argv = [sys.executable, "-c", code]
     out = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=90)
     expected = ["SUCCEEDED ['in yes c1'] ", "True", "KILLED", "FAILED"]
     assert out.stdout.splitlines() == expected, out.stderr
-    words = log.read_text().splitlines()[0].split()
+    words = log.read_text().split()
     for flag in ("--rm", "no-new-privileges", "ALL", "img:1"):
         assert flag in words
-    assert words[words.index("--memory") + 1] == str(1024**3) and words[words.index("--cpus") + 1] == "1"
-    assert any(line.startswith("rm -f spoke-") for line in log.read_text().splitlines())
+    for option in ("--memory", "--memory-swap"):
+        assert words[words.index(option) + 1] == str(1024**3)
+    assert words[words.index("--cpus") + 1] == "1"
+    assert re.fullmatch(r"127\.0\.0\.1:(\d+):\1", words[words.index("-p") + 1])  # SEC-2
+    assert any(line.startswith("rm -f -t 0 spoke-") for line in log.read_text().splitlines())
 
 
-def test_f19_a_runtime_that_is_not_there_fails_by_name_and_harms_nobody() -> None:
-    job = jobs.submit("true", runtime="podman", runtime_env={"image_uri": "x"})
-    assert job.wait(60) == "FAILED"
-    assert "RuntimeEnvSetupError: podman is not installed" in job.message
-    assert jobs.submit("true").wait(60) == "SUCCEEDED"
+def test_f19_a_runtime_that_is_not_there_fails_by_name_and_harms_nobody(tmp_path: Path) -> None:
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    code = """
+import spoke
+from spoke import jobs
+spoke.init(num_cpus=1)
+job = jobs.submit("true", runtime="podman", runtime_env={"image_uri": "x"})
+print(job.wait(60), job.message)
+print(jobs.submit(":").wait(60))
+"""
+    environment = {**os.environ, "PATH": str(tmp_path)}
+    argv = [sys.executable, "-c", code]
+    out = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=90)
+    missing = "FAILED RuntimeEnvSetupError: podman is not installed on this node"
+    assert out.stdout.splitlines() == [missing, "SUCCEEDED"], out.stderr

@@ -24,13 +24,14 @@ from spoke import jobs
 SLEEP = ["sleep", "600"]
 
 def family():
-    "Three processes: in this one's group; in a session of its own; forked, not executed, in one of its own."
+    # In this one's group; in a session of its own; in one and without an environment; forked, not executed.
     plain, escaped = subprocess.Popen(SLEEP), subprocess.Popen(SLEEP, start_new_session=True)
+    hidden = subprocess.Popen(["/bin/sleep", "600"], start_new_session=True, env={})
     forked = os.fork()
     if forked == 0:
         os.setsid()
         time.sleep(600)
-    return [plain.pid, escaped.pid, forked]
+    return [plain.pid, escaped.pid, hidden.pid, forked]
 
 @spoke.remote
 class Actor:
@@ -46,7 +47,7 @@ def job(path):
 spoke.init(num_cpus=2, log_to_driver=False)
 actor = Actor.remote()
 pids = spoke.get(actor.start.remote())
-line = "sleep 600 & setsid sleep 600 & echo $$ $! > {0}.part; mv {0}.part {0}; wait"
+line = "sleep 600 & env -i setsid sleep 600 & echo $$ $! > {0}.part; mv {0}.part {0}; wait"
 for index, entry in enumerate((job, line)):
     path = f"{sys.argv[1]}/{index}"
     if callable(entry):
@@ -84,7 +85,7 @@ def test_PROC_1_nothing_outlives_an_agent_that_is_killed(victim: str, tmp_path: 
     with driver:
         assert driver.stdout is not None
         agent, *pids = map(int, driver.stdout.readline().split())
-        assert len(pids) == 10 and not any(map(gone, [agent, *pids]))
+        assert len(pids) == 12 and not any(map(gone, [agent, *pids]))
         time.sleep(0.5)  # the keeper is started a moment after the agent
         os.kill(agent if victim == "agent" else driver.pid, signal.SIGKILL)
         wait_until_gone([agent, *pids])
@@ -98,6 +99,9 @@ def test_the_keeper_kills_the_groups_of_its_table_and_what_carries_the_tag() -> 
     tag = os.urandom(8).hex()
     ended, kept, reused = start(), start(), start()
     tagged, alike = start(**{orphans.AGENT_VARIABLE: tag}), start(**{orphans.AGENT_VARIABLE: "0" * 16})
+    marked, unmarked = start(), start()
+    orphans.mark(tag, (marked.pid, unmarked.pid))
+    orphans.mark("", (unmarked.pid,))
     keeper = Keeper(tag)
     try:
         for one in (ended, kept):
@@ -107,12 +111,12 @@ def test_the_keeper_kills_the_groups_of_its_table_and_what_carries_the_tag() -> 
         keeper.add(reused.pid)  # in the place of the one that ended
         pipe, keeper._pipe = keeper._pipe, os.open(os.devnull, os.O_RDONLY)
         os.close(pipe)  # as the end of the agent does
-        for one in (kept, reused, tagged):
+        for one in (kept, reused, tagged, marked):
             assert one.wait(30) == -signal.SIGKILL
         wait_until_gone([keeper.pid])
-        assert ended.poll() is None and alike.poll() is None
+        assert ended.poll() is None and alike.poll() is None and unmarked.poll() is None
     finally:
-        for one in (ended, kept, reused, tagged, alike):
+        for one in (ended, kept, reused, tagged, alike, marked, unmarked):
             one.kill()
             one.wait()
         keeper.close()

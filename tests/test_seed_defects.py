@@ -139,6 +139,61 @@ def test_b9_a_method_that_raises_leaves_the_actor_alive(gpus: Any) -> None:
     assert gpus.get(actor.about.remote())[0] == pid
 
 
+def test_b10_a_method_pushes_to_its_caller_while_it_runs(gpus: Any) -> None:
+    class Pusher:
+        def push(self, count: int) -> Iterator[int]:
+            yield from range(count)
+
+    pusher = gpus.remote(Pusher).remote()
+    items = pusher.push.options(num_returns="streaming").remote(3)
+    assert [gpus.get(item, timeout=30) for item in items] == [0, 1, 2]
+
+
+def test_l2_a_stuck_actor_holds_up_nobody(gpus: Any) -> None:
+    """Large bodies that it does not take wait for it alone."""
+    stuck, other = (gpus.remote(num_cpus=0)(Plain).remote() for _ in range(2))
+    gpus.get([one.about.remote() for one in (stuck, other)])
+    stuck.sleep.remote(600)
+    waiting = [stuck.sleep.remote(os.urandom(90_000)) for _ in range(64)]  # it never comes to them
+    waiting += [stuck.sleep.remote(os.urandom(200_000)) for _ in range(8)]
+    task = gpus.remote(num_cpus=0)(lambda body: len(body)).remote(os.urandom(200_000))
+    assert gpus.get(task, timeout=30) == 200_000
+    assert gpus.get(other.about.remote(), timeout=30)[0] > 0
+    ready, _ = gpus.wait(waiting, timeout=0)
+    assert ready == []
+    gpus.kill(stuck)
+    for ref in waiting:
+        with pytest.raises(ActorDiedError):
+            gpus.get(ref, timeout=30)
+
+
+def test_l6_connections_that_say_nothing_cost_no_threads(gpus: Any) -> None:
+    import socket
+
+    import psutil
+
+    (daemon,) = (one for one in psutil.Process().children() if "daemon" in one.name())
+    before = daemon.num_threads()
+    address = ("127.0.0.1", gpus.nodes()[0]["NodeManagerPort"])
+    idle = [socket.create_connection(address) for _ in range(200)]
+    try:
+        assert gpus.get(gpus.remote(num_cpus=0)(lambda: os.getpid()).remote(), timeout=30) > 0
+        assert daemon.num_threads() <= before + 1
+    finally:
+        for one in idle:
+            one.close()
+
+
+def test_l16_a_result_that_nobody_wants_holds_up_nobody(gpus: Any) -> None:
+    """The original's future waited for the whole call when it was dropped."""
+    actor = gpus.remote(num_cpus=0)(Plain).remote()
+    gpus.get(actor.about.remote())
+    actor.sleep.remote(600)  # its ref is dropped here
+    ref = actor.about.remote()
+    assert gpus.wait([ref], timeout=0) == ([], [ref])  # we are here, and that call runs
+    gpus.kill(actor)
+
+
 def test_b15_b16_types_are_checked_and_arguments_arrive(gpus: Any) -> None:
     with pytest.raises(ValueError, match="unknown actor type"):
         gpus.spawn("Nobody")

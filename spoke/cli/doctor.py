@@ -66,10 +66,10 @@ def _directories() -> str:
 
 
 def _gpus() -> str:
-    visible = devices.visible_devices(config.get("cuda_visible_devices"))
+    visible = devices.visible_devices(config.get(devices.KNOBS[devices.gpu_variable()][0]))
     count = devices.gpu_count(visible)
     if not count:
-        raise LookupError("no NVIDIA driver, or no device that may be used")
+        raise LookupError("no driver of NVIDIA or AMD, or no device that may be used")
     return f"{count} x {devices.gpu_model(0) or 'GPU'}"
 
 

@@ -4,7 +4,7 @@ Rules of this module: equal events give equal answers, and an answer is as exact
 `spoke.core.placement`.  Nodes that look alike to a request (in the resources, labels and devices that it
 names) share one class, so that a decision costs time in proportion to classes and bundles, not to nodes.
 Ledgers note their node in `stale` when they change; a query first moves those nodes to their present
-classes.  How bundles are dealt out to classes is in `spoke.core.dealing`; where that does not find a
+classes, in the one table that it asks.  How bundles are dealt out to classes is in `spoke.core.dealing`; where that does not find a
 placement and one may exist, the search over single nodes decides, on as many nodes of each class as the
 request has bundles: no placement needs more, as they are interchangeable.
 """
@@ -56,12 +56,23 @@ class _Zone:
 class _Table:
     """The classes for one signature."""
 
-    __slots__ = ("detail", "key_of", "labels", "names", "zones")
+    __slots__ = ("detail", "key_of", "labels", "names", "stale", "zones")
 
     def __init__(self, signature: _Signature) -> None:
         self.names, self.labels, self.detail = signature
         self.zones: dict[_Values, _Zone] = {}
         self.key_of: dict[bytes, _Key] = {}
+        self.stale: dict[bytes, bool] = {}  # nodes that have changed since this table was last asked
+
+    def refresh(self, nodes: Mapping[bytes, Node]) -> None:
+        """Show these nodes as they are now."""
+        for node_id in self.stale:
+            node = nodes.get(node_id)
+            if node is not None:
+                self.put(node)
+            elif node_id in self.key_of:
+                self.drop(node_id)
+        self.stale.clear()
 
     def key(self, node: Node) -> _Key:
         ledger = node.ledger
@@ -188,14 +199,10 @@ class FitIndex:
         return self.vacant.choose(request) is not None
 
     def _table(self, request: Request) -> _Table:
-        for node_id in self.stale:
-            node = self.nodes.get(node_id)
+        if self.stale:
             for table in self.tables.values():
-                if node is not None:
-                    table.put(node)
-                elif node_id in table.key_of:
-                    table.drop(node_id)
-        self.stale.clear()
+                table.stale.update(self.stale)
+            self.stale.clear()
         detail = _ANY
         if request.devices is not None:
             detail = _INDICES
@@ -207,6 +214,8 @@ class FitIndex:
             found = _Table(signature)
             for node in self.nodes.values():
                 found.put(node)
+        else:
+            found.refresh(self.nodes)
         self.tables[signature] = found  # the latest use is last
         if len(self.tables) > TABLES_MAX:
             del self.tables[next(iter(self.tables))]
@@ -217,7 +226,7 @@ class FitIndex:
         assert list(self.nodes.values()) == list(alive)
         for table in self.tables.values():
             for node in alive:
-                if node.node_id not in self.stale:
+                if node.node_id not in self.stale and node.node_id not in table.stale:
                     assert table.key(node) == table.key_of[node.node_id], "a change of a ledger was not noted"
             table.validate()
 

@@ -187,6 +187,7 @@ class Groups:
             info["nics"] = reached.nics(group)
             info["reached"] = reached.closeness(group)
             info["shown"] = reached.shown(group)
+            info["variables"] = reached.variables(group)
         return (wire.GROUP_STATE, group.group_id, group.state, info)
 
     def tell(self, client: Client, group: Group) -> None:

@@ -59,8 +59,13 @@ def nics(group: Group) -> list[str]:
     return names
 
 
+def variables(group: Group) -> list[str]:
+    """The variable by which each slot's process is limited to its GPUs."""
+    return [bundle.node.topology.variable if bundle.node is not None else "" for bundle in group.bundles]
+
+
 def shown(group: Group) -> list[str | None]:
-    """CUDA_VISIBLE_DEVICES of each slot's process; None where it is left alone."""
+    """That variable's value; None where it is left alone."""
     return [
         None
         if bundle.node is None or bundle.node.topology.noset

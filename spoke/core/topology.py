@@ -10,7 +10,8 @@ The report of an agent::
     gpus   [{uuid, name, pci, numa, memory, links: [indices of GPUs that NVLink connects it to]}, ...]
     nics   [{name, pci, numa, up, net: [interfaces]}, ...]
     cpus   {NUMA node: [CPUs]}
-    visible  names of the GPUs for CUDA_VISIBLE_DEVICES, by index; empty: their indices
+    variable  the one that limits a process to its GPUs
+    visible  names of the GPUs for that variable, by index; empty: their indices
     noset    workers are not given that variable
 """
 
@@ -28,7 +29,7 @@ DEVICES_MAX: Final = 1024
 class Topology:
     """One node's report, checked."""
 
-    __slots__ = ("cpus", "domains", "gpus", "nics", "noset", "visible")
+    __slots__ = ("cpus", "domains", "gpus", "nics", "noset", "variable", "visible")
 
     def __init__(self, report: Mapping[str, Any]) -> None:
         self.gpus = [_gpu(row) for row in _rows(report, "gpus")]
@@ -41,6 +42,7 @@ class Topology:
         if not all(type(name) is str for name in self.visible):
             raise ValueError("visible must list the names of the GPUs")
         self.noset = bool(report.get("noset"))
+        self.variable = _text(report, "variable") or "CUDA_VISIBLE_DEVICES"
         by_numa: dict[int, list[int]] = {}
         for index, gpu in enumerate(self.gpus):
             if gpu["numa"] >= 0:

@@ -189,6 +189,7 @@ class RayGang:
             "hosts": [self._placed[index][1] for index in self.bundle_of],
             "gpu_ids": devices,
             "shown": [",".join(map(str, ids)) for ids in devices],
+            "variables": ["CUDA_VISIBLE_DEVICES"] * len(devices),
             "nics": [""] * self.size,
             "reached": "node" if len({node for node, _, _ in self._placed}) == 1 else "",
         }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from spoke import spawning
+from spoke import containers, spawning
 from spoke.envs.parts import Made
 
 _IN_IMAGE = (
@@ -44,13 +44,14 @@ def in_container(
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(fd, "wb") as file:
         file.write(msgpack.packb(config))
-    found = [runtime, "run", "--rm", "--name", name, "--network=host", "--pid=host", "--ipc=host",
+    plain = ["env", *(f"--unset={tag}" for tag in containers.TAGS)]
+    found = [*plain, runtime, "run", "--rm", "--name", name, "--network=host", "--pid=host", "--ipc=host",
              "-v", f"{root}:{root}"]  # fmt: skip
-    if os.path.basename(runtime) == "podman":
+    if containers.is_podman(runtime) and os.getuid():
         found.append("--userns=keep-id")  # else the container's root owns what it writes
     for variable, value in sorted(variables.items()):
         if value is not None:
             found += ["--env", f"{variable}={value}"]
-    made.ender = [runtime, "rm", "-f", name]
+    made.ender = containers.ender(runtime, name)
     entry = ["--entrypoint", "/bin/sh", made.image["image"], "-c", _IN_IMAGE, path]
     return [*found, *made.image["options"], *entry]

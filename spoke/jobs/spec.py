@@ -241,7 +241,11 @@ def _pickled(entrypoint: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
 def _environment(runtime_env: Mapping[str, Any] | None, runtime: str, ask: upload.Ask) -> dict[str, Any]:
     """The runtime environment, checked, with its packages at the hub."""
-    found = environments.checked(runtime_env or {})
+    given = dict(runtime_env or {})
+    image = given.pop("image_uri", None) if runtime != "process" else None  # is alone for a worker only
+    found = environments.checked(given)
+    if image is not None:
+        found.update(environments.checked({"image_uri": image}))
     if runtime != "process":
         known = ("env_vars", "working_dir", "image_uri", "config", "excludes")
         others = [name for name, value in found.items() if value and name not in known]
