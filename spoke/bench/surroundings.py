@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 if __package__:
-    from .workloads import MARK, Plan, actor, cluster_processes, workload
+    from .workloads import Plan, actor, own_cluster, workload
 else:  # run by path
-    from workloads import MARK, Plan, actor, cluster_processes, workload  # type: ignore[import-not-found,no-redef]
+    from workloads import Plan, actor, own_cluster, workload  # type: ignore[import-not-found,no-redef]
 
 
 def engine(name: str = "") -> Any:
@@ -105,7 +105,7 @@ def cpu_seconds(pids: list[int]) -> float:
 @workload("compiled graph of 3 actors, idle", "% of a core", init={"num_cpus": 4})
 def idle_graph(plan: Plan) -> list[float]:
     graph = graph_of_three()
-    pids = [os.getpid(), *cluster_processes(os.getpid(), os.environ[MARK])]
+    pids = [os.getpid(), *own_cluster()]
 
     def once() -> float:
         """What the program and every process of its cluster use while nothing is executed."""
