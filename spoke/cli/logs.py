@@ -29,7 +29,7 @@ class _Logs(click.Group):
 @click.option("--address", type=HostPort(), help=ADDRESS_HELP)
 @click.pass_context
 def logs(ctx: click.Context, gang: str | None, rank: int | None, follow: bool, address: str | None) -> None:
-    """Print what was written: logs actor | task | worker | job | cluster, or --gang ID."""
+    """Print what was written.  By: actor | task | worker | job | cluster, or --gang ID."""
     if gang is not None:
         if ctx.invoked_subcommand is not None:
             raise click.UsageError(f"--gang does not go with '{ctx.invoked_subcommand}'")
@@ -90,7 +90,7 @@ def cluster(
     pattern: str | None, address: str | None, follow: bool, tail: int | None, timeout: float,
     node_id: str | None, node_ip: str | None, encoding: str, encoding_errors: str,
 ) -> None:  # fmt: skip
-    """List the log files that match GLOB; print the file where it is one."""
+    """List the log files that match GLOB.  Print the file where it is one."""
     from spoke.util.state.api import list_logs
 
     found = asked(

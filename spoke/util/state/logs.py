@@ -237,7 +237,7 @@ def _of_job(submission_id: str, follow: bool, tail: int) -> Iterator[str]:
         for line in lines:
             yield line + "\n"
     except (KeyError, RuntimeError) as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(str(error.args[0])) from None
     finally:
         client.close()
 
