@@ -41,6 +41,7 @@ from spoke.wire import (
     LOG_LINES,
     PREPARE,
     PREPARE_ENV,
+    READ_FILES,
     RELEASE_SLOTS,
     SPAWN,
     SPECIALIZE,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from spoke.envs.keeper import Environments
     from spoke.envs.parts import Made
     from spoke.jobrunner import JobRunner
+    from spoke.logreading import LogReading
 
 Emit = Callable[[tuple[Any, ...]], None]  # sends one message to the hub
 Tell = Callable[[bytes, tuple[Any, ...]], bool]  # sends one to a process that has a link; whether it has
@@ -132,6 +134,7 @@ class Agent:
         if self._tag:
             orphans.mark(self._tag, (0, nursery.zygote_pid))
         self._files = logs.LogFiles(settings.log_dir, settings.keep_logs)
+        self._reading: LogReading | None = None  # made for the first who asks
         self._exits: deque[tuple[Any, ...]] = deque(maxlen=EXITS_KEPT)  # for a hub that missed them
         self._sequence = 0
         self._quiet_s = logs.BUSY_S
@@ -199,6 +202,8 @@ class Agent:
             self.segments.table.drop_orphans()
         elif message[0] == PREPARE_ENV:
             self._prepare_environment(message[1])
+        elif message[0] == READ_FILES:
+            self._read_files(message[1], message[2])
         else:
             self.jobs.message(message)
 
@@ -521,6 +526,13 @@ class Agent:
                 wrote = True
                 self._emit((LOG_LINES, self._settings.node_id, worker.pid, name, stream, lines))
         return wrote
+
+    def _read_files(self, number: int, args: dict[str, Any]) -> None:
+        if self._reading is None:
+            from spoke.logreading import LogReading
+
+            self._reading = LogReading(self._loop, self._settings.log_dir, self._emit)
+        self._reading.asked(number, args)
 
     # -- the end
 

@@ -8,11 +8,13 @@ there is more, or the attempt has ended.  When something was written is known to
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 CHUNK_BYTES: Final = 1024 * 1024  # of one answer and file
 SAMPLES_MAX: Final = 4096
 LINE_BYTES: Final = 500  # of `last_line`, at most
+TAIL_BYTES: Final = 32 * 1024 * 1024  # that are looked through for the last lines
 SOURCES: Final = ("stdout", "stderr")
 
 
@@ -54,28 +56,7 @@ class Output:
 
     def tail_offset(self, lines: int) -> int:
         """Where the last `lines` lines begin."""
-        position = size = self.size()
-        if not lines:
-            return size
-        found = 0
-        last = True
-        while position > 0:
-            step = min(65536, position)
-            position -= step
-            block = self._piece(position, step)
-            end = len(block)
-            while True:
-                end = block.rfind(b"\n", 0, end)
-                if end < 0:
-                    break
-                if last and position + end == size - 1:
-                    last = False  # the end of the last line begins none
-                    continue
-                found += 1
-                if found == lines:
-                    return position + end + 1
-            last = False
-        return 0
+        return tail_offset(self._piece, self.size(), lines)
 
     def read(self, offset: int) -> bytes:
         return self._piece(offset, CHUNK_BYTES)
@@ -96,6 +77,45 @@ class Output:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def tail_offset(
+    piece: Callable[[int, int], bytes], size: int, lines: int, uncounted: bytes | None = None
+) -> int:
+    """Where the last `lines` lines of `size` bytes begin, at most `TAIL_BYTES` before their end.
+
+    Args:
+        piece: reads so many bytes at a position.
+        uncounted: lines that begin with this are none.
+    """
+    if not lines:
+        return size
+    position = size
+    least = max(0, size - TAIL_BYTES)
+    found = 0
+    last = True
+    after = b""  # what follows the present block, as much as `uncounted` could be
+    while position > least:
+        step = min(65536, position - least)
+        position -= step
+        block = piece(position, step)
+        text = block + after
+        end = len(block)
+        while True:
+            end = block.rfind(b"\n", 0, end)
+            if end < 0:
+                break
+            if last and position + end == size - 1:
+                last = False  # the end of the last line begins none
+                continue
+            if uncounted is not None and text.startswith(uncounted, end + 1):
+                continue
+            found += 1
+            if found == lines:
+                return position + end + 1
+        last = False
+        after = text[: len(uncounted or b"")]
+    return least
 
 
 def start_offsets(outputs: dict[str, Output], args: dict[str, Any]) -> dict[str, int]:

@@ -176,6 +176,9 @@ PREPARE_ENV = next(_NEXT)
 RING_PART = next(_NEXT)
 RING_SWITCH = next(_NEXT)
 
+# -- log files, added later: hub -> agent, which answers with LOG_CHUNK
+READ_FILES = next(_NEXT)
+
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))
 _NL = (list, type(None))
@@ -355,6 +358,8 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     # to a hub that was started again; rows: [job_id, attempt, pid, ports]
     JOBS_RUNNING: ("JOBS_RUNNING", (("rows", _L),)),
     READ_LOG: ("READ_LOG", (("request_id", _I), ("job_id", _S), ("attempt", _I), ("args", _D))),
+    # args: see spoke/logreading.py
+    READ_FILES: ("READ_FILES", (("request_id", _I), ("args", _D))),
     LOG_CHUNK: ("LOG_CHUNK", (("request_id", _I), ("error", _NL), ("value", (object,)))),
     # address: of a queue pair, 32 bytes; None with the reason why there is none (any more)
     RDMA_CONNECT: ("RDMA_CONNECT", (("number", _I), ("address", _B))),

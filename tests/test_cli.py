@@ -85,7 +85,8 @@ def test_start_status_stop(shell: Shell) -> None:
     assert first["Resources"]["disk"] == 2.0 and first["Labels"]["zone"] == "a"
     assert first["Resources"]["object_store_memory"] == 200 * 2**20
     text = shell.done("status", "--address", head["address"])
-    assert "2 of 2 nodes alive" in text and "CPU 0 / 3" in text and "nothing waits" in text
+    assert "2 of 2 nodes alive" in text and "     0     3  CPU\n" in text and "nothing waits" in text
+    assert text.isascii() and all(len(line) <= 80 for line in text.splitlines())
     daemons = [record["pid"] for record in shell.records()]
     pids = [*daemons, *(child for pid in daemons for child in orphans.children(pid))]
     assert len(pids) > 2

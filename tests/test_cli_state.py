@@ -217,12 +217,38 @@ def test_summaries_count(cluster: Cluster) -> None:
         ["logs", "--rank", "1"],
         ["microbenchmark", "--filter", "nothing like it"],
         ["timeline", "--nonsense"],
+        ["status", "--address", "nowhere"],
+        ["start"],
+        ["start", "--head", "--address", "127.0.0.1:9"],
+        ["start", "--head", "--num-cpus", "many"],
+        ["start", "--head", "--resources", "[1]"],
+        ["start", "--head", "--resources", '{"CPU": -1}'],
+        ["job", "submit"],
+        ["job", "submit", "--runtime-env-json", "[]", "--", "true"],
+        ["job", "submit", "--runtime-env-json", "{", "--", "true"],
+        ["job", "nonsense"],
     ],
 )
 def test_misuse_is_one_line_and_exit_code_2(cluster: Cluster, arguments: list[str]) -> None:
     result = cluster.shell.run(*arguments)
     assert result.returncode == 2 and result.stdout == "", result
     assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("Error: "), result
+
+
+def test_what_cannot_be_done_is_one_line_and_exit_code_1(cluster: Cluster, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing" / "file")
+    for arguments, text in (
+        (["job", "logs", "none"], "spoke: no job 'none' is known"),
+        (["logs", "job", "--id", "none"], "spoke: no job 'none' is known"),
+        (["job", "status", "none"], "spoke: Job none does not exist"),
+        (["timeline", "-o", missing], f"spoke: cannot write {missing}: No such file or directory"),
+    ):
+        result = cluster.shell.run(*arguments)
+        assert (result.returncode, result.stdout, result.stderr) == (1, "", text + "\n"), arguments
+
+
+def test_every_command_says_what_it_does_on_one_line(cluster: Cluster) -> None:
+    assert "..." not in cluster.shell.done("--help").partition("Commands:")[2]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +293,6 @@ def test_timeline_is_a_chrome_trace(cluster: Cluster, tmp_path: Path) -> None:
     event = found["task::quiet"]
     assert event["ph"] == "X" and event["dur"] > 0 and event["tid"].startswith("worker:")
     assert event["args"]["task_id"] == cluster.task_id
-    assert "cannot" not in cluster.shell.fails("timeline", "-o", str(tmp_path / "no" / "folder"))
 
 
 def test_logs_by_id_and_by_pattern(cluster: Cluster) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import spoke as ray
+from spoke.bench.surroundings import cpu_seconds
 from spoke.dag import DAGOperationFuture, GPUFuture, InputNode, MultiOutputNode, plot
 from spoke.experimental import collective
 from spoke.experimental.util.types import ReduceOp
@@ -203,9 +204,10 @@ def test_an_idle_graph_uses_no_cpu() -> None:
                     total += sum(int(line.split()[1]) for line in file if "ctxt_switches" in line)
         return total
 
-    before = switches()
+    before, used = switches(), cpu_seconds(pids)
     time.sleep(1.0)
     assert switches() - before < 200, "whoever waits sleeps"
+    assert cpu_seconds(pids) - used < 0.05, "less than 5 % of a core, the program and its actors together"
     graph.teardown()
 
 

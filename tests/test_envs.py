@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 import zipfile
@@ -288,6 +289,49 @@ def test_uv_installs_by_the_uv_of_the_node_or_by_one_that_pip_brings(tmp_path: P
     wanted = {"packages": ["uv_pkg"], "uv_version": "==7.0", "uv_check": True}
     assert looked("uv_pkg", uv=wanted)["uv_pkg"] == "1.1"
     assert "no_such" in error_of(uv=["no_such"])
+
+
+REAL_UV = shutil.which("uv") or shutil.which("uv", path=os.path.dirname(sys.executable))
+
+
+@pytest.mark.skipif(REAL_UV is None, reason="uv is not installed")
+def test_the_real_uv(tmp_path: Path, start: Any) -> None:
+    wheel(tmp_path, "real_a", "1.5", needs="real_b")
+    wheel(tmp_path, "real_b", "2.0")
+    wheel(tmp_path, "real_c", "1.0", needs="click")  # which the workers have
+    wheel(tmp_path, "click", "99.0")
+    options = ["--no-cache", "--offline", "--no-index", "--find-links", str(tmp_path)]
+
+    def env(*packages: str, more: tuple[str, ...] = (), **fields: Any) -> Any:
+        return {"packages": list(packages), "uv_pip_install_options": [*options, *more], **fields}
+
+    # Without the programs of a virtual environment on PATH, its own uv is found all the same.
+    start(
+        PATH=os.pathsep.join(
+            one for one in os.environ["PATH"].split(os.pathsep) if one != os.path.dirname(sys.executable)
+        )
+    )
+    found = looked("real_a", "real_b", "click", uv=env("real_a"))
+    assert (found["real_a"], found["real_b"], found["click"]) == ("1.5", "2.0", None)
+    found = looked("real_c", "click", uv=env("real_c"))
+    assert (found["real_c"], found["click"]) == ("1.0", None), "what is installed here is not installed again"
+    found = looked("real_c", "click", uv=env("real_c", "click==99.0"))
+    assert (found["real_c"], found["click"]) == ("1.0", "99.0")
+    assert looked("click")["click"] is None
+    made = list(root().glob("uv-*/files/lib/python*/site-packages/*.dist-info"))
+    assert sorted(path.name for path in made) == sorted(
+        [
+            "real_a-1.5.dist-info",
+            "real_b-2.0.dist-info",
+            "click-99.0.dist-info",
+            *["real_c-1.0.dist-info"] * 2,
+        ]
+    )
+    assert "no-such" in error_of(uv=env("no_such==9"))
+    text = error_of(uv=env("real_a", more=("--no-deps",), uv_check=True))
+    assert "`real-a` requires `real-b`, but it's not installed" in text
+    assert "--no-such-option" in error_of(uv=env("real_a", more=("--no-such-option",)))
+    assert looked()["pid"]
 
 
 def test_conda_by_name_by_directory_and_by_description(tmp_path: Path, start: Any) -> None:

@@ -84,6 +84,15 @@ def test_state_needs_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         state.list_nodes()
 
 
+@pytest.mark.parametrize(("options", "calls"), [({}, 2), ({"maxtasksperchild": 9}, 5)])
+def test_a_map_costs_one_call_a_process(spoke_cluster: Any, options: Any, calls: int) -> None:
+    with spoke_cluster.util.multiprocessing.Pool(2, **options) as pool:
+        assert pool.map(abs, range(-9, 0), chunksize=2) == list(range(9, 0, -1))
+        ids = {actor._actor_id.hex() for actor in pool._actors}
+        rows = state.list_tasks(filters=[("name", "=", "PoolActor.run")], detail=True)
+        assert len([row for row in rows if row.actor_id in ids]) == calls
+
+
 def test_the_job_of_a_ref(spoke_cluster: Any) -> None:
     assert spoke_cluster.put(1).job_id() == spoke_cluster.get_runtime_context().job_id
 

@@ -67,6 +67,7 @@ TARGETS: dict[str, Target] = {
     "Pool.map of 10,000 small items": Target(over_ray=10),
     "joblib Parallel of 1,000 calls": Target(over_ray=10),
     "compiled graph of 3 actors, round trip": Target(over_ray=5),
+    "compiled graph of 3 actors, idle": Target(limit=5),
     "single client wait 1k refs": Target(over_ray=30),
     "placement group create/removal": Target(over_ray=8),
     "20 actors created and called": Target(limit=0.3),

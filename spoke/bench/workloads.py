@@ -496,12 +496,14 @@ def cluster_processes(driver: int, mark: str) -> list[int]:
                     found.add(pid)
         except OSError:
             continue
-    grown = True
-    while grown:
-        more = {pid for pid, parent in tree.items() if parent in found and pid not in found}
-        grown = bool(more)
+    while more := {pid for pid, parent in tree.items() if parent in found and pid not in found}:
         found |= more
     return sorted(found - {driver})
+
+
+def own_cluster() -> list[int]:
+    """The processes of this program's cluster."""
+    return cluster_processes(os.getpid(), os.environ[MARK])
 
 
 def pss(pid: int) -> int:
@@ -520,7 +522,7 @@ def idle_memory(plan: Plan) -> list[float]:
 
     def once() -> float:
         time.sleep(0.3)
-        return sum(map(pss, cluster_processes(os.getpid(), os.environ[MARK]))) / 1e6
+        return sum(map(pss, own_cluster())) / 1e6
 
     return plan.each(once, 3)
 
@@ -528,7 +530,7 @@ def idle_memory(plan: Plan) -> list[float]:
 @workload("idle cluster processes", "processes")
 def idle_processes(plan: Plan) -> list[float]:
     ray.get(remote(small_value).remote())
-    return [float(len(cluster_processes(os.getpid(), os.environ[MARK])))]
+    return [float(len(own_cluster()))]
 
 
 def frames(fn: Callable[[], object]) -> int:

@@ -49,8 +49,8 @@ class HostPort(click.ParamType):  # type: ignore[type-arg]  # as above
         return f"{host}:{port}"
 
 
-def parse_resources(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, float]:
-    """``'{"name": 2}'`` as a table of positive numbers."""
+def parse_object(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any]:
+    """``'{"name": ...}'`` as a table; without a value an empty one."""
     if value is None:
         return {}
     try:
@@ -58,7 +58,13 @@ def parse_resources(ctx: click.Context, param: click.Parameter, value: str | Non
     except ValueError as error:
         raise click.BadParameter(f"not JSON: {error}") from None
     if not isinstance(table, dict):
-        raise click.BadParameter("not a JSON object of names and amounts")
+        raise click.BadParameter(f'{value!r} is no JSON object, such as {{"name": 1}}')
+    return table
+
+
+def parse_resources(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, float]:
+    """``'{"name": 2}'`` as a table of amounts."""
+    table = parse_object(ctx, param, value)
     for name, amount in table.items():
         if isinstance(amount, bool) or not isinstance(amount, (int, float)) or amount < 0:
             raise click.BadParameter(f"the amount of {name!r} is not a number of 0 or more")

@@ -15,7 +15,7 @@ from spoke.cli.doctor_rdma import RDMA_CHECKS, reach
 @click.command()
 @click.option("--peer", metavar="HOST:PORT", help="Also check the way to this daemon of another node.")
 def doctor(peer: str | None) -> None:
-    """Check this machine; exit code 1 if something that is needed is missing."""
+    """Check this machine.  Exit code 1 if something that is needed is missing."""
     failed = 0
     checks = [*_CHECKS, *RDMA_CHECKS]
     if peer is not None:

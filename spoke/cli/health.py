@@ -19,7 +19,7 @@ from spoke.cli.state import ADDRESS_HELP
 def health_check(
     address: str | None, component: str | None, skip_version_check: bool, timeout: float
 ) -> None:
-    """Say nothing where the head and a node answer; else why not, with exit code 1."""
+    """Ask the head and a node.  Say nothing where they answer; else why not, with exit code 1."""
     observer, where = observe(address)
     try:
         if not any(node["Alive"] for node in observer.ask("nodes", timeout)):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from spoke.cli.common import Failed, HostPort, parse_labels, parse_resources
+from spoke.cli.common import Failed, HostPort, parse_labels, parse_object, parse_resources
 
 
 def _client(address: str | None) -> Any:
@@ -30,20 +30,10 @@ def _address(command: Callable[..., Any]) -> Callable[..., Any]:
 def _do(what: Callable[[], Any]) -> Any:
     try:
         return what()
-    except (RuntimeError, ValueError, TypeError, OSError, KeyError) as error:
+    except KeyError as error:
+        raise Failed(str(error.args[0])) from None  # its text in quotes otherwise
+    except (RuntimeError, ValueError, TypeError, OSError) as error:
         raise Failed(str(error)) from None
-
-
-def _json(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any]:
-    if value is None:
-        return {}
-    try:
-        table = json.loads(value)
-    except ValueError as error:
-        raise click.BadParameter(f"not JSON: {error}") from None
-    if not isinstance(table, dict):
-        raise click.BadParameter("not a JSON object")
-    return table
 
 
 @click.group()
@@ -57,11 +47,11 @@ def job() -> None:
 @click.option(
     "--runtime-env-json",
     metavar="JSON",
-    callback=_json,
+    callback=parse_object,
     help="Its runtime environment: working_dir, pip, env_vars, ...",
 )
 @click.option("--working-dir", help="Directory to upload and run in.")
-@click.option("--metadata-json", metavar="JSON", callback=_json, help="Notes to keep with the job.")
+@click.option("--metadata-json", metavar="JSON", callback=parse_object, help="Notes to keep with the job.")
 @click.option("--entrypoint-num-cpus", type=click.FloatRange(0), help="CPUs that the command holds.")
 @click.option("--entrypoint-num-gpus", type=click.FloatRange(0), help="GPUs that the command holds.")
 @click.option("--entrypoint-memory", type=click.IntRange(0), help="Bytes; above them it is killed.")

@@ -1,25 +1,16 @@
-"""``spoke logs``: the output of gangs, actors, tasks, processes and jobs, or any log file of the cluster.
-
-What runs on other machines writes there; only the output of submitted jobs is fetched through the hub.
-"""
+"""``spoke logs``: the output of gangs, actors, tasks, processes and jobs, or any log file of any node."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import click
 
-from spoke import records
-from spoke.cli.common import Failed, HostPort, ask_hub
+from spoke.cli.common import Failed, HostPort
 from spoke.cli.state import ADDRESS_HELP, asked
-from spoke.logs import BUSY_S, Follower
 
-LOOK_S = 1.0  # between questions for new ranks
 TAIL: Final = 1000  # lines that are shown where nothing else is asked for
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 
 
 class _Logs(click.Group):
@@ -38,11 +29,16 @@ class _Logs(click.Group):
 @click.option("--address", type=HostPort(), help=ADDRESS_HELP)
 @click.pass_context
 def logs(ctx: click.Context, gang: str | None, rank: int | None, follow: bool, address: str | None) -> None:
-    """Print what was written: logs actor | task | worker | job | cluster, or --gang ID."""
+    """Print what was written.  By: actor | task | worker | job | cluster, or --gang ID."""
     if gang is not None:
         if ctx.invoked_subcommand is not None:
             raise click.UsageError(f"--gang does not go with '{ctx.invoked_subcommand}'")
-        _gang_logs(gang, rank, follow, address)
+        from spoke.cli.ganglogs import print_logs
+
+        try:
+            asked(print_logs, gang, rank, follow, address)
+        except KeyboardInterrupt:
+            pass
     elif ctx.invoked_subcommand is None:
         if rank is not None:
             raise click.UsageError("--rank needs --gang")
@@ -94,7 +90,7 @@ def cluster(
     pattern: str | None, address: str | None, follow: bool, tail: int | None, timeout: float,
     node_id: str | None, node_ip: str | None, encoding: str, encoding_errors: str,
 ) -> None:  # fmt: skip
-    """List the log files that match GLOB; print the file where it is one."""
+    """List the log files that match GLOB.  Print the file where it is one."""
     from spoke.util.state.api import list_logs
 
     found = asked(
@@ -102,7 +98,7 @@ def cluster(
     )
     names = [name for group in found.values() for name in group]
     if pattern is not None and not names:
-        raise Failed(f"no log file matches {pattern!r} on this machine")
+        raise Failed(f"no log file matches {pattern!r}")
     if pattern is not None and len(names) == 1:
         _print_log(
             tail, follow, address=address, filename=names[0], timeout=timeout, node_id=node_id,
@@ -155,78 +151,3 @@ def worker(pid: int, err: bool, **options: Any) -> None:
 def job(submission_id: str, **options: Any) -> None:
     """What a submitted job wrote."""
     _print_log(submission_id=submission_id, **options)
-
-
-# -- gangs
-
-
-def _gang_logs(gang: str, rank: int | None, follow: bool, address: str | None) -> None:
-    """What the ranks wrote on this machine, each line with its rank."""
-    shown: dict[str, tuple[int, Follower, str]] = {}
-    missing: dict[str, bool] = {}
-    look_at = 0.0
-    try:
-        while True:
-            found = []
-            if time.monotonic() >= look_at:  # ranks may come back as other processes
-                look_at = time.monotonic() + LOOK_S
-                found = _files(gang, rank, address, missing)
-            for name, label in found:
-                if name not in shown:
-                    try:
-                        fd = os.open(name, _FLAGS)
-                    except FileNotFoundError:  # an empty file is removed when its worker ends
-                        continue
-                    shown[name] = (fd, Follower(fd), label)
-            wrote = sum(_print(*entry, follow) for entry in shown.values())
-            if not follow and not wrote:
-                break
-            time.sleep(0 if wrote else BUSY_S)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        for fd, _, _ in shown.values():
-            os.close(fd)
-    for node in missing:
-        click.echo(f"(ranks on node {node} write there: run this command on that machine)", err=True)
-
-
-def _print(fd: int, follower: Follower, label: str, follow: bool) -> int:
-    count = 0
-    for _, lines in follower.read(final=not follow):
-        for line in lines:
-            click.echo(f"{label} {line}")
-            count += 1
-    return count
-
-
-def _files(
-    gang: str, rank: int | None, address: str | None, missing: dict[str, bool]
-) -> list[tuple[str, str]]:
-    """The log files of the gang's ranks on this machine, with the prefix of their lines."""
-    groups, actors = ask_hub(address, "groups", "actors")
-    ids = [
-        group["group_id"] for group in groups
-        if group["group_id"].hex().startswith(gang.lower()) or (group["name"] and group["name"] == gang)
-    ]  # fmt: skip
-    if len(ids) != 1:
-        raise Failed(f"no gang {gang!r} is known" if not ids else f"{gang!r} fits {len(ids)} gangs")
-    directories = {bytes.fromhex(str(record["node_id"])): str(record["log_dir"]) for record in records.live()}
-    members = [one for one in actors if one["group_id"] == ids[0] and one["rank"] is not None]
-    found: list[tuple[str, str]] = []
-    for one in sorted(members, key=_rank_of):
-        if rank is not None and one["rank"] != rank:
-            continue
-        for node_id, worker_id in one["workers"]:
-            directory = directories.get(node_id)
-            if directory is None:
-                missing[node_id.hex()[:12]] = True
-                continue
-            for suffix, mark in ((".out", ""), (".err", "!")):
-                path = os.path.join(directory, f"gang-{ids[0].hex()}", f"worker-{worker_id.hex()}{suffix}")
-                found.append((path, f"[{one['rank']}{mark}]"))
-    return found
-
-
-def _rank_of(row: dict[str, Any]) -> int:
-    return int(row["rank"])

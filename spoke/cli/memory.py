@@ -49,7 +49,7 @@ def memory(
     stats_only: bool,
     number: int | None,
 ) -> None:
-    """Show all references to objects, by process, with sizes and owners."""
+    """Show references to objects, with sizes and owners."""
     rows, stats = asked(_look, address)
     heading("Object references status")
     if not stats_only:

@@ -19,7 +19,7 @@ _FAMILIES: Final = ("single client ", "multi client ", "1:1 ", "1:n ", "n:n ", "
 @click.option("--quick", is_flag=True, help="Short rounds and small sizes.")
 @click.option("--list", "only_names", is_flag=True, help="Print the names of the rows, and end.")
 def microbenchmark(parts: tuple[str, ...], quick: bool, only_names: bool) -> None:
-    """Measure calls, tasks and objects; each row in a process and a cluster of its own."""
+    """Measure calls, tasks and objects.  Each row in a process and a cluster of its own."""
     from spoke.bench.runner import Engine, run_once
     from spoke.bench.workloads import WORKLOADS
 

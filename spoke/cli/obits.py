@@ -15,7 +15,7 @@ from spoke.cli.common import HostPort, ask_hub, plain
 @click.option("-n", "--number", type=click.IntRange(1), default=20, show_default=True, help="At most.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def obits(address: str | None, number: int, as_json: bool) -> None:
-    """Show dead actors, gangs and nodes, the latest last, with the cause of each."""
+    """Show what died and why, the latest last."""
     nodes, actors, groups, deaths = ask_hub(address, "nodes", "actors", "groups", "deaths")
     rows = [
         {"what": "node", "name": node["NodeName"], "id": node["NodeID"], "cause": node["DeathReasonMessage"]}

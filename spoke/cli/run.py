@@ -16,7 +16,7 @@ from spoke.cli.common import Failed, HostPort
 @click.argument("script", type=click.Path())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def run(address: str | None, script: str, args: tuple[str, ...]) -> None:
-    """Run SCRIPT with Python: its `init()` joins the cluster, or starts one that ends with it."""
+    """Run SCRIPT with Python.  Its `init()` joins the cluster, or starts one that ends with it."""
     if not os.path.isfile(script):
         raise Failed(f"no file {script}")
     environment = config.environment()

@@ -65,7 +65,7 @@ DEFAULT_PORT = 6380
 )
 @click.option("--block", is_flag=True, help="Stay in the foreground until the daemon ends.")
 def start(head: bool, address: str | None, port: int | None, host: str, block: bool, **node: Any) -> None:
-    """Start a node: --head for a new cluster, --address HOST:PORT to join one."""
+    """Start a node.  --head for a new cluster, --address HOST:PORT to join one."""
     if head == bool(address):
         raise click.UsageError("give either --head or --address HOST:PORT")
     if address is not None and port is not None:

@@ -63,7 +63,7 @@ def _parse_filters(ctx: click.Context, param: click.Parameter, values: tuple[str
 
 
 @click.command(name="list")
-@click.argument("resource", type=click.Choice(RESOURCES))
+@click.argument("resource", metavar="RESOURCE", type=click.Choice(RESOURCES))
 @click.option("--format", "form", type=click.Choice(FORMATS), default="default", help="Of the output.")
 @click.option("-f", "--filter", "filters", multiple=True, metavar="KEY=VALUE", callback=_parse_filters,
               help="Only rows where it holds; also KEY!=VALUE. Can be repeated: all must hold.")  # fmt: skip
@@ -79,7 +79,11 @@ def list_(
     timeout: float,
     address: str | None,
 ) -> None:
-    """Show actors, tasks, objects, nodes and whatever else there is, a row each."""
+    """Show all actors, tasks, nodes and so on, a row each.
+
+    RESOURCE is actors, jobs, placement-groups, nodes, workers, tasks, objects, runtime-envs or
+    cluster-events.
+    """
     from spoke.util.state import api
 
     question = getattr(api, f"list_{resource.replace('-', '_')}")
@@ -94,12 +98,15 @@ def list_(
 
 
 @click.command()
-@click.argument("resource", type=click.Choice([one for one in RESOURCES if one != "runtime-envs"]))
+@click.argument("resource", metavar="RESOURCE", type=click.Choice(RESOURCES[:-2] + RESOURCES[-1:]))
 @click.argument("identity", metavar="ID")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="default", help="Of the output.")
 @looks
 def get(resource: str, identity: str, form: str, timeout: float, address: str | None) -> None:
-    """Show everything about one actor, task, object, node, group, worker or job."""
+    """Show everything about one actor, task, node and so on.
+
+    RESOURCE is as for list, but for runtime-envs.
+    """
     from spoke.util.state import api
 
     name = resource.replace("-", "_")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from spoke.cli.common import Failed, HostPort, observe
+from spoke.cli.output import print_table
 from spoke.rdmafacts import nic_text
 
 
@@ -15,7 +16,7 @@ from spoke.rdmafacts import nic_text
 @click.option("--address", type=HostPort(), help="The cluster's head.  [default: this machine's cluster]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(address: str | None, as_json: bool) -> None:
-    """Show nodes, resources, and requests that wait, with the reason."""
+    """Show nodes, what is in use, and what waits for what."""
     observer, where = observe(address)
     try:
         nodes = observer.ask("nodes")
@@ -33,33 +34,24 @@ def status(address: str | None, as_json: bool) -> None:
 
 
 def _show(where: str, nodes: list[Any], demands: list[Any], actors: list[Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
     alive = [node for node in nodes if node["Alive"]]
-    console.print(f"cluster {where}: {len(alive)} of {len(nodes)} nodes alive, {len(actors)} actors known")
-    table = Table("node", "address", "state", "workers", "RDMA", "in use / total")
+    click.echo(f"cluster {where}: {len(alive)} of {len(nodes)} nodes alive, {len(actors)} actors known")
     for node in nodes:
-        state = "alive" if node["Alive"] else f"dead: {node['DeathReasonMessage']}"
         name = node["NodeID"][:12] + (" (head)" if node["IsHead"] else "")
-        table.add_row(
-            name, node["NodeManagerAddress"], state, str(node["workers"]), _rdma(node), _usage(node)
+        if not node["Alive"]:
+            click.echo(f"\n{name} at {node['NodeManagerAddress']} is dead: {node['DeathReasonMessage']}")
+            continue
+        click.echo(
+            f"\n{name} at {node['NodeManagerAddress']}, {node['workers']} workers, RDMA: {_rdma(node)}"
         )
-    console.print(table)
-    if not demands:
-        console.print("nothing waits")
-        return
-    waiting = Table("waits", "needs", "because")
+        print_table(["in use", "of", ""], _usage(node), numbered=False)
+    click.echo("\nwaiting:" if demands else "\nnothing waits")
     for demand in demands:
         what = str(demand.get("kind") or demand.get("what") or "").replace("class", "task")
         count = int(demand.get("count") or 1)
-        waiting.add_row(
-            f"{count} x {what}" if count > 1 else what,
-            json.dumps(demand.get("resources") or demand.get("bundles") or {}, default=_plain),
-            str(demand.get("reason") or "other requests come first"),
-        )
-    console.print(waiting)
+        needs = demand.get("resources") or demand.get("bundles") or {}
+        because = demand.get("reason") or "other requests come first"
+        click.echo(f"- {f'{count} x ' if count > 1 else ''}{what} of {_needs(needs)}: {because}")
 
 
 def _rdma(node: dict[str, Any]) -> str:
@@ -67,17 +59,25 @@ def _rdma(node: dict[str, Any]) -> str:
     return nic_text(list((node.get("Topology") or {}).get("nics") or []))
 
 
-def _usage(node: dict[str, Any]) -> str:
-    parts = []
+def _usage(node: dict[str, Any]) -> list[list[Any]]:
+    """What of each resource is in use, and of how much."""
+    rows: list[list[Any]] = []
     for name, total in node["Resources"].items():
         if name.startswith("node:"):
             continue
         used = total - node["Available"].get(name, 0.0)
         if "memory" in name:
-            parts.append(f"{name} {used / 2**30:.1f} / {total / 2**30:.1f} GiB")
+            rows.append([round(used / 2**30, 1), round(total / 2**30, 1), f"GiB {name}"])
         else:
-            parts.append(f"{name} {used:g} / {total:g}")
-    return "\n".join(parts)
+            rows.append([used, total, name])
+    return rows
+
+
+def _needs(needs: Any) -> str:
+    """A bundle of resources, or several."""
+    if isinstance(needs, dict):
+        return "{" + ", ".join(f"{name}: {amount:g}" for name, amount in needs.items()) + "}"
+    return " + ".join(_needs(one) for one in needs)
 
 
 def _plain(value: Any) -> Any:

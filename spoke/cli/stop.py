@@ -24,7 +24,7 @@ from spoke.cli.common import Failed
     help="Seconds from asking to killing.",
 )
 def stop(force: bool, grace_period: float) -> None:
-    """End all of this user's daemons on this machine, with their workers."""
+    """End this user's daemons on this machine, with workers."""
     try:
         found = records.live()
     except OSError as error:

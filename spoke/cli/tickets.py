@@ -15,7 +15,7 @@ from spoke.cli.common import HostPort, ask_hub, plain
 @click.option("--all", "everything", is_flag=True, help="Show those that were released, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def tickets(address: str | None, everything: bool, as_json: bool) -> None:
-    """Show gangs and placement groups, with nodes and devices of every slot."""
+    """Show gangs and placement groups.  With nodes and devices of every slot."""
     (groups,) = ask_hub(address, "groups")
     groups = [group for group in groups if everything or group["state"] != "REMOVED"]
     if as_json:

@@ -7,6 +7,7 @@ import time
 
 import click
 
+from spoke.cli.common import Failed
 from spoke.cli.state import asked, looks
 
 
@@ -15,11 +16,14 @@ from spoke.cli.state import asked, looks
               help="The file to write.  [default: spoke-timeline-DATE.json, here]")  # fmt: skip
 @looks
 def timeline(output: str | None, timeout: float, address: str | None) -> None:
-    """Write the calls that workers remember in the Chrome trace format."""
+    """Write the latest calls as a Chrome trace."""
     from spoke.util.state.timeline import events, write
 
     found = asked(events, address, timeout)
     path = output or f"spoke-timeline-{time.strftime('%Y-%m-%d_%H-%M-%S')}.json"
-    asked(write, path, found)
+    try:
+        write(path, found)
+    except OSError as error:
+        raise Failed(f"cannot write {path}: {error.strerror}") from None
     click.echo(f"{len(found)} calls written to {os.path.abspath(path)}")
     click.echo("open it with chrome://tracing or ui.perfetto.dev", err=True)

@@ -12,7 +12,7 @@ from spoke.ids import OBJECT_BYTES
 @click.argument("identity", metavar="ID")
 @click.option("--address", type=HostPort(), help="The cluster's head.  [default: this machine's cluster]")
 def why(identity: str, address: str | None) -> None:
-    """Say why an object, an actor or a gang waits or is gone, or what it does.
+    """Say why an object, an actor or a gang waits or is gone.
 
     ID is its hexadecimal id, of an actor or gang also the beginning of it, or its name.  An object's id is
     what `ref.hex()` shows; the process that made it answers.

@@ -1,4 +1,4 @@
-"""Questions about a job's output: handed on to the agent that has it, answered when it answers."""
+"""Questions about output, of jobs and in log files: handed on to the agent that has it, and back."""
 
 from __future__ import annotations
 
@@ -24,23 +24,35 @@ class LogQuestions:
         self._find = find
         self._asked: dict[int, tuple[bytes, int, bytes]] = {}  # our number -> client, its request, node
         self._serial = 0
+        self.requests = {"job_log": self._of_job, "node_logs": self._of_node}
 
-    def ask(self, client: Client, args: dict[str, Any]) -> Any:
-        """Hand a question on to the node of the attempt."""
+    def _of_job(self, client: Client, args: dict[str, Any]) -> Any:
+        """For the output of an attempt, on whatever node it ran."""
         job = self._find(args)
         wanted = args.get("attempt")
         attempt = next((one for one in reversed(job.attempts) if wanted in (None, one.number)), None)
         if attempt is None:
             which = "no attempt" if wanted is None else f"no attempt {wanted}"
             raise RequestError("ValueError", f"job {job.submission_id!r} has {which} on a node yet")
-        node = self.s.nodes.get(attempt.node_id)
+        serial = self._hand_on(client, attempt.node_id)
+        asked = args.get("args") or {}
+        self.s.send(attempt.node_id, wire.READ_LOG, serial, job.submission_id, attempt.number, asked)
+        return DEFERRED
+
+    def _of_node(self, client: Client, args: dict[str, Any]) -> Any:
+        """For files in the log directory of ``node``."""
+        serial = self._hand_on(client, args["node"])
+        self.s.send(args["node"], wire.READ_FILES, serial, args.get("args") or {})
+        return DEFERRED
+
+    def _hand_on(self, client: Client, node_id: bytes) -> int:
+        """The number of a question to this node."""
+        node = self.s.nodes.get(node_id)
         if node is None or not node.alive:
             raise RequestError("RuntimeError", "the logs are gone with their node")
         self._serial += 1
-        self._asked[self._serial] = (client.peer, self.s.request_id, node.node_id)
-        asked = args.get("args") or {}
-        self.s.send(node.node_id, wire.READ_LOG, self._serial, job.submission_id, attempt.number, asked)
-        return DEFERRED
+        self._asked[self._serial] = (client.peer, self.s.request_id, node_id)
+        return self._serial
 
     def read(self, node: Node, number: int, error: list[Any] | None, value: Any) -> None:
         """LOG_CHUNK of an agent."""

@@ -72,7 +72,7 @@ class Submissions:
             "jobs_stop_prefix": self._stop_prefix,
             "job_delete": self._delete,
             "submitted_jobs": self._list,
-            "job_log": self.logs.ask,
+            **self.logs.requests,
         }
 
     def find(self, args: dict[str, Any]) -> Submitted:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 from spoke import config
@@ -19,6 +21,9 @@ _SILENCING: Final = ("PIP_QUIET", "UV_QUIET", "CONDA_QUIET")
 PIP_OPTIONS: Final = ("--disable-pip-version-check", "--no-cache-dir")
 UV_OPTIONS: Final = ("--no-cache",)
 RUNTIMES: Final = ("podman", "docker")
+# Of the entries that stand for inherited packages.
+_MARK: Final = "inherited\n"
+_WHEEL: Final = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 _VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
 
 
@@ -45,11 +50,12 @@ def pip(spec: dict[str, Any], files: str, work: str, working_dir: str | None) ->
 
 
 def uv(spec: dict[str, Any], files: str, work: str, working_dir: str | None) -> dict[str, Any]:
-    """As `pip`, by uv: the one on PATH, or one that pip installs into the environment."""
+    """As `pip`, by uv: the one on PATH, else that of this interpreter, else one that pip installs into the
+    environment."""
     what = spec["what"]
     python = _virtual_environment(files)
     variables = _variables(working_dir)
-    found = None if what.get("uv_version") else which("uv")
+    found = None if what.get("uv_version") else which("uv") or which("uv", os.path.dirname(sys.executable))
     tool = [found] if found else [python, "-m", "uv"]
     if not found:
         _ensure_pip(python, work)
@@ -58,9 +64,10 @@ def uv(spec: dict[str, Any], files: str, work: str, working_dir: str | None) -> 
     names = _requirements(what["packages"], work, variables)
     options = what.get("uv_pip_install_options")
     options = list(UV_OPTIONS) if options is None else [_expand(one, variables) for one in options]
-    _run([*tool, "pip", "install", "--python", python, "-r", names, *options], work, variables)
-    if what.get("uv_check"):
-        _run([*tool, "pip", "check", "--python", python], work, variables)
+    with _inherited(_site_of(files)):
+        _run([*tool, "pip", "install", "--python", python, "-r", names, *options], work, variables)
+        if what.get("uv_check"):
+            _run([*tool, "pip", "check", "--python", python], work, variables)
     return _facts(files, python)
 
 
@@ -110,11 +117,11 @@ def install_wheel(wheel: str, files: str, work: str) -> None:
     _run(command, work, {})
 
 
-def which(name: str) -> str | None:
-    """The program of this name on PATH."""
+def which(name: str, path: str | None = None) -> str | None:
+    """The program of this name on `path`, by default PATH."""
     import shutil
 
-    return shutil.which(name)
+    return shutil.which(name, path=path)
 
 
 def _virtual_environment(files: str) -> str:
@@ -130,6 +137,46 @@ def _virtual_environment(files: str) -> str:
         with open(os.path.join(_site_of(files), "_spoke_parent.pth"), "w", encoding="utf-8") as file:
             file.writelines(lines)
     return python
+
+
+@contextmanager
+def _inherited(site_packages: str) -> Iterator[None]:
+    """Meanwhile what is installed here counts as installed in an environment that inherits it.
+
+    uv looks into the environment's own folder only, so each package gets an entry there that owns nothing
+    but itself.  uv may replace it by another version; what is left of the entries is removed.
+    """
+    import importlib.metadata
+    import shutil
+
+    there = os.listdir(site_packages)
+    entries: dict[str, str] = {}
+    for found in importlib.metadata.distributions():
+        metadata = found.read_text("METADATA") or found.read_text("PKG-INFO") or ""
+        named = [re.search(rf"^{field}: *(\S+)", metadata, re.MULTILINE) for field in ("Name", "Version")]
+        name, version = (match[1] if match else "" for match in named)
+        name = re.sub(r"[-_.]+", "_", name).lower()
+        if not (name and version) or name in entries or any(name == one.split("-")[0] for one in there):
+            continue  # the first on the path is the one that is imported
+        entry = f"{name}-{version}.dist-info"
+        entries[name] = os.path.join(site_packages, entry)
+        os.mkdir(entries[name])
+        texts = {"METADATA": metadata, "WHEEL": _WHEEL, "INSTALLER": _MARK}
+        texts["RECORD"] = "".join(f"{entry}/{file},,\n" for file in [*texts, "RECORD"])
+        for file, text in texts.items():
+            with open(os.path.join(entries[name], file), "w", encoding="utf-8") as out:
+                out.write(text)
+    try:
+        yield
+    finally:
+        for path in entries.values():
+            try:
+                with open(os.path.join(path, "INSTALLER"), encoding="utf-8") as mark:
+                    ours = mark.read() == _MARK
+            except OSError:
+                ours = False  # uv has put a package in its place
+            if ours:
+                shutil.rmtree(path)
 
 
 def _ensure_pip(python: str, work: str) -> None:

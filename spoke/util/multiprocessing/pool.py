@@ -1,8 +1,8 @@
 """A pool of processes with the interface of `multiprocessing.Pool`.
 
-Each process is an actor; items travel in chunks, one call a chunk, and the function once a chunk as
-bytes that an actor unpickles when it meets them first.  Where `multiprocessing` and Ray's pool differ
-(an iterator's timeout, the error of a dead process), this follows Ray's.
+Each process is an actor.  Items are dealt out in chunks; all chunks of a process travel in one call, and
+with them the function, as bytes that an actor unpickles when it meets them first.  Where `multiprocessing`
+and Ray's pool differ (an iterator's timeout, the error of a dead process), this follows Ray's.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import TimeoutError
 from types import FunctionType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from spoke import absent, api
 from spoke.errors import GetTimeoutError, RayError
@@ -21,6 +21,8 @@ from spoke.util.multiprocessing.working import APPLY, CALL, MAP, STAR, Failure, 
 
 CHUNKS_PER_PROCESS: Final = 4
 AHEAD: Final = 2  # chunks of an iterator that a process has at a time
+SLICED: Final = frozenset({list, tuple, range})  # whose slices are chunks; a range's travels as a range
+APART: Final = frozenset({"max_concurrency", "max_task_retries"})  # with these, a chunk is a call of its own
 
 Callback = Callable[[Any], Any] | None
 
@@ -33,24 +35,41 @@ class PoolTaskError(Exception):
         self.underlying = underlying
 
 
+class Share(NamedTuple):
+    """The chunks that went to a process in one call, and the answer's ref."""
+
+    ref: Any
+    starts: range  # the position of each chunk's first item
+    size: int  # of a chunk
+
+    def place(self, found: list[Any], results: list[Any]) -> None:
+        """Put the answer where its items stood."""
+        for index, start in enumerate(self.starts):
+            results[start : start + self.size] = found[index * self.size : (index + 1) * self.size]
+
+
 class AsyncResult:
     """The result of an ``*_async`` call, ready or not.
 
     Args:
-        refs: of the chunks, each a list of results.
+        shares: whose results make the result.
+        count: of all items.
         callback, error_callback: called once, in another thread, with the result, or with the
             `PoolTaskError` of the first error.
-        single: the result is the only item of the only chunk.
+        single: the result is that of the only item.
     """
 
     def __init__(
         self,
-        refs: list[Any],
+        shares: list[Share],
+        count: int,
         callback: Callback = None,
         error_callback: Callback = None,
         single: bool = False,
     ) -> None:
-        self._refs = refs
+        self._shares = shares
+        self._count = count
+        self._refs = [share.ref for share in shares]
         self._single = single
         self._value: Any = None
         self._error: BaseException | None = None
@@ -131,18 +150,21 @@ class AsyncResult:
             if self._done:
                 return
             try:
-                chunks = api.get(self._refs, timeout=timeout)
+                answers = api.get(self._refs, timeout=timeout)
             except GetTimeoutError:
                 raise
             except RayError as error:
                 self._error = error
             else:
-                results = list(itertools.chain.from_iterable(found for _, found in chunks))
-                if any(failed for failed, _ in chunks):
+                results: list[Any] = [None] * self._count
+                for share, (_, found) in zip(self._shares, answers, strict=True):
+                    share.place(found, results)
+                if any(failed for failed, _ in answers):
                     self._error = next(item.error() for item in results if type(item) is Failure)
-                self._value = results[0] if self._single and results else results
+                self._value = results[0] if self._single else results
             self._done = True
             self._refs = []
+            self._shares = []
 
 
 class IMapIterator:
@@ -160,7 +182,7 @@ class IMapIterator:
     def _submit(self) -> None:
         chunk = next(self._chunks, None)
         if chunk is not None:
-            self._running.append(self._pool._submit(self._work, chunk))
+            self._running.append(self._pool._submit(self._work, [chunk]))
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -250,6 +272,7 @@ class Pool:
         self._initializer = initializer, tuple(initargs or ())
         self._tasks_max = maxtasksperchild or 0
         self._options = ray_remote_args or {}
+        self._apart = maxtasksperchild is not None or not APART.isdisjoint(self._options)
         self.processes = self._join_cluster(processes, ray_address)
         self._stopping: list[Any] = []
         self._actors = [self._new_actor() for _ in range(self.processes)]
@@ -282,8 +305,8 @@ class Pool:
         self._check_running()
         return Work.of(func, how, type(func) is FunctionType)
 
-    def _submit(self, work: Work, items: list[Any]) -> Any:
-        """One chunk to the next process in turn."""
+    def _submit(self, work: Work, chunks: list[Sequence[Any]]) -> Any:
+        """Chunks to the next process in turn; returns the answer's ref."""
         with self._lock:
             index = self._turn % self.processes
             self._turn += 1
@@ -291,7 +314,7 @@ class Pool:
                 self._retire(index)
             self._done[index] += 1
             actor = self._actors[index]
-        return actor.run.remote(work.how, work.blob, work.keep, items)
+        return actor.run.remote(work.how, work.blob, work.keep, chunks)
 
     def _retire(self, index: int) -> None:
         self._stopping.append(self._actors[index].__ray_terminate__.remote())
@@ -316,10 +339,16 @@ class Pool:
         error_callback: Callback = None,
     ) -> AsyncResult:
         work = self._work(func, how)
-        items = iterable if hasattr(iterable, "__len__") else list(iterable)
+        items: Any = iterable if type(iterable) in SLICED else list(iterable)
+        count = len(items)
         size = self._chunksize(items, chunksize)
-        refs = [self._submit(work, chunk) for chunk in _chunks(items, size)]
-        return AsyncResult(refs, callback, error_callback)
+        dealt = -(-count // size) if self._apart else self.processes
+        shares = []
+        for first in range(0, min(dealt * size, count), size):
+            starts = range(first, count, dealt * size)
+            ref = self._submit(work, [items[start : start + size] for start in starts])
+            shares.append(Share(ref, starts, size))
+        return AsyncResult(shares, count, callback, error_callback)
 
     # -- one call
 
@@ -334,11 +363,11 @@ class Pool:
         """As `apply`, at once with an `AsyncResult`."""
         args, kwargs = tuple(args or ()), kwargs or {}
         if type(func) is FunctionType:
-            ref = self._submit(self._work(func, APPLY), [(args, kwargs)])
+            ref = self._submit(self._work(func, APPLY), [[(args, kwargs)]])
         else:  # an object that is callable: pickled like any argument, and new for each call
             self._check_running()
-            ref = self._submit(Work(CALL, b"", False), [(func, args, kwargs)])
-        return AsyncResult([ref], callback, error_callback, single=True)
+            ref = self._submit(Work(CALL, b"", False), [[(func, args, kwargs)]])
+        return AsyncResult([Share(ref, range(1), 1)], 1, callback, error_callback, single=True)
 
     # -- many calls
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import starmap
+from itertools import chain, starmap
 from typing import Any, Final, NamedTuple
 
 from spoke import codec
@@ -64,7 +64,7 @@ class PoolActor:
     def ping(self) -> None:
         """Nothing: to learn whether the process lives."""
 
-    def run(self, how: int, blob: bytes, keep: bool, items: list[Any]) -> tuple[bool, list[Any]]:
+    def run(self, how: int, blob: bytes, keep: bool, chunks: list[Sequence[Any]]) -> tuple[bool, list[Any]]:
         """Whether any item raised, and results in order, a `Failure` for each that did."""
         func: Any = self._known.get(blob)
         if func is None and how != CALL:
@@ -73,6 +73,8 @@ class PoolActor:
                 if len(self._known) >= KNOWN_MAX:
                     self._known.clear()
                 self._known[blob] = func
+        count = sum(map(len, chunks))
+        items = chain.from_iterable(chunks)
         if how == MAP:
             calls: Iterator[Any] = map(func, items)
         elif how == STAR:
@@ -83,13 +85,13 @@ class PoolActor:
             calls = starmap(partial(_call, func), items)
         results: list[Any] = []
         failed = False
-        while len(results) < len(items):
+        while len(results) < count:
             error: BaseException = StopIteration()  # which ends an iteration without a word
             try:
                 results.extend(calls)
             except Exception as raised:
                 error = raised
-            if len(results) < len(items):
+            if len(results) < count:
                 results.append(Failure(error))
                 failed = True
         return failed, results

@@ -1,44 +1,55 @@
 """The output of workers, actors, tasks and jobs: which files there are, and their lines.
 
-Workers' files are on the machine of their node, so these functions show those of this machine; the output of
-submitted jobs comes through the hub, from any node.
+The files are read by the agents of their nodes, which the hub asks, so they may be on any node's machine.
 """
 
 from __future__ import annotations
 
-import glob
-import os
-import time
+import codecs
+import warnings
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from spoke import records
 from spoke.handles import ActorHandle
 from spoke.logs import MARK
 from spoke.util.state.common import DEFAULT_RPC_TIMEOUT
 from spoke.util.state.exception import RayStateApiException
 from spoke.util.state.source import Source, looking
 
-FOLLOW_S: Final = 0.1
+WAIT_S: Final = 2.0  # how long a reader that follows waits for one answer
 _MARK: Final = MARK.decode()  # begins what tells whose output follows
 _KINDS: Final = {".out": "worker_out", ".err": "worker_err"}
 
 
-def _directories(source: Source, node_id: str | None, node_ip: str | None) -> list[tuple[str, str]]:
-    """Node id and log directory of the cluster's nodes on this machine."""
-    wanted = {
-        row["NodeID"]
-        for row in source.ask("nodes")
+class Place(NamedTuple):
+    """A log file: on which node, and its path in the log directory there, or its name alone."""
+
+    node_id: str
+    filename: str
+
+
+def _nodes(source: Source, node_id: str | None, node_ip: str | None) -> list[str]:
+    """Ids of the nodes that live and are meant."""
+    wanted = [
+        row for row in source.ask("nodes")
         if node_id in (None, row["NodeID"]) and node_ip in (None, row["NodeManagerAddress"])
-    }
+    ]  # fmt: skip
     if not wanted:
         raise RayStateApiException(f"the cluster has no node {node_id or node_ip}")
-    return [
-        (str(record["node_id"]), str(record["log_dir"]))
-        for record in records.live()
-        if record.get("log_dir") and record["node_id"] in wanted
-    ]
+    return [str(row["NodeID"]) for row in wanted if row["Alive"]]
+
+
+def ask_node(source: Source, node_id: str, **args: Any) -> Any:
+    """What the agent of a node says of its log files; see `spoke.logreading`.
+
+    Raises:
+        RayStateApiException: the node is gone, or will not say.
+    """
+    try:
+        return source.ask("node_logs", node=bytes.fromhex(node_id), args=args)
+    except (RuntimeError, ValueError) as error:
+        raise RayStateApiException(str(error)) from None
 
 
 def list_logs(
@@ -48,7 +59,7 @@ def list_logs(
     glob_filter: str | None = None,
     timeout: int = DEFAULT_RPC_TIMEOUT,
 ) -> dict[str, list[str]]:
-    """Names of the log files of nodes on this machine: {"worker_out": [...], "worker_err": [...], ...}.
+    """Names of the nodes' log files: {"worker_out": [...], "worker_err": [...], ...}.
 
     Args:
         glob_filter: a pattern of file names, or of folder/name; None: all.
@@ -57,14 +68,18 @@ def list_logs(
         RayStateApiException: there is no such node; ServerUnavailable: there is no cluster to ask.
     """
     found: dict[str, list[str]] = {"worker_out": [], "worker_err": []}
+    left_out = 0
     with looking(address, timeout) as source:
-        folders = _directories(source, node_id, node_ip)
-    for _, folder in folders:
-        for pattern in (glob_filter or "*", os.path.join("*", glob_filter or "*")):
-            for path in sorted(glob.glob(os.path.join(folder, pattern))):
-                if os.path.isfile(path):
-                    kind = _KINDS.get(os.path.splitext(path)[1], "internal")
-                    found.setdefault(kind, []).append(os.path.relpath(path, folder))
+        for node in _nodes(source, node_id, node_ip):
+            answer = ask_node(source, node, glob=glob_filter or "*")
+            left_out += answer["left_out"]
+            for name in answer["names"]:
+                _, dot, suffix = name.rpartition(".")
+                found.setdefault(_KINDS.get(dot + suffix, "internal"), []).append(name)
+    if left_out:
+        warnings.warn(
+            f"{left_out} more log files are left out: give a pattern.", RuntimeWarning, stacklevel=2
+        )
     return {kind: list(dict.fromkeys(names)) for kind, names in found.items()}
 
 
@@ -100,7 +115,7 @@ def get_log(
 
     Raises:
         ValueError: nothing is asked for, or there is no such actor, task or process.
-        RayStateApiException: its file is not on this machine.
+        RayStateApiException: its node is gone, or there is no such file.
         ServerUnavailable: there is no cluster to ask.
     """
     if suffix not in ("out", "err"):
@@ -111,60 +126,105 @@ def get_log(
     with looking(address, timeout) as source:
         name: str | None = None
         if filename is None:
-            worker, name = _worker_of(source, actor_id, task_id, pid, attempt_number)
-            filename = f"worker-{worker}.{suffix}"
-        path = _find(source, filename, node_id, node_ip)
-    with open(path, encoding=encoding or "utf-8", errors=errors) as file:
-        lines = _Lines(file, name)
-        if tail >= 0:
-            yield from deque(lines, tail)
+            place, name = _worker_of(source, actor_id, task_id, pid, attempt_number, suffix, node_id, node_ip)
         else:
-            yield from lines
+            place = _find(source, filename, node_id, node_ip)
+        # The last lines of a file are found where it is; those of one name are cut out of all.
+        last = tail if tail >= 0 and name is None else -1
+        reader = Reader(source, [place], last)
+        cutter = Cutter(name, encoding or "utf-8", errors or "strict")
+        lines = _until_now(reader, cutter, place, not follow)
+        yield from deque(lines, tail) if tail >= 0 else lines
         while follow:
-            more = list(lines)
-            yield from more
-            if not more:
-                time.sleep(_interval or FOLLOW_S)
+            (piece,) = reader.read(_interval or WAIT_S)
+            yield from cutter.cut(piece or b"")
 
 
-class _Lines:
-    """The lines of a file, without those that only tell whose output follows.
+def _until_now(reader: Reader, cutter: Cutter, place: Place, final: bool) -> Iterator[str]:
+    """All lines that are there, also a last one without an end if the reading is `final`.
+
+    Raises:
+        RayStateApiException: there is no such file.
+    """
+    (piece,) = reader.read()
+    if piece is None:
+        raise RayStateApiException(
+            f"no log {place.filename!r} on its node: nothing was written, or it is removed"
+        )
+    while piece:
+        yield from cutter.cut(piece)
+        (piece,) = reader.read()
+    if final:
+        yield from cutter.cut(b"")
+
+
+class Reader:
+    """Reads files from where it has come to.
+
+    Args:
+        places: all on one node.
+        tail: of each file, only this many of the last lines; -1: all.
+    """
+
+    def __init__(self, source: Source, places: list[Place], tail: int = -1) -> None:
+        self._source = source
+        self._node_id = places[0].node_id
+        self._files = [(place.filename, 0 if tail < 0 else None, tail) for place in places]
+
+    def read(self, within_s: float = 0) -> list[bytes | None]:
+        """What follows in each file, b"" if nothing does, None if there is no such file (any more).
+
+        Args:
+            within_s: where nothing follows anywhere, wait so long for it.
+        """
+        within_s = min(within_s, self._source.timeout_s / 2)
+        found = ask_node(self._source, self._node_id, files=self._files, within_s=within_s)
+        for index, one in enumerate(found):
+            if one is not None:
+                self._files[index] = (self._files[index][0], one[0] + len(one[1]), 0)
+        return [one and one[1] for one in found]
+
+
+class Cutter:
+    """Cuts what is read of a worker's file into lines, without those that only tell whose output follows.
 
     Args:
         name: only what was written under this name; None: all.
+        encoding, errors: of the text.
     """
 
-    def __init__(self, file: Any, name: str | None) -> None:
-        self._file = file
+    def __init__(self, name: str | None = None, encoding: str = "utf-8", errors: str = "strict") -> None:
         self._name = name
         self._now: str | None = None
+        self._part = ""
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors)
 
-    def __iter__(self) -> _Lines:
-        return self
+    def cut(self, piece: bytes) -> Iterator[str]:
+        """The lines that end in this piece; b"" gives out what has waited for its end."""
+        *lines, self._part = (self._part + self._decoder.decode(piece)).split("\n")
+        for line in lines:
+            yield from self._shown(line + "\n")
+        if not piece and self._part and _MARK not in self._part:
+            line, self._part = self._part, ""
+            yield from self._shown(line)
 
-    def __next__(self) -> str:
-        while True:
-            line = self._file.readline()
-            if not line:
-                raise StopIteration
-            text, mark, name = line.partition(_MARK)
-            wanted = self._name is None or self._now == self._name
-            if mark:
-                self._now = name.rstrip("\n")
-                text = text and text + "\n"
-            if text and wanted:
-                return str(text)
+    def _shown(self, line: str) -> Iterator[str]:
+        text, mark, name = line.partition(_MARK)
+        wanted = self._name is None or self._now == self._name
+        if mark:
+            self._now = name.rstrip("\n")
+            text = text and text + "\n"
+        if text and wanted:
+            yield text
 
 
-def _find(source: Source, filename: str, node_id: str | None, node_ip: str | None) -> str:
-    for _, folder in _directories(source, node_id, node_ip):
-        # An actor of a gang writes into the gang's folder.
-        for path in (os.path.join(folder, filename), *glob.glob(os.path.join(folder, "*", filename))):
-            if os.path.isfile(path):
-                return path
-    raise RayStateApiException(
-        f"no log {filename!r} on this machine: it was empty, or its node is elsewhere; see list_logs()"
-    )
+def _find(source: Source, filename: str, node_id: str | None, node_ip: str | None) -> Place:
+    """The first node that has this file."""
+    for node in _nodes(source, node_id, node_ip):
+        place = Place(node, filename)
+        if Reader(source, [place], 0).read()[0] is not None:
+            return place
+    raise RayStateApiException(f"no log {filename!r} on any node that lives; see list_logs()")
 
 
 def _of_job(submission_id: str, follow: bool, tail: int) -> Iterator[str]:
@@ -177,15 +237,16 @@ def _of_job(submission_id: str, follow: bool, tail: int) -> Iterator[str]:
         for line in lines:
             yield line + "\n"
     except (KeyError, RuntimeError) as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(str(error.args[0])) from None
     finally:
         client.close()
 
 
 def _worker_of(
-    source: Source, actor_id: Any, task_id: str | None, pid: int | None, attempt: int
-) -> tuple[str, str | None]:
-    """The hexadecimal id of a worker, and under which name the wanted lines were written (None: any).
+    source: Source, actor_id: Any, task_id: str | None, pid: int | None, attempt: int, suffix: str,
+    node_id: str | None, node_ip: str | None,
+) -> tuple[Place, str | None]:  # fmt: skip
+    """The file of a worker, and under which name the wanted lines were written (None: any).
 
     Raises:
         ValueError: it is not said, or there is none.
@@ -197,7 +258,8 @@ def _worker_of(
             if row.task_id == task_id and row.attempt_number == attempt:
                 if row.worker_id is None:
                     raise ValueError(f"task {task_id} has no worker: it is {row.state}")
-                return row.worker_id, None if row.actor_id else row.name
+                name = None if row.actor_id else row.name
+                return Place(str(row.node_id), f"worker-{row.worker_id}.{suffix}"), name
         raise ValueError(f"no task {task_id} with attempt {attempt} is known")
     if actor_id is not None:
         wanted = actor_id._actor_id if isinstance(actor_id, ActorHandle) else actor_id
@@ -206,11 +268,13 @@ def _worker_of(
             if row["actor_id"].hex() == wanted:
                 if not row["workers"]:
                     raise ValueError(f"actor {wanted} has had no worker: it is {row['state']}")
-                return row["workers"][-1][1].hex(), None
+                node, worker = row["workers"][-1]
+                return Place(node.hex(), f"worker-{worker.hex()}.{suffix}"), None
         raise ValueError(f"no actor {wanted} is known")
     if pid is None:
         raise ValueError("say which log: filename, actor_id, task_id, submission_id or pid")
+    meant = _nodes(source, node_id, node_ip)
     for row in source.ask("workers"):
-        if row["pid"] == int(pid):
-            return row["worker_id"].hex(), None
+        if row["pid"] == int(pid) and row["node_id"].hex() in meant:
+            return Place(row["node_id"].hex(), f"worker-{row['worker_id'].hex()}.{suffix}"), None
     raise ValueError(f"no worker has pid {pid}")

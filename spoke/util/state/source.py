@@ -18,7 +18,7 @@ class Source:
 
     def __init__(self, ask: Callable[..., Any], timeout_s: float) -> None:
         self._ask = ask
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self.notes: list[str] = []
 
     def ask(self, what: str, **args: Any) -> Any:
@@ -28,7 +28,7 @@ class Source:
             DataSourceUnavailable: it does not answer in time.
         """
         try:
-            return self._ask(what, self._timeout_s, **args)
+            return self._ask(what, self.timeout_s, **args)
         except (TimeoutError, GetTimeoutError, ConnectionError, RaySystemError) as error:
             raise DataSourceUnavailable(f"the hub does not answer: {error}") from None
 
@@ -38,7 +38,7 @@ class Source:
         Facts beside the process's own: role, process_id, node_id, pid, ip, job_id.
         """
         # Time is left for the hub's word on who did not answer.
-        limit_s = max(0.1, min(3.0, 0.8 * self._timeout_s))
+        limit_s = max(0.1, min(3.0, 0.8 * self.timeout_s))
         found = self.ask("inspect", topic=topic, process=process, within_s=limit_s)
         for role, _, _, pid, ip, _ in found["missing"]:
             self.notes.append(f"the {role} with pid {pid} on {ip} did not answer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from tests.conformance.kit import Flag, alive, caught, eventually, sub
@@ -41,6 +42,60 @@ def map_takes_iterators(ray: Any) -> Any:
 def map_chunksize(ray: Any) -> Any:
     with _pool(ray) as pool:
         return [pool.map(_square, range(10), chunksize=size) for size in (1, 3, 100)]
+
+
+def map_of_what_is_no_list(ray: Any) -> Any:
+    import numpy as np
+
+    class Own(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            return iter([7, 8, 9])
+
+    with _pool(ray) as pool:
+        return [
+            pool.map(str, "spoke", chunksize=2),
+            pool.map(str, {"a": 1, "b": 2, "c": 3}),
+            pool.map(_square, np.arange(5)),
+            pool.map(_square, range(9, 0, -2), chunksize=2),
+            pool.map(_square, Own([1, 2, 3])),
+        ]
+
+
+def map_takes_items_as_they_are(ray: Any) -> Any:
+    items = [1, 2, 3, 4, 5]
+    with _pool(ray) as pool:
+        found = pool.map_async(_square, items)
+        items.clear()
+        return found.get()
+
+
+def map_deals_chunks_out_in_turn(ray: Any) -> Any:
+    with _pool(ray) as pool:
+        pids = pool.map(_pid, range(11), chunksize=2)
+        starmapped = pool.starmap(_pid, [(x,) for x in range(11)], chunksize=2)
+    return [[sorted(set(found), key=found.index).index(pid) for pid in found] for found in (pids, starmapped)]
+
+
+def map_with_threads_in_a_process(ray: Any) -> Any:
+    flag = Flag()
+
+    def meet(index: int) -> bool:
+        flag.append(str(index))
+        return eventually(lambda: len(flag.lines()) == 2)
+
+    with _pool(ray, 1, ray_remote_args={"max_concurrency": 2}) as pool:
+        return pool.map(meet, range(2), chunksize=1)
+
+
+def map_errors_of_several_chunks(ray: Any) -> Any:
+    def check(x: int) -> int:
+        if x % 4 == 3:
+            raise ValueError(f"no {x}")
+        return x
+
+    with _pool(ray) as pool:
+        calls = [partial(pool.map, check, range(16), chunksize=size) for size in (1, 2, 8)]
+        return [caught(call, "no 3", kinds=(ValueError,)) for call in calls]
 
 
 def map_lambda_and_closure(ray: Any) -> Any:
