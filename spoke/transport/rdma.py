@@ -20,7 +20,9 @@ from spoke.errors import GetTimeoutError, ObjectLostError, RaySystemError
 from spoke.store import Block, Store
 from spoke.transport.base import Part, Transport, TransportFailed
 from spoke.transport.verbs import ADDRESS_CHANGED, BROKEN, LOST, Device
+from spoke.wire import RDMA_OFFER
 
+OFFERED_BLOCKS: Final = 4  # of one value; where there are more, one question for all costs little
 LOOK_S: Final = 1.0  # a waiting reader looks this often whether the device is alive
 ALIGN: Final = 64
 
@@ -35,6 +37,9 @@ class Control(Protocol):
 
     def tell(self, peer: bytes, *message: Any) -> None:
         """Send a message; lock held."""
+
+    def tell_ahead(self, peer: bytes, *message: Any) -> None:
+        """Send it together with the next message to this peer, which follows at once; lock held."""
 
     def make_waiter(self) -> Any:
         """Something with `finish()` that `block_on` waits for."""
@@ -190,6 +195,23 @@ class Rdma(Transport):
         """One of the RDMA_ messages of a proven peer."""
         self._step(Received(peer, message))
 
+    def offer(self, peer: bytes, parts: list[Any]) -> None:
+        """A message with these parts goes to a peer next: what it may read is lent ahead of it."""
+        if not self._machine.offers_to(peer):
+            return
+        mine = self._store.process_id
+        # The user's own memory (negative ids) may have to wait for a GPU, which nobody should here.
+        found = [part for part in parts if type(part) is not bytes and part[1] == mine and part[2] > 0]
+        for part in found if len(found) <= OFFERED_BLOCKS else ():
+            self._step(rdma.Offer(peer, part[2:6]))
+
+    def withdraw(self) -> None:
+        """Ask back what was offered of blocks that nothing else keeps in use."""
+        idle = self._store.idle
+        while idle:
+            for peer, lease_id in idle.popleft().offers:
+                self._step(rdma.Idle(peer, lease_id))
+
     def peer_lost(self, peer: bytes) -> None:
         """Its responders end here and now, before anything that it held is given up."""
         self._step(Lost(peer))
@@ -227,7 +249,8 @@ class Rdma(Transport):
     def _carry_out(self, command: Any) -> Any:
         """Do it; the event that it leads to, if any."""
         if isinstance(command, Send):
-            self._control.tell(command.peer, *command.message)
+            ahead = command.message[0] == RDMA_OFFER
+            (self._control.tell_ahead if ahead else self._control.tell)(command.peer, *command.message)
         elif isinstance(command, rdma.Start):
             read = self._reads.get(command.read_id)
             if read is None:
@@ -243,8 +266,7 @@ class Rdma(Transport):
         elif isinstance(command, rdma.Lend):
             return self._lend(command)
         elif isinstance(command, rdma.EndLease):
-            for block in self._leases.pop((command.peer, command.lease_id), ()):
-                self._store.release(block)
+            self._end_lease(command.peer, command.lease_id)
         else:
             return self._pair_command(command)
         return None
@@ -276,11 +298,12 @@ class Rdma(Transport):
 
     def _lend(self, command: rdma.Lend) -> rdma.Lent:
         places: list[list[int]] = []
+        key = (command.peer, command.lease_id)
         try:
-            found = self._store.pin(command.ranges)
+            found = self._store.pin(command.ranges, key if command.lease_id < 0 else None)
         except ObjectLostError as error:
-            return rdma.Lent(command.peer, command.lease_id, None, str(error))
-        self._leases[command.peer, command.lease_id] = blocks = [block for block, _ in found]
+            return rdma.Lent(*key, None, str(error))
+        self._leases[key] = [block for block, _ in found]
         try:
             for block, address in found:
                 memory = block.segment.memory
@@ -289,8 +312,13 @@ class Rdma(Transport):
                     memory.settle()
                 places.append([address, region.rkey])
         except (OSError, TransportFailed) as error:
-            del self._leases[command.peer, command.lease_id]
-            for block in blocks:
+            self._end_lease(*key)
+            return rdma.Lent(*key, None, str(error))
+        return rdma.Lent(*key, places, "")
+
+    def _end_lease(self, peer: bytes, lease_id: int) -> None:
+        for block in self._leases.pop((peer, lease_id), ()):
+            if lease_id < 0:
+                self._store.end_offer(block, (peer, lease_id))
+            else:
                 self._store.release(block)
-            return rdma.Lent(command.peer, command.lease_id, None, str(error))
-        return rdma.Lent(command.peer, command.lease_id, places, "")
