@@ -18,7 +18,7 @@ from spoke import _native
 from spoke.core import Lost, Received, Send, rdma
 from spoke.errors import GetTimeoutError, ObjectLostError, RaySystemError
 from spoke.store import Block, Store
-from spoke.transport.base import Part, Transport, TransportFailed
+from spoke.transport.base import Destination, Part, Transport, TransportFailed, land
 from spoke.transport.verbs import ADDRESS_CHANGED, BROKEN, LOST, Device
 from spoke.wire import RDMA_OFFER
 
@@ -57,12 +57,13 @@ class Control(Protocol):
 class _Read:
     """One batch from one process."""
 
-    __slots__ = ("error", "number", "places", "process_id", "reader", "targets", "waiter")
+    __slots__ = ("error", "gpus", "number", "places", "process_id", "reader", "targets", "waiter")
 
     def __init__(self, process_id: bytes, targets: list[tuple[Any, int, int]], waiter: Any) -> None:
         self.process_id = process_id
         self.targets = targets  # (region, address, length)
         self.waiter = waiter
+        self.gpus: dict[Any, int] = {}  # those written directly: an address of each
         self.places: list[list[int]] = []
         self.reader: Any = None
         self.error = ""
@@ -103,7 +104,7 @@ class Rdma(Transport):
                 why = self._machine.why_not(time.monotonic(), last) or None
         return why
 
-    def read(self, parts: list[Part], into: list[memoryview]) -> None:
+    def read(self, parts: list[Part], into: list[Any]) -> None:
         by_process: dict[bytes, list[int]] = {}
         for index, part in enumerate(parts):
             if part[4]:
@@ -123,7 +124,7 @@ class Rdma(Transport):
                 failed = failed or error
         if failed is not None:
             raise failed
-        self.count(parts, 0)
+        self.count(parts, land(into))
 
     def fetch(self, parts: list[Part]) -> list[Any]:
         starts: list[int] = []
@@ -136,7 +137,7 @@ class Rdma(Transport):
         self.read(parts, views)
         return [view.toreadonly() for view in views]
 
-    def _begin(self, process_id: bytes, parts: list[Part], into: list[memoryview]) -> _Read:
+    def _begin(self, process_id: bytes, parts: list[Part], into: list[Destination]) -> _Read:
         control = self._control
         try:
             with control.lock:
@@ -148,6 +149,9 @@ class Rdma(Transport):
             raise TransportFailed(str(error)) from None
         targets = [(*target, part[4]) for target, part in zip(found, parts, strict=True)]
         read = _Read(process_id, targets, control.make_waiter())
+        for (region, address), one in zip(found, into, strict=True):
+            if region.way != "host" and not isinstance(one, memoryview):
+                read.gpus[one.device] = address
         with control.lock:
             read.number, self._next_read = self._next_read, self._next_read + 1
             self._reads[read.number] = read
@@ -186,6 +190,9 @@ class Rdma(Transport):
             # The destination is the device's until the operation is finished.
             read.reader.close("the reader was interrupted")
             raise
+        if not operation.error:
+            for address in read.gpus.values():
+                self.device.settle(address)
         error: str = operation.error
         return error
 
