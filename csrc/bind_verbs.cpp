@@ -103,10 +103,16 @@ RegionHandle register_segment(EngineHandle& engine, const spoke::Segment& segmen
                                      spoke::ib::kLocalWrite | spoke::ib::kRemoteRead, mapping)};
 }
 
-// Memory of a GPU for peers to read, with the CUDA driver of this name.
-RegionHandle register_gpu(EngineHandle& engine, uint64_t address, size_t length, const std::string& driver) {
+// Memory of a GPU, for peers to read or for this process's own reads to write, with the CUDA driver of this name.
+RegionHandle register_gpu(EngineHandle& engine, uint64_t address, size_t length, const std::string& driver, bool remote_read) {
     const nb::gil_scoped_release released;
-    return {Region::of_gpu(engine.it->domain(), spoke::load_cuda(driver), address, length, spoke::ib::kRemoteRead)};
+    const unsigned int access = remote_read ? spoke::ib::kRemoteRead : spoke::ib::kLocalWrite;
+    return {Region::of_gpu(engine.it->domain(), spoke::load_cuda(driver), address, length, access)};
+}
+
+void settle_gpu(uint64_t address, const std::string& driver) {
+    const nb::gil_scoped_release released;
+    spoke::settle_writes(spoke::load_cuda(driver), address);
 }
 
 OperationHandle read_slices(Reader& reader, const nb::list& slices) {
@@ -147,7 +153,7 @@ void bind_verbs(nb::module_& module) {
         .def("info", [](EngineHandle& self) { return to_dict(self.it->device()->port()); })
         .def("take_notices", &take_notices)
         .def("register", &register_memory, "address"_a, "length"_a, "remote_read"_a)
-        .def("register_gpu", &register_gpu, "address"_a, "length"_a, "driver"_a)
+        .def("register_gpu", &register_gpu, "address"_a, "length"_a, "driver"_a, "remote_read"_a)
         .def("register_segment", &register_segment, "segment"_a);
     nb::class_<OperationHandle>(module, "RdmaOperation")
         .def("wait", &wait_for, "timeout_s"_a)
@@ -176,6 +182,7 @@ void bind_verbs(nb::module_& module) {
         .def_prop_ro("failure", [](PipeHandle& self) { return self.pipe().failure(); })
         .def("connect", [](PipeHandle& self, const nb::bytes& peer) { self.pipe().connect(text_of(peer)); }, "peer"_a)
         .def("close", [](PipeHandle& self, const std::string& why) { self.pipe().close(why); }, "why"_a);
+    module.def("settle_gpu", &settle_gpu, "address"_a, "driver"_a);
     module.def("rdma_ports", &ports, "library"_a);
     module.def("fake_rdma", [](const std::string& command, int64_t value) { spoke::fake_script(command, value); },
                "command"_a, "value"_a = 0, nb::call_guard<nb::gil_scoped_release>());

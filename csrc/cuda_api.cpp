@@ -11,6 +11,11 @@ namespace {
 
 constexpr int kDeviceOrdinal = 9;  // CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 constexpr int kDmaBufFd = 1;       // CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD
+constexpr int kFlushOptions = 117;   // CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS
+constexpr int kWritesOrdering = 118;  // CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING
+constexpr int kFlushByHost = 1;      // CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST
+constexpr int kCurrentContext = 0;   // CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX
+constexpr int kToOwner = 100;        // CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER, and the same of an ordering
 
 void check_cuda(const CudaApi& cuda, int error, const char* what) {
     if (error == 0) return;
@@ -40,6 +45,11 @@ class Current {
     }
     Current(const Current&) = delete;
     Current& operator=(const Current&) = delete;
+    int attribute(int which) const {
+        int value = 0;
+        check_cuda(cuda_, cuda_.device_attribute(&value, which, device_), "cuDeviceGetAttribute");
+        return value;
+    }
 
   private:
     const CudaApi& cuda_;
@@ -73,9 +83,11 @@ CudaApi open_driver(const std::string& name) {
                        resolve(library, api.push, "cuCtxPushCurrent_v2") && resolve(library, api.pop, "cuCtxPopCurrent_v2") &&
                        resolve(library, api.pointer_attribute, "cuPointerGetAttribute") &&
                        resolve(library, api.address_range, "cuMemGetAddressRange_v2") &&
-                       resolve(library, api.error_string, "cuGetErrorString");
+                       resolve(library, api.error_string, "cuGetErrorString") &&
+                       resolve(library, api.device_attribute, "cuDeviceGetAttribute");
     if (!whole) throw SysError(ENODEV, name + " is no CUDA driver, or too old");
     resolve(library, api.range_handle, "cuMemGetHandleForAddressRange");
+    resolve(library, api.flush_writes, "cuFlushGPUDirectRDMAWrites");
     check_cuda(api, api.init(0), "cuInit");
     return api;
 }
@@ -110,6 +122,17 @@ DmaBuf export_dmabuf(const CudaApi& cuda, uint64_t address, size_t length) {
     int fd = -1;
     check_cuda(cuda, cuda.range_handle(&fd, begin, end - begin, kDmaBufFd, 0), "cuMemGetHandleForAddressRange");
     return {UniqueFd(fd), address - begin};
+}
+
+// The completion of a read tells that its bytes are on their way to the GPU, in order.  Work submitted to the
+// GPU after that sees them ("GPUDirect RDMA" of NVIDIA, chapter "Synchronization and Memory Ordering"); a
+// kernel that runs already does so where the platform orders such writes, or after a flush, which says of
+// itself that it may be left out in the first case ("CUDA Driver API", cuFlushGPUDirectRDMAWrites).
+void settle_writes(const CudaApi& cuda, uint64_t address) {
+    if (cuda.flush_writes == nullptr) return;
+    const Current current(cuda, address);
+    if (current.attribute(kWritesOrdering) >= kToOwner || (current.attribute(kFlushOptions) & kFlushByHost) == 0) return;
+    check_cuda(cuda, cuda.flush_writes(kCurrentContext, kToOwner), "cuFlushGPUDirectRDMAWrites");
 }
 
 }  // namespace spoke

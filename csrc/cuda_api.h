@@ -23,6 +23,8 @@ struct CudaApi {
     int (*address_range)(uint64_t* base, size_t* size, uint64_t address);
     int (*range_handle)(void* handle, uint64_t address, size_t size, int type, unsigned long long flags);  // optional
     int (*error_string)(int error, const char** text);
+    int (*device_attribute)(int* value, int attribute, int device);
+    int (*flush_writes)(int target, int scope);  // optional
 };
 
 // The driver of this name ("libcuda.so.1"), opened once; SysError ENODEV where it cannot be.
@@ -39,5 +41,7 @@ struct DmaBuf {
 void check_one_allocation(const CudaApi& cuda, uint64_t address, size_t length);
 // SysError where driver or kernel cannot (dmabuf takes Linux 5.12 and NVIDIA's open kernel modules).
 DmaBuf export_dmabuf(const CudaApi& cuda, uint64_t address, size_t length);
+// Has what other devices wrote into the GPU that this memory is on seen by whatever runs there from now on.
+void settle_writes(const CudaApi& cuda, uint64_t address);
 
 }  // namespace spoke

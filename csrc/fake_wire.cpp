@@ -116,10 +116,10 @@ int Context::perform(QueuePair& qp, const Posted& posted, std::unique_lock<std::
     const bool read = wr.opcode == ib::kRdmaRead;
     const bool inlined = !posted.inline_data.empty() || wr.num_sge == 0;
     const uint64_t length = inlined ? posted.inline_data.size() : posted.piece.length;
-    if (!inlined && find_region(qp, posted.piece.lkey, posted.piece.addr, length, read ? ib::kLocalWrite : 0) == nullptr)
-        return ib::kLocProtErr;
+    const Region* local = inlined ? nullptr : find_region(qp, posted.piece.lkey, posted.piece.addr, length, read ? ib::kLocalWrite : 0);
+    if (!inlined && local == nullptr) return ib::kLocProtErr;
     std::string data = posted.inline_data;
-    if (!read && !inlined) data.assign(reinterpret_cast<const char*>(posted.piece.addr), length);
+    if (!read && !inlined) data.assign(local->at(posted.piece.addr), length);
     WireRequest request{static_cast<uint32_t>(wr.opcode), qp.attr.dest_qp_num, qp.qp_num, wr.wr.rdma.rkey, wr.imm_data,
                         wr.opcode == ib::kRdmaWriteImm, wr.wr.rdma.remote_addr, length};
     const auto give_up = std::chrono::steady_clock::now() + kRetryLimit;
@@ -138,8 +138,9 @@ int Context::perform(QueuePair& qp, const Posted& posted, std::unique_lock<std::
         } else {
             if (reply.status != ib::kSuccess || !read) return reply.status;
             // It may have been deregistered meanwhile.
-            if (find_region(qp, posted.piece.lkey, posted.piece.addr, length, ib::kLocalWrite) == nullptr) return ib::kLocProtErr;
-            std::memcpy(reinterpret_cast<void*>(posted.piece.addr), answer.data(), answer.size());
+            local = find_region(qp, posted.piece.lkey, posted.piece.addr, length, ib::kLocalWrite);
+            if (local == nullptr) return ib::kLocProtErr;
+            std::memcpy(local->at(posted.piece.addr), answer.data(), answer.size());
             return ib::kSuccess;
         }
         if (stop || lost || qp.state != ib::kRts) return ib::kFlushErr;

@@ -286,7 +286,7 @@ class RdmaEngine:
             OSError: ENOMEM where too little memory may be locked, EINVAL for 0 or more than 3.5 GiB.
         """
 
-    def register_gpu(self, address: int, length: int, driver: str) -> RdmaRegion:
+    def register_gpu(self, address: int, length: int, driver: str, remote_read: bool) -> RdmaRegion:
         """A GPU's memory for peers to read; `driver` is the CUDA driver's library.
 
         Raises:
@@ -397,6 +397,9 @@ def rdma_ports(library: str) -> list[dict[str, Any]]:
     Raises:
         OSError: ENODEV where libibverbs cannot be loaded.
     """
+
+def settle_gpu(address: int, driver: str) -> None:
+    """Have what a NIC wrote into the GPU of this address seen by what runs there.  Raises OSError."""
 
 def fake_rdma(command: str, value: int = 0) -> None:
     """Let the software devices of this process fail: see csrc/fake_verbs.h.  OSError EINVAL if unknown."""

@@ -221,7 +221,7 @@ class Client:
 
     def release_later(self) -> None:
         """Settle now if nobody holds the lock; whoever does looks again when he lets go."""
-        while (self._dropped or self._abandoned) and self.lock.acquire(False):
+        while (self._dropped or self._abandoned or self.store.idle) and self.lock.acquire(False):
             try:
                 self._settle()
             finally:
@@ -262,7 +262,7 @@ class Client:
 
     def _settle(self) -> None:
         """Carry out all that the tables want; lock held."""
-        refs, calls, dropped = self.refs, self.calls, self._dropped
+        refs, calls, dropped, idle = self.refs, self.calls, self._dropped, self.store.idle
         while True:
             while dropped:
                 refs.drop(dropped.popleft())
@@ -290,6 +290,8 @@ class Client:
                     self.tell(send.peer, *send.message)
             elif self._lost_peers:
                 self._peer_lost(self._lost_peers.pop())
+            elif idle:
+                self.rdma.mover.withdraw()
             else:
                 return
 

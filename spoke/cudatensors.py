@@ -5,9 +5,10 @@ stays where it is: its value holds a handle, and a ref to an object whose one bl
 itself (`regions`).  A reader on the same node that may use the same device opens the handle, which waits,
 on its stream, for the event that was recorded when the handle was made; nothing synchronises a device.
 Readers on other nodes read the memory over RDMA where the owner's NIC can (GPUDirect: by dmabuf, else by
-nvidia_peermem), into memory of the host.  Other readers ask for the block's bytes, which the owner copies
-through pinned memory piece by piece.  `gpu_ways` and `why_no_gpu` of transport/verbs.py tell which.  The ref,
-kept by the reader's storage, is what keeps the memory alive.
+nvidia_peermem), straight into a tensor of their own device where theirs can (`cudadriver.Target`), else by
+way of pinned memory.  Other readers ask for the block's bytes, which the owner copies through pinned memory
+piece by piece.  `gpu_ways` and `why_no_gpu` of transport/verbs.py tell which.  The ref, kept by the reader's
+storage, is what keeps the memory alive.
 
 Without a transport a CUDA tensor is a copy, as in Ray: through pinned memory to the store, and to the
 reader's device.  `counts` says what was done, and `why_not_ipc` why a handle was of no use.
@@ -18,11 +19,12 @@ from __future__ import annotations
 import pickle
 import warnings
 import weakref
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from spoke import codec, current
+from spoke import codec, cudadriver, current
 from spoke.core.refs import VALUE
+from spoke.cudadriver import counts
+from spoke.landing import get_into
 from spoke.running import running
 from spoke.store import Block
 
@@ -30,95 +32,11 @@ if TYPE_CHECKING:
     from spoke.client import Client
     from spoke.objectref import ObjectRef
 
-counts = {"cuda_ipc": 0, "cuda_staged": 0}  # tensors that this process opened, and that it staged
 why_not_ipc = ""  # the last reason
 stream: Any = None  # that fills tensors, of `experimental.set_nixl_cuda_stream`; None: the current one
 _buffers: list[Any] = []
 _IDENTITY = pickle.dumps(pickle.PickleBuffer(bytearray(1)), 5, buffer_callback=_buffers.append)
 _IN_PLACE = ("cuda_ipc", "nixl", "nccl")
-
-
-class Driver:
-    """What is asked of torch.cuda; tests put another in its place (`driver`)."""
-
-    def export(self, tensor: Any) -> tuple[str, Any]:
-        """The device's UUID and a handle of the tensor; records an event on the current stream.
-
-        Raises:
-            RuntimeError: memory without a handle, such as torch's expandable segments.
-        """
-        from torch.multiprocessing.reductions import reduce_tensor
-
-        rebuild, arguments = reduce_tensor(tensor.detach())  # type: ignore[no-untyped-call, unused-ignore]
-        return self.uuid(tensor.device.index), (rebuild, arguments)
-
-    def open(self, index: int, handle: Any) -> Any:
-        """The tensor of a handle, on the device that is number `index` here."""
-        import torch
-
-        rebuild, arguments = handle
-        names = [*arguments]
-        names[6] = index  # torch's storage_device: the same device may have another number here
-        with torch.cuda.device(index):
-            return rebuild(*names)
-
-    def uuid(self, index: int) -> str:
-        import torch
-
-        return str(torch.cuda.get_device_properties(index).uuid)
-
-    def find(self, uuid: str) -> int | None:
-        """The number of a device in this process; None where it may not be used."""
-        import torch
-
-        for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-            if self.uuid(index) == uuid:
-                return index
-        return None
-
-    def on(self, stream: Any) -> Any:
-        """What is done inside is ordered by this stream, the current one for None."""
-        import torch
-
-        return nullcontext() if stream is None else torch.cuda.stream(stream)
-
-    def event(self, tensor: Any) -> Any:
-        """One that comes when what the current stream has been given is done."""
-        import torch
-
-        with torch.cuda.device(tensor.device):
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call, unused-ignore]
-            event.record()
-        return event
-
-    def wait(self, event: Any) -> None:
-        """Return when the event has come."""
-        event.synchronize()
-
-    def to_host(self, tensor: Any, after: Any = None) -> Any:
-        """A copy in pinned memory, made after that event; waits for this copy alone."""
-        import torch
-
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        with torch.cuda.device(tensor.device):
-            if after is not None:
-                torch.cuda.current_stream().wait_event(after)
-            host.copy_(tensor, non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call, unused-ignore]
-            event.record()
-            event.synchronize()
-        return host
-
-    def to_device(self, host: Any, index: int | None) -> Any:
-        """A copy on a device; the current one where the sender's is not there, the CPU where none is."""
-        import torch
-
-        if not torch.cuda.is_available():
-            return host
-        return host.to(torch.device("cuda", torch.cuda.current_device() if index is None else index))
-
-
-driver: Any = Driver()
 
 
 class DeviceMemory:
@@ -127,7 +45,7 @@ class DeviceMemory:
     on_gpu = True
 
     def __init__(self, tensor: Any) -> None:
-        self._ready = driver.event(tensor)  # what fills the tensor may still run
+        self._ready = cudadriver.driver.event(tensor)  # what fills the tensor may still run
         self._flat = tensor.detach().view(-1).view(_torch().uint8)
         self.address = int(tensor.data_ptr())
         self.size = self._flat.numel()
@@ -137,11 +55,11 @@ class DeviceMemory:
             raise ValueError(f"bytes {offset} to {offset + length} are not inside a tensor of {self.size}")
         counts["cuda_staged"] += offset == 0
         flat = self._flat[offset : offset + length]
-        return memoryview(driver.to_host(flat, self._ready).numpy()).toreadonly()
+        return memoryview(cudadriver.driver.to_host(flat, self._ready).numpy()).toreadonly()
 
     def settle(self) -> None:
         """Wait until what fills the tensor has run: a NIC knows nothing of streams."""
-        driver.wait(self._ready)
+        cudadriver.driver.wait(self._ready)
 
 
 def _torch() -> Any:
@@ -152,7 +70,7 @@ def _torch() -> Any:
 
 def reduce_cuda(tensor: Any) -> Any:
     """How a CUDA tensor is pickled in values; see the module."""
-    with driver.on(stream):
+    with cudadriver.driver.on(stream):
         return _reduce(tensor)
 
 
@@ -160,13 +78,13 @@ def _reduce(tensor: Any) -> Any:
     plain = tensor.detach().contiguous()
     if _transport() not in _IN_PLACE or not plain.numel():
         counts["cuda_staged"] += 1
-        host = driver.to_host(plain)
-        return _from_host, (host, driver.uuid(tensor.device.index), tensor.requires_grad)
+        host = cudadriver.driver.to_host(plain)
+        return _from_host, (host, cudadriver.driver.uuid(tensor.device.index), tensor.requires_grad)
     handle = None
     try:
-        uuid, handle = driver.export(plain)
+        uuid, handle = cudadriver.driver.export(plain)
     except RuntimeError as error:
-        uuid = driver.uuid(tensor.device.index)
+        uuid = cudadriver.driver.uuid(tensor.device.index)
         _say_once(f"no CUDA IPC handle for this memory ({error}): its readers get copies by pinned memory")
     dtype = str(tensor.dtype).removeprefix("torch.")
     info = (_client().node_id, uuid, pickle.dumps(handle), dtype, tuple(plain.shape), tensor.requires_grad)
@@ -203,14 +121,13 @@ def _publish(tensor: Any) -> ObjectRef[Any]:
 def _rebuild(info: tuple[Any, ...], ref: ObjectRef[Any]) -> Any:
     node_id, uuid, handle, dtype, shape, requires_grad = info
     client = _client()
-    index = driver.find(uuid)
+    index = cudadriver.driver.find(uuid)
     tensor = None
     if node_id == client.node_id and index is not None and ref._entry.owner is not None:
         tensor = _open(index, handle, ref)
     if tensor is None:
-        torch = _torch()
-        host = torch.empty(shape, dtype=getattr(torch, dtype))
-        tensor = driver.to_device(_landed(client, ref, host), index)
+        tensor = cudadriver.driver.empty(shape, getattr(_torch(), dtype), index)
+        get_into(client, ref, None, tensor.view(-1).view(_torch().uint8))
     return tensor.requires_grad_() if requires_grad else tensor
 
 
@@ -220,7 +137,7 @@ def _open(index: int, packed: bytes, ref: ObjectRef[Any]) -> Any:
     if handle is None:
         return None
     try:
-        tensor = driver.open(index, handle)
+        tensor = cudadriver.driver.open(index, handle)
     except RuntimeError as error:
         _say_once(f"a CUDA IPC handle could not be opened ({error}): a copy by pinned memory instead")
         return None
@@ -233,16 +150,8 @@ def _release(ref: Any) -> None:
     """The last view of an opened tensor is gone: with it goes the ref that kept the owner's memory."""
 
 
-def _landed(client: Any, ref: ObjectRef[Any], host: Any) -> Any:
-    from spoke.landing import get_into
-
-    flat = host.view(-1).view(_torch().uint8).numpy()
-    get_into(client, ref, None, flat)
-    return host
-
-
 def _from_host(host: Any, uuid: str, requires_grad: bool) -> Any:
-    tensor = driver.to_device(host, driver.find(uuid))
+    tensor = cudadriver.driver.to_device(host, cudadriver.driver.find(uuid))
     return tensor.requires_grad_() if requires_grad else tensor
 
 

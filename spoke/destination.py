@@ -73,12 +73,14 @@ class Destination:
 
     Attributes:
         bytes: the memory as flat writable bytes; None where the CPU cannot write it.
+        on_cuda: it is memory of a GPU.
     """
 
     def __init__(self, target: Any, path: str) -> None:
         self.target = target
         self.path = path
         self.bytes: memoryview | None = None
+        self.on_cuda = False
         self.raw = False  # a plain buffer, which takes a value of any type with as many bytes
         if _is_tensor(target):
             self._open_tensor(target)
@@ -106,6 +108,7 @@ class Destination:
         )  # fmt: skip
         if not tensor.is_contiguous():
             self.refuse("the tensor is not contiguous: bring torch.empty of its shape, and copy_ from that")
+        self.on_cuda = tensor.device.type == "cuda"
         if tensor.device.type == "cpu" and tensor.numel():
             self.bytes = memoryview(tensor.detach().view(-1).view(torch.uint8).numpy())
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from spoke import codec
 from spoke._native import buffer_address
 from spoke.core.refs import PENDING, VALUE, Entry
+from spoke.cudadriver import Target
 from spoke.destination import Destination, Shape, destinations, shape_of
 
 if TYPE_CHECKING:
@@ -130,12 +131,12 @@ class _Plan:
         self._slots = [
             self._stand_in[start : start + size] for start, size in zip(starts, sizes, strict=False)
         ]
-        self._taken: dict[int, memoryview] = {}  # block -> where its bytes go
+        self._taken: dict[int, Any] = {}  # block -> where its bytes go, a `transport.base.Destination`
         self._copies: list[tuple[Any, Destination]] = []  # from a value over stand-ins, or from bytes
         self.targets: list[Destination] = []
         self.result: Any = None  # the value with its destinations inside, where they are `InOrder`
         self.parts: list[Any] = []
-        self.into: list[memoryview] = []
+        self.into: list[Any] = []
         self._match(_load(body, self._slots, entry), target)
         self._read_blocks()
 
@@ -187,11 +188,14 @@ class _Plan:
         if index is None or len(self._slots[index]) != shape.nbytes:
             self._copies.append((value, target))  # from the pickle, or out of order
         elif index in self._taken:
-            self._copies.append((self._taken[index], target))  # one tensor at two places
-        elif target.bytes is None:
-            self._copies.append((value, target))  # not memory that the CPU writes
-        else:
+            first = self._taken[index]  # one tensor at two places
+            self._copies.append((first if isinstance(first, memoryview) else first.tensor, target))
+        elif target.bytes is not None:
             self._taken[index] = target.bytes
+        elif type(self._held[index]) is bytes or not target.on_cuda:
+            self._copies.append((value, target))
+        else:
+            self._taken[index] = Target(target.target)
 
     def _read_blocks(self) -> None:
         """The batch: what has a destination goes there, what a copy needs goes to the stand-in."""

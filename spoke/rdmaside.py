@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 KINDS: Final = (
     wire.RDMA_CONNECT, wire.RDMA_ACCEPT, wire.RDMA_ASK, wire.RDMA_GRANT, wire.RDMA_DONE, wire.RDMA_CLOSE,
+    wire.RDMA_OFFER, wire.RDMA_WITHDRAW,
 )  # fmt: skip
 
 
@@ -48,6 +49,14 @@ class RdmaSide:
     def tell(self, peer: bytes, *message: Any) -> None:
         self._client.tell(peer, *message)
 
+    def tell_ahead(self, peer: bytes, *message: Any) -> None:
+        links = self._client.links
+        link = links.by_peer.get(peer)
+        if link is not None and link.ready:
+            # Where what follows goes by another link, it leaves when this process waits.
+            links.held[link.conn] = links.held.get(link.conn, 0) + 1
+            self._client.reactor.send(link.conn, wire.encode(*message), None, -1, True)
+
     def make_waiter(self) -> Waiter:
         return Waiter(1)
 
@@ -64,6 +73,7 @@ class RdmaSide:
 def join(client: Client) -> RdmaSide:
     """RDMA for this client, where ``SPOKE_TRANSPORT`` allows it; others may read from it in any case."""
     side = RdmaSide(client)
+    client.store.on_idle = client.release_later
     if client.router.mode in ("auto", "rdma"):
         client.router.rdma = side.mover
     return side

@@ -33,6 +33,7 @@ class Sharing:
         for part in parts:
             if type(part) is not bytes and part[2] not in link.shared and part[0] == self._client.node_id:
                 self._share(link, part[2])
+        self._client.rdma.mover.offer(link.peer, parts)
 
     def _share(self, link: Link, segment_id: int) -> None:
         client = self._client

@@ -45,7 +45,7 @@ Part = Any  # bytes, or a block descriptor as above
 class Block:
     """A range of one of this process's segments; counted."""
 
-    __slots__ = ("generation", "length", "offset", "place", "segment", "uses")
+    __slots__ = ("generation", "length", "offers", "offset", "place", "segment", "uses")
 
     def __init__(self, segment: Any, offset: int, length: int, generation: int = 0, place: int = 0) -> None:
         self.segment = segment  # an OwnSegment, or a `regions.Region`
@@ -53,6 +53,7 @@ class Block:
         self.length = length
         self.generation, self.place = generation, place  # 0 for a region, whose id is never used again
         self.uses = 1
+        self.offers: frozenset[tuple[bytes, int]] = frozenset()  # of the uses those that nobody asked for
 
 
 class OwnSegment:
@@ -118,6 +119,9 @@ class Store:
         self.regions = Regions()
         # Told of each segment or region that is about to go; the lock is held.
         self.on_gone: Callable[[int], None] = lambda segment_id: None
+        # Blocks that nothing but offers keeps in use, and who is told of them where nobody looks anyway.
+        self.idle: deque[Block] = deque()
+        self.on_idle: Callable[[], None] = lambda: None
         self._claims: dict[Block, int] = {}
         self.copied_bytes = 0  # written into blocks by this process: the counter behind "zero copy"
         self.mapped_bytes = 0
@@ -203,6 +207,15 @@ class Store:
         """One use less; the memory is reused at zero.  Safe at any instruction of any thread."""
         self._released.append(block)
         self._drain()
+        if self.idle:
+            self.on_idle()
+
+    def end_offer(self, block: Block, offer: tuple[bytes, int]) -> None:
+        """Give up a use that `pin` counted as an offer."""
+        with self._lock:
+            block.offers -= {offer}
+            self._release(block)
+        self._drain()
 
     def _drain(self) -> None:
         """Release what is queued, unless somebody holds the lock: he or the next one does it."""
@@ -223,6 +236,8 @@ class Store:
     def _release(self, block: Block) -> None:
         block.uses -= 1
         if block.uses:
+            if block.uses == len(block.offers):
+                self.idle.append(block)
             return
         segment = block.segment
         if isinstance(segment, Region):
@@ -361,11 +376,13 @@ class Store:
         block = None if segment is None else segment.block_at(offset)
         return None if block is None or generation not in (None, block.generation) else block
 
-    def pin(self, ranges: list[list[int]]) -> list[tuple[Block, int]]:
+    def pin(self, ranges: list[list[int]], offer: tuple[bytes, int] | None = None) -> list[tuple[Block, int]]:
         """One use more of the block around each range, and its address.
 
         Args:
             ranges: ``[segment_id, offset, length, generation]`` each.
+            offer: peer and number of a lease that nobody asked for: the block goes to `idle` when only such
+                uses are left.
 
         Raises:
             ObjectLostError: one is not inside a block of this process, or in another than the one that was
@@ -384,6 +401,8 @@ class Store:
                 found.append((block, block.segment.memory.address + offset))
             for block, _ in found:
                 block.uses += 1
+                if offer is not None:
+                    block.offers |= {offer}
         self._drain()
         return found
 

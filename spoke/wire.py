@@ -176,6 +176,10 @@ PREPARE_ENV = next(_NEXT)
 RING_PART = next(_NEXT)
 RING_SWITCH = next(_NEXT)
 
+# -- process <-> process, leases that nobody asked for (core/rdma.py)
+RDMA_OFFER = next(_NEXT)
+RDMA_WITHDRAW = next(_NEXT)
+
 # -- log files, added later: hub -> agent, which answers with LOG_CHUNK
 READ_FILES = next(_NEXT)
 
@@ -369,6 +373,10 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     RDMA_GRANT: ("RDMA_GRANT", (("lease_id", _I), ("places", _NL), ("reason", _S))),
     RDMA_DONE: ("RDMA_DONE", (("lease_ids", _L),)),
     RDMA_CLOSE: ("RDMA_CLOSE", (("number", _I), ("reason", _S))),
+    # range and place: as in RDMA_ASK and RDMA_GRANT, of a block that a message right behind this one names
+    RDMA_OFFER: ("RDMA_OFFER", (("lease_id", _I), ("number", _I), ("range", _L), ("place", _L))),
+    # answered by RDMA_DONE, unless it is read
+    RDMA_WITHDRAW: ("RDMA_WITHDRAW", (("lease_id", _I),)),
     # address: of a pipe, 52 bytes; None with the reason why there is none
     RDMA_PIPE: ("RDMA_PIPE", (("number", _I), ("address", _B))),
     RDMA_PIPE_ACCEPT: ("RDMA_PIPE_ACCEPT", (("number", _I), ("address", _NB), ("reason", _S))),

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import spoke
-from spoke import codec, cudatensors
+from spoke import codec, cudadriver, cudatensors
 from spoke import experimental as experimental
 from spoke.cluster_utils import Cluster
 
@@ -215,12 +215,15 @@ class FakeDriver:
     def to_device(self, host: Any, index: int | None) -> Any:
         return host
 
+    def empty(self, shape: Any, dtype: Any, index: int | None) -> Any:
+        return torch.empty(shape, dtype=dtype)
+
 
 class Gpu:
     """An actor with a device of its own kind."""
 
     def __init__(self, folder: str, uuid: str = "GPU-1", handles: bool = True) -> None:
-        self.driver = cudatensors.driver = FakeDriver(folder, uuid, handles)
+        self.driver = cudadriver.driver = FakeDriver(folder, uuid, handles)
         codec.register_reducer(DeviceTensor, cudatensors.reduce_cuda)
 
     @spoke.method(tensor_transport="cuda_ipc")
@@ -239,7 +242,7 @@ class Gpu:
 
     def read(self, value: Any) -> tuple[int, dict[str, int]]:
         self.seen = value["w"]
-        return int(self.seen.sum()), cudatensors.counts
+        return int(self.seen.sum()), cudadriver.counts
 
     def first(self) -> int:
         return int(self.seen[0])
@@ -305,7 +308,7 @@ def test_the_stream_that_fills_tensors_is_named(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(TypeError, match=r"torch\.cuda\.Stream or None, not int"):
         experimental.set_nixl_cuda_stream(3)
     seen = FakeDriver(str(tmp_path))
-    monkeypatch.setattr(cudatensors, "driver", seen)
+    monkeypatch.setattr(cudadriver, "driver", seen)
     stream = Stream()
     for given in (stream, None):
         experimental.set_nixl_cuda_stream(given)

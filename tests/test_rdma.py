@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy
 import pytest
 
 import spoke
-from spoke import _native, current
+from spoke import _native, current, wire
 from spoke.cluster_utils import Cluster
 from spoke.errors import ActorDiedError, ObjectLostError, RayDirectTransportError
 from spoke.transport.base import TransportFailed
@@ -75,8 +76,43 @@ class Far:
         mover = current.client.rdma.mover  # type: ignore[union-attr]
         return len(mover._leases)
 
+    def offers(self) -> int:
+        return sum(lease_id < 0 for _, lease_id in mover()._leases)
+
+    def blocks(self) -> int:
+        return current.client.store.stats()["blocks"]  # type: ignore[union-attr]
+
+    def sent(self) -> list[int]:
+        """Kinds of RDMA messages that this process sends from now on."""
+        self.kinds = Spy(mover()._control).kinds
+        return self.kinds
+
+    def said(self) -> list[int]:
+        return self.kinds
+
+    def filled(self) -> Any:
+        self.tensor = spoke.empty((MIB,), "uint8")
+        self.tensor[:] = 7
+        return self.tensor
+
+    def forget(self) -> None:
+        del self.tensor
+
     def node(self) -> str:
         return spoke.get_runtime_context().get_node_id()
+
+
+class Spy:
+    """Notes the kinds of messages that a process's RDMA sends."""
+
+    def __init__(self, control: Any) -> None:
+        self.kinds: list[int] = []
+        for name in ("tell", "tell_ahead"):
+            setattr(control, name, partial(self._note, getattr(control, name)))
+
+    def _note(self, send: Any, peer: bytes, *message: Any) -> None:
+        self.kinds.append(message[0])
+        send(peer, *message)
 
 
 def start(**environment: str) -> Cluster:
@@ -162,6 +198,72 @@ def test_into_a_buffer_nothing_is_copied(far: Any) -> None:
     assert spoke.get(far.stats.remote())["copied_bytes"] == into.nbytes  # into its segment, once
 
 
+def none_left(question: Any) -> None:
+    """Wait until what a method of the actor counts is gone."""
+    deadline = time.monotonic() + 30
+    while spoke.get(question.remote()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_what_is_lent_ahead_of_a_message_is_read_without_a_question(far: Any) -> None:
+    spoke.get([far.make.remote(1, MIB), far.digest.remote(expected(1, MIB))])  # connected, both ways
+    here = Spy(mover()._control)
+    spoke.get(far.sent.remote())
+    before = stats()
+    for seed in range(2, 5):
+        assert (spoke.get(far.make.remote(seed, MIB)) == expected(seed, MIB)).all()
+        array, held = expected(seed, 300_000), spoke.put(expected(seed, 200_000))
+        assert spoke.get(far.digest.remote(array)) == (int(array.astype(numpy.int64).sum()), array.nbytes)
+        assert spoke.get(far.digest.remote(held))[1] == 200_000
+        into = numpy.zeros(MIB, dtype=numpy.uint8)
+        spoke.get([far.make.remote(seed, MIB)], into=[into])
+        assert (into == expected(seed, MIB)).all()
+    assert gained(before)["rdma_blocks"] == 6 and "tcp_blocks" not in gained(before)
+    there = spoke.get(far.said.remote())
+    assert here.kinds.count(wire.RDMA_OFFER) == there.count(wire.RDMA_OFFER) == 6
+    assert here.kinds.count(wire.RDMA_DONE) == there.count(wire.RDMA_DONE) == 6
+    assert not {wire.RDMA_ASK, wire.RDMA_GRANT, wire.RDMA_WITHDRAW} & {*here.kinds, *there}
+    assert spoke.get(far.leases.remote()) == 0 and not mover()._leases
+    spoke.get(far.make_many.remote(30, 5000))
+    assert wire.RDMA_ASK in here.kinds, "one question for many blocks"
+
+
+def test_an_offer_that_nobody_reads_keeps_nothing(far: Any) -> None:
+    assert spoke.get(far.make.remote(1, MIB)).nbytes == MIB  # connected
+    none_left(far.blocks)
+    refs = [far.make.remote(seed, MIB) for seed in range(5)]
+    spoke.wait(refs, num_returns=5)
+    assert spoke.get(far.offers.remote()) == 5 and spoke.get(far.blocks.remote()) == 5
+    spoke.get(refs.pop())
+    del refs
+    none_left(far.blocks)
+    assert spoke.get(far.leases.remote()) == 0
+    ref = far.make.remote(6, MIB)
+    spoke.wait([ref])
+    assert spoke.get(far.offers.remote()) == 0, "a reader that did not read is not offered more"
+    spoke.get(ref)
+    ref = far.filled.remote()
+    spoke.wait([ref])
+    assert spoke.get(far.offers.remote()) == 1, "until it asks"
+    del ref
+    spoke.get(far.forget.remote())  # the tensor's own use is the last
+    none_left(far.blocks)
+    assert spoke.get(far.leases.remote()) == 0
+
+
+def test_an_offer_that_is_read_by_another_path_is_given_back(far: Any) -> None:
+    spoke.get(far.make.remote(1, MIB))
+    ref = far.make.remote(2, MIB)
+    spoke.wait([ref])
+    assert spoke.get(far.offers.remote()) == 1
+    _native.fake_rdma("fail", 12)
+    before = stats()
+    assert (spoke.get(ref) == expected(2, MIB)).all()
+    assert gained(before).get("tcp_blocks") == 1
+    assert spoke.get(far.leases.remote()) == 0, "with the queue pair that it was for"
+
+
 def test_MEM_3_no_grant_for_a_stale_descriptor(far: Any) -> None:
     """Freed and used again at its owner: refused by name, by RDMA and over TCP."""
     ref = far.make.remote(1, 2 * MIB)
@@ -180,7 +282,7 @@ def test_MEM_3_no_grant_for_a_stale_descriptor(far: Any) -> None:
         router.tcp.fetch([old])
     with pytest.raises(ObjectLostError, match="stale descriptor"):
         router.fetch([old])
-    assert not gained(before) and spoke.get(far.leases.remote()) == 0
+    assert not gained(before) and spoke.get(far.leases.remote()) == spoke.get(far.offers.remote())
 
 
 def test_a_thousand_parameters_are_one_lease(far: Any) -> None:

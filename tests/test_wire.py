@@ -25,6 +25,8 @@ GOLDEN = {
     "HEARTBEAT": "920607",
     "RDMA_CONNECT": "935003c40101",
     "RDMA_GRANT": "9453059192cf000001000000000009a0",
+    "RDMA_OFFER": "9565fb03940140400392cf000001000000000009",
+    "RDMA_WITHDRAW": "9266fb",
 }
 GOLDEN_MESSAGES: dict[str, tuple[Any, ...]] = {
     "HELLO": (wire.HELLO, 1, "driver", b"\x01", b"\x02"),
@@ -34,6 +36,8 @@ GOLDEN_MESSAGES: dict[str, tuple[Any, ...]] = {
     "HEARTBEAT": (wire.HEARTBEAT, 7),
     "RDMA_CONNECT": (wire.RDMA_CONNECT, 3, b"\x01"),
     "RDMA_GRANT": (wire.RDMA_GRANT, 5, [[1 << 40, 9]], ""),
+    "RDMA_OFFER": (wire.RDMA_OFFER, -5, 3, [1, 64, 64, 3], [1 << 40, 9]),
+    "RDMA_WITHDRAW": (wire.RDMA_WITHDRAW, -5),
 }
 
 

@@ -5,17 +5,25 @@ gets the address of a *responder*, the end whose memory may be read.  Then it as
 counts one use of each block for the reader, a *lease*, and answers where the bytes are and by which key.
 Nobody learns an address or a key but in such a grant.  The reader says when it is done.
 
+Asking costs a round trip.  So an owner that sends a message which names a block of its own to a process
+that reads from it lends the block ahead of that message, on the same link: an *offer*, a lease that nobody
+asked for.  Whoever then wants just these ranges reads at once.
+
 Rules, for both sides:
 
 - A lease is worth as much as the responder it was granted for.  The owner ends it early in one way only:
   `DestroyResponder` first, `EndLease` after it.  No timer does (REF-3).  So a read that succeeded was
   answered by a queue pair that was alive, hence before the memory could be used again.
 - A peer that is lost has its responders destroyed before anything else is done about it.
+- An offer that is not used is given back: at once where it cannot be, else when the owner, for whom
+  nothing but offers keeps the block in use, asks for it (`Idle`).  A reader that does not read what it is
+  offered is offered nothing until it asks again.
 - What fails is retried on a new connection at the earliest after a pause that doubles; meanwhile, and
   where the peer has no device, reads fail with the reason, and take another path.
 
 Shell's part: carry out the commands in order, and feed back `Made` or `Failed` for each `MakeReader` and
-`MakeResponder`, `Lent` for each `Lend`, `Finished` for each `Start`.
+`MakeResponder`, `Lent` for each `Lend`, `Finished` for each `Start`; and `Offer` before it sends a block's
+descriptor, where `offers_to` is true.
 """
 
 from __future__ import annotations
@@ -23,12 +31,22 @@ from __future__ import annotations
 from typing import Any, Final
 
 from spoke.core import Lost, Received, Send, _Record
-from spoke.wire import RDMA_ACCEPT, RDMA_ASK, RDMA_CLOSE, RDMA_CONNECT, RDMA_DONE, RDMA_GRANT
+from spoke.wire import (
+    RDMA_ACCEPT,
+    RDMA_ASK,
+    RDMA_CLOSE,
+    RDMA_CONNECT,
+    RDMA_DONE,
+    RDMA_GRANT,
+    RDMA_OFFER,
+    RDMA_WITHDRAW,
+)
 
 PAUSE_S: Final = 0.5  # after a failure, doubling
 PAUSE_MAX_S: Final = 30.0
 MAX_LEASES: Final = 4096  # that one peer may hold at a time
 MAX_RANGES: Final = 65536  # of one lease
+MAX_OFFERS: Final = 256  # leases of one peer beyond which it is offered nothing; a reader keeps as many
 
 Range = list[int]  # segment id, offset, length, generation
 
@@ -76,6 +94,24 @@ class Lent(_Record):
 
     def __init__(self, peer: bytes, lease_id: int, places: list[list[int]] | None, error: str) -> None:
         self.peer, self.lease_id, self.places, self.error = peer, lease_id, places, error
+
+
+class Offer(_Record):
+    """Event: a message that names this range of a block goes to the peer next."""
+
+    __slots__ = ("peer", "range")
+
+    def __init__(self, peer: bytes, range: Range) -> None:
+        self.peer, self.range = peer, range
+
+
+class Idle(_Record):
+    """Event: nothing but offers, of which this is one, keeps a block in use."""
+
+    __slots__ = ("lease_id", "peer")
+
+    def __init__(self, peer: bytes, lease_id: int) -> None:
+        self.peer, self.lease_id = peer, lease_id
 
 
 class DeviceLost(_Record):
@@ -172,13 +208,15 @@ class EndLease(_Record):
 class _Reader:
     """This process's way to one peer."""
 
-    __slots__ = ("asked", "number", "pause_s", "ready", "retry_at", "waiting", "why")
+    __slots__ = ("asked", "number", "offers", "pause_s", "ready", "retry_at", "taken", "waiting", "why")
 
     def __init__(self) -> None:
         self.number = 0  # of the reader that exists or is being made; 0 for none
         self.ready = False
         self.waiting: dict[int, list[Range]] = {}  # reads that wait for the connection
         self.asked: dict[int, int] = {}  # reads that were asked for or run: read -> number of ranges
+        self.offers: dict[tuple[int, ...], tuple[int, list[int]]] = {}  # range -> lease, place
+        self.taken: dict[int, list[int]] = {}  # reads that run by offers: read -> leases
         self.pause_s = PAUSE_S
         self.retry_at = 0.0
         self.why = ""  # the last failure
@@ -192,7 +230,10 @@ class Reads:
         self._of_read: dict[int, bytes] = {}
         self._responders: dict[bytes, dict[int, bool]] = {}  # peer -> number -> usable
         self._leases: dict[bytes, dict[int, int]] = {}  # peer -> lease -> number of its responder
+        self._offers: dict[int, Range] = {}  # of the leases those that nobody asked for
+        self._eager: set[bytes] = set()  # peers that read what they are offered, as far as is known
         self._next = 1
+        self._next_offer = -1  # leases that are asked for have the positive numbers of their reads
         self._out: list[Any] = []
 
     def why_not(self, now: float, peer: bytes) -> str:
@@ -203,6 +244,10 @@ class Reads:
     def leases(self, peer: bytes) -> int:
         """How many leases a peer holds here."""
         return len(self._leases.get(peer, ()))
+
+    def offers_to(self, peer: bytes) -> bool:
+        """Whether an `Offer` to this peer may lead to anything."""
+        return peer in self._eager
 
     def peers(self) -> list[bytes]:
         """Who is or was connected, in either direction."""
@@ -222,6 +267,10 @@ class Reads:
             self._failed(now, event)
         elif isinstance(event, Lent):
             self._lent(event)
+        elif isinstance(event, Offer):
+            self._offer(event)
+        elif isinstance(event, Idle):
+            self._idle(event)
         elif isinstance(event, Lost):
             self._lost(event.peer)
         elif isinstance(event, DeviceLost):
@@ -238,7 +287,8 @@ class Reads:
             return
         self._of_read[event.read_id] = event.peer
         if reader.ready:
-            self._ask(event.peer, reader, event.read_id, event.ranges)
+            if not self._take(event.peer, reader, event.read_id, event.ranges):
+                self._ask(event.peer, reader, event.read_id, event.ranges)
             return
         reader.waiting[event.read_id] = event.ranges
         if not reader.number:
@@ -248,6 +298,38 @@ class Reads:
     def _ask(self, peer: bytes, reader: _Reader, read_id: int, ranges: list[Range]) -> None:
         reader.asked[read_id] = len(ranges)
         self._out.append(Send(peer, (RDMA_ASK, read_id, reader.number, ranges)))
+
+    def _take(self, peer: bytes, reader: _Reader, read_id: int, ranges: list[Range]) -> bool:
+        """Read at once, where all that is wanted was offered."""
+        keys = [tuple(one) for one in ranges]
+        if not all(key in reader.offers for key in keys):
+            return False
+        found = [reader.offers[key] for key in keys]
+        for key in keys:
+            reader.offers.pop(key, None)
+        reader.taken[read_id] = [lease_id for lease_id, _ in found]
+        self._out.append(Start(read_id, peer, reader.number, [place for _, place in found]))
+        return True
+
+    def _offered(self, peer: bytes, lease_id: int, number: int, range_: list[Any], place: list[Any]) -> None:
+        """Keep it for a read; what is of no use, or not valid, is given back."""
+        reader = self._readers.get(peer)
+        usable = reader is not None and reader.ready and reader.number == number
+        if reader is not None and usable and _ranges_valid([range_]) and _places_valid([place], 1):
+            key = tuple(range_)
+            if key not in reader.offers and len(reader.offers) < MAX_OFFERS:
+                reader.offers[key] = (lease_id, place)
+                return
+        self._out.append(Send(peer, (RDMA_DONE, [lease_id])))
+
+    def _withdrawn(self, peer: bytes, lease_id: int) -> None:
+        """The owner asks for an offer back; one that is being read says so when it is done."""
+        reader = self._readers.get(peer)
+        for key, (kept, _) in reader.offers.items() if reader is not None else ():
+            if kept == lease_id and reader is not None:
+                del reader.offers[key]
+                self._out.append(Send(peer, (RDMA_DONE, [lease_id])))
+                return
 
     def _accepted(self, now: float, peer: bytes, number: int, address: bytes | None, reason: str) -> None:
         reader = self._readers.get(peer)
@@ -283,8 +365,13 @@ class Reads:
     def _finished(self, event: Finished) -> None:
         peer = self._of_read.pop(event.read_id, None)
         reader = self._readers.get(peer) if peer is not None else None
-        if peer is not None and reader is not None and reader.asked.pop(event.read_id, None) is not None:
-            self._out.append(Send(peer, (RDMA_DONE, [event.read_id])))
+        if peer is None or reader is None:
+            return
+        leases = reader.taken.pop(event.read_id, None)
+        if leases is None and reader.asked.pop(event.read_id, None) is not None:
+            leases = [event.read_id]
+        if leases is not None:
+            self._out.append(Send(peer, (RDMA_DONE, leases)))
 
     def _reader_failed(self, now: float, peer: bytes, reader: _Reader, why: str) -> None:
         number, reader.number, reader.ready, reader.why = reader.number, 0, False, why
@@ -292,10 +379,10 @@ class Reads:
         reader.pause_s = min(2 * reader.pause_s, PAUSE_MAX_S)
         self._out.append(DropReader(peer, number, why))
         self._out.append(Send(peer, (RDMA_CLOSE, number, why)))
-        for read_id in [*reader.waiting, *reader.asked]:
+        for read_id in [*reader.waiting, *reader.asked, *reader.taken]:
             del self._of_read[read_id]
             self._out.append(Refuse(read_id, why))
-        reader.waiting, reader.asked = {}, {}
+        reader.waiting, reader.asked, reader.offers, reader.taken = {}, {}, {}, {}
 
     # -- the owner's side
 
@@ -310,10 +397,11 @@ class Reads:
 
     def _ask_received(self, peer: bytes, lease_id: int, number: int, ranges: list[Any]) -> None:
         leases = self._leases.setdefault(peer, {})
+        self._eager.add(peer)
         why = ""
         if not self._responders.get(peer, {}).get(number):
             why = "the connection that the lease was asked for is gone"
-        elif lease_id in leases or len(leases) >= MAX_LEASES:
+        elif lease_id <= 0 or lease_id in leases or len(leases) >= MAX_LEASES:
             why = "too many leases, or the same twice"
         elif not _ranges_valid(ranges):
             why = "the ranges asked for are not valid"
@@ -327,12 +415,34 @@ class Reads:
         leases = self._leases.get(event.peer, {})
         if event.lease_id not in leases:
             return
+        number, offered = leases[event.lease_id], self._offers.get(event.lease_id)
         if event.places is None:
             del leases[event.lease_id]
-        self._out.append(Send(event.peer, (RDMA_GRANT, event.lease_id, event.places, event.error)))
+            self._offers.pop(event.lease_id, None)
+        if offered is None:
+            self._out.append(Send(event.peer, (RDMA_GRANT, event.lease_id, event.places, event.error)))
+        elif event.places is not None:  # else whoever reads it asks, and is told why not
+            words = (RDMA_OFFER, event.lease_id, number, offered, event.places[0])
+            self._out.append(Send(event.peer, words))
+
+    def _offer(self, event: Offer) -> None:
+        leases = self._leases.setdefault(event.peer, {})
+        number = next((one for one, usable in self._responders.get(event.peer, {}).items() if usable), 0)
+        if not number or event.peer not in self._eager or len(leases) >= MAX_OFFERS:
+            return
+        lease_id, self._next_offer = self._next_offer, self._next_offer - 1
+        leases[lease_id] = number
+        self._offers[lease_id] = event.range
+        self._out.append(Lend(event.peer, lease_id, [event.range]))
+
+    def _idle(self, event: Idle) -> None:
+        self._eager.discard(event.peer)
+        if event.lease_id in self._leases.get(event.peer, {}):
+            self._out.append(Send(event.peer, (RDMA_WITHDRAW, event.lease_id)))
 
     def _end_lease(self, peer: bytes, lease_id: int) -> None:
         if self._leases.get(peer, {}).pop(lease_id, None) is not None:
+            self._offers.pop(lease_id, None)
             self._out.append(EndLease(peer, lease_id))
 
     def _end_responder(self, peer: bytes, number: int) -> None:
@@ -361,6 +471,10 @@ class Reads:
                 self._end_lease(peer, lease_id)
         elif kind == RDMA_CLOSE:
             self._end_responder(peer, message[1])
+        elif kind == RDMA_OFFER:
+            self._offered(peer, message[1], message[2], message[3], message[4])
+        elif kind == RDMA_WITHDRAW:
+            self._withdrawn(peer, message[1])
 
     def _made(self, event: Made) -> None:
         if event.reader:
@@ -384,12 +498,13 @@ class Reads:
             self._end_responder(peer, number)
         self._responders.pop(peer, None)
         self._leases.pop(peer, None)
+        self._eager.discard(peer)
         reader = self._readers.pop(peer, None)
         if reader is None:
             return
         if reader.number:
             self._out.append(DropReader(peer, reader.number, "the owner of the memory is gone"))
-        for read_id in [*reader.waiting, *reader.asked]:
+        for read_id in [*reader.waiting, *reader.asked, *reader.taken]:
             del self._of_read[read_id]
             self._out.append(Refuse(read_id, "the owner of the memory is gone"))
 

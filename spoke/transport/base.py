@@ -12,9 +12,39 @@ brings all bytes of the batch or raises:
 from __future__ import annotations
 
 import mmap
-from typing import Any
+from typing import Any, Protocol
 
 Part = list[Any]  # the descriptor of a block
+
+
+class OnDevice(Protocol):
+    """A destination that the CPU cannot write: memory of a GPU."""
+
+    address: int
+    nbytes: int
+    device: Any  # names the GPU
+
+    def ready(self) -> None:
+        """Wait until nothing that was given to the GPU before uses the memory."""
+
+    def staging(self) -> memoryview:
+        """As many bytes of the host; `land` brings them to their place."""
+
+    def land(self) -> bool:
+        """Copy what `staging` was asked for, if it was; whether it was."""
+
+
+Destination = memoryview | OnDevice
+
+
+def in_host(into: list[Destination]) -> list[memoryview]:
+    """For a path that writes memory of the host: `land` follows when the bytes are there."""
+    return [one if isinstance(one, memoryview) else one.staging() for one in into]
+
+
+def land(into: list[Destination]) -> int:
+    """Bring what was staged to its place; how many there were."""
+    return sum(one.land() for one in into if not isinstance(one, memoryview))
 
 
 class TransportFailed(Exception):

@@ -18,9 +18,11 @@ from spoke import _native
 from spoke.core import Lost, Received, Send, rdma
 from spoke.errors import GetTimeoutError, ObjectLostError, RaySystemError
 from spoke.store import Block, Store
-from spoke.transport.base import Part, Transport, TransportFailed
+from spoke.transport.base import Destination, Part, Transport, TransportFailed, land
 from spoke.transport.verbs import ADDRESS_CHANGED, BROKEN, LOST, Device
+from spoke.wire import RDMA_OFFER
 
+OFFERED_BLOCKS: Final = 4  # of one value; where there are more, one question for all costs little
 LOOK_S: Final = 1.0  # a waiting reader looks this often whether the device is alive
 ALIGN: Final = 64
 
@@ -35,6 +37,9 @@ class Control(Protocol):
 
     def tell(self, peer: bytes, *message: Any) -> None:
         """Send a message; lock held."""
+
+    def tell_ahead(self, peer: bytes, *message: Any) -> None:
+        """Send it together with the next message to this peer, which follows at once; lock held."""
 
     def make_waiter(self) -> Any:
         """Something with `finish()` that `block_on` waits for."""
@@ -52,12 +57,13 @@ class Control(Protocol):
 class _Read:
     """One batch from one process."""
 
-    __slots__ = ("error", "number", "places", "process_id", "reader", "targets", "waiter")
+    __slots__ = ("error", "gpus", "number", "places", "process_id", "reader", "targets", "waiter")
 
     def __init__(self, process_id: bytes, targets: list[tuple[Any, int, int]], waiter: Any) -> None:
         self.process_id = process_id
         self.targets = targets  # (region, address, length)
         self.waiter = waiter
+        self.gpus: dict[Any, int] = {}  # those written directly: an address of each
         self.places: list[list[int]] = []
         self.reader: Any = None
         self.error = ""
@@ -98,7 +104,7 @@ class Rdma(Transport):
                 why = self._machine.why_not(time.monotonic(), last) or None
         return why
 
-    def read(self, parts: list[Part], into: list[memoryview]) -> None:
+    def read(self, parts: list[Part], into: list[Any]) -> None:
         by_process: dict[bytes, list[int]] = {}
         for index, part in enumerate(parts):
             if part[4]:
@@ -118,7 +124,7 @@ class Rdma(Transport):
                 failed = failed or error
         if failed is not None:
             raise failed
-        self.count(parts, 0)
+        self.count(parts, land(into))
 
     def fetch(self, parts: list[Part]) -> list[Any]:
         starts: list[int] = []
@@ -131,7 +137,7 @@ class Rdma(Transport):
         self.read(parts, views)
         return [view.toreadonly() for view in views]
 
-    def _begin(self, process_id: bytes, parts: list[Part], into: list[memoryview]) -> _Read:
+    def _begin(self, process_id: bytes, parts: list[Part], into: list[Destination]) -> _Read:
         control = self._control
         try:
             with control.lock:
@@ -143,6 +149,9 @@ class Rdma(Transport):
             raise TransportFailed(str(error)) from None
         targets = [(*target, part[4]) for target, part in zip(found, parts, strict=True)]
         read = _Read(process_id, targets, control.make_waiter())
+        for (region, address), one in zip(found, into, strict=True):
+            if region.way != "host" and not isinstance(one, memoryview):
+                read.gpus[one.device] = address
         with control.lock:
             read.number, self._next_read = self._next_read, self._next_read + 1
             self._reads[read.number] = read
@@ -181,6 +190,9 @@ class Rdma(Transport):
             # The destination is the device's until the operation is finished.
             read.reader.close("the reader was interrupted")
             raise
+        if not operation.error:
+            for address in read.gpus.values():
+                self.device.settle(address)
         error: str = operation.error
         return error
 
@@ -189,6 +201,23 @@ class Rdma(Transport):
     def on_message(self, peer: bytes, message: list[Any]) -> None:
         """One of the RDMA_ messages of a proven peer."""
         self._step(Received(peer, message))
+
+    def offer(self, peer: bytes, parts: list[Any]) -> None:
+        """A message with these parts goes to a peer next: what it may read is lent ahead of it."""
+        if not self._machine.offers_to(peer):
+            return
+        mine = self._store.process_id
+        # The user's own memory (negative ids) may have to wait for a GPU, which nobody should here.
+        found = [part for part in parts if type(part) is not bytes and part[1] == mine and part[2] > 0]
+        for part in found if len(found) <= OFFERED_BLOCKS else ():
+            self._step(rdma.Offer(peer, part[2:6]))
+
+    def withdraw(self) -> None:
+        """Ask back what was offered of blocks that nothing else keeps in use."""
+        idle = self._store.idle
+        while idle:
+            for peer, lease_id in idle.popleft().offers:
+                self._step(rdma.Idle(peer, lease_id))
 
     def peer_lost(self, peer: bytes) -> None:
         """Its responders end here and now, before anything that it held is given up."""
@@ -227,7 +256,8 @@ class Rdma(Transport):
     def _carry_out(self, command: Any) -> Any:
         """Do it; the event that it leads to, if any."""
         if isinstance(command, Send):
-            self._control.tell(command.peer, *command.message)
+            ahead = command.message[0] == RDMA_OFFER
+            (self._control.tell_ahead if ahead else self._control.tell)(command.peer, *command.message)
         elif isinstance(command, rdma.Start):
             read = self._reads.get(command.read_id)
             if read is None:
@@ -243,8 +273,7 @@ class Rdma(Transport):
         elif isinstance(command, rdma.Lend):
             return self._lend(command)
         elif isinstance(command, rdma.EndLease):
-            for block in self._leases.pop((command.peer, command.lease_id), ()):
-                self._store.release(block)
+            self._end_lease(command.peer, command.lease_id)
         else:
             return self._pair_command(command)
         return None
@@ -276,11 +305,12 @@ class Rdma(Transport):
 
     def _lend(self, command: rdma.Lend) -> rdma.Lent:
         places: list[list[int]] = []
+        key = (command.peer, command.lease_id)
         try:
-            found = self._store.pin(command.ranges)
+            found = self._store.pin(command.ranges, key if command.lease_id < 0 else None)
         except ObjectLostError as error:
-            return rdma.Lent(command.peer, command.lease_id, None, str(error))
-        self._leases[command.peer, command.lease_id] = blocks = [block for block, _ in found]
+            return rdma.Lent(*key, None, str(error))
+        self._leases[key] = [block for block, _ in found]
         try:
             for block, address in found:
                 memory = block.segment.memory
@@ -289,8 +319,13 @@ class Rdma(Transport):
                     memory.settle()
                 places.append([address, region.rkey])
         except (OSError, TransportFailed) as error:
-            del self._leases[command.peer, command.lease_id]
-            for block in blocks:
+            self._end_lease(*key)
+            return rdma.Lent(*key, None, str(error))
+        return rdma.Lent(*key, places, "")
+
+    def _end_lease(self, peer: bytes, lease_id: int) -> None:
+        for block in self._leases.pop((peer, lease_id), ()):
+            if lease_id < 0:
+                self._store.end_offer(block, (peer, lease_id))
+            else:
                 self._store.release(block)
-            return rdma.Lent(command.peer, command.lease_id, None, str(error))
-        return rdma.Lent(command.peer, command.lease_id, places, "")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from spoke.errors import RayDirectTransportError
-from spoke.transport.base import Part, Transport, TransportFailed
+from spoke.transport.base import Destination, Part, Transport, TransportFailed, in_host, land
 
 SEGMENT, REGION, OWN_REGION = range(3)  # what a block lies in: regions are `spoke.regions`
 NO_DEVICE = "no RDMA device on this node"
@@ -102,8 +102,10 @@ class Router:
                 buffers[index] = found
         return buffers
 
-    def read(self, parts: list[Part], into: list[memoryview]) -> None:
+    def read(self, parts: list[Part], into: list[Destination]) -> None:
         """Blocks into the destination of their index; raises as `fetch` does.
+
+        What lies on a GPU is written there by RDMA where the network card can, else by way of the host.
 
         What was there before is lost even where it raises.
         """
@@ -112,7 +114,7 @@ class Router:
 
     def _run(self, node_id: bytes, kind: int, what: str, *batch: Any) -> Any:
         if kind == OWN_REGION:
-            return getattr(self.shm, what)(*batch)
+            return _through_host(self.shm, *batch)
         name = self._next(node_id).name
         if name == "shm" and kind == REGION:
             name = "tcp"
@@ -124,10 +126,10 @@ class Router:
                 self._failed[node_id] = str(error)
                 if self.mode == "rdma":
                     raise RayDirectTransportError(f"SPOKE_TRANSPORT=rdma: {error}") from error
-                return getattr(self.tcp, what)(*batch)
+                return _through_host(self.tcp, *batch)
             self._failed.pop(node_id, None)
             return done
-        return getattr(self.shm if name == "shm" else self.tcp, what)(*batch)
+        return _through_host(self.shm if name == "shm" else self.tcp, *batch)
 
     def stats(self) -> dict[str, int]:
         """``<path>_blocks``, ``<path>_bytes`` and ``<path>_copies`` of what was brought here so far."""
@@ -147,3 +149,12 @@ class Router:
         for index, part in enumerate(parts):
             found.setdefault((part[0], self._kind(part)), []).append(index)
         return found
+
+
+def _through_host(path: Transport, parts: list[Part], into: list[Destination] | None = None) -> Any:
+    """`fetch` without destinations, else `read`, by a path that writes memory of the host only."""
+    if into is None:
+        return path.fetch(parts)
+    path.read(parts, in_host(into))
+    land(into)
+    return None

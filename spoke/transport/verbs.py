@@ -9,11 +9,12 @@ anew after a pause.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
 from spoke import _native, config
-from spoke.transport.base import TransportFailed
+from spoke.transport.base import Destination, TransportFailed
 
 PAGE_BYTES: Final = 4096
 REOPEN_S: Final = 1.0  # after a device could not be opened, or was lost
@@ -35,7 +36,8 @@ class Device:
         self._why = ""
         self.source = 0  # of the engine's notices, as `watch` numbered it
         self._regions: dict[int, _native.RdmaRegion] = {}  # by segment id
-        self.gpu_ways: dict[str, int] = {}  # tensors registered, by "dmabuf" or "nvidia_peermem"
+        # Tensors on GPUs that were registered, to be read or written, by "dmabuf" or "nvidia_peermem".
+        self.gpu_ways: dict[str, int] = {}
         self.why_no_gpu = ""  # the last reason why one was not: its bytes go through pinned memory
 
     @property
@@ -112,17 +114,16 @@ class Device:
             if segment_id > 0:
                 region = self.engine().register_segment(memory)
             elif getattr(memory, "on_gpu", False):
-                region = self._register_gpu(memory)
+                region = self._register_gpu(memory.address, memory.size, True)
             else:
                 region = self.engine().register(memory.address, memory.size, True)
             self._regions[segment_id] = region
         return region
 
-    def _register_gpu(self, memory: Any) -> _native.RdmaRegion:
-        """GPUDirect: the NIC reads a GPU's memory itself; `gpu_ways` counts by what means."""
+    def _register_gpu(self, address: int, size: int, remote_read: bool) -> _native.RdmaRegion:
+        """GPUDirect: the NIC reads or writes a GPU's memory itself; `gpu_ways` counts by what means."""
         try:
-            driver = config.get("cuda_library")
-            region = self.engine().register_gpu(memory.address, memory.size, driver)
+            region = self.engine().register_gpu(address, size, config.get("cuda_library"), remote_read)
         except OSError as error:
             self.why_no_gpu = error.strerror or str(error)
             raise
@@ -133,20 +134,26 @@ class Device:
         """A segment or region goes: its registration does before it."""
         self._regions.pop(segment_id, None)
 
-    def writable(self, targets: list[memoryview]) -> list[tuple[_native.RdmaRegion, int]]:
+    def writable(self, targets: list[Destination]) -> list[tuple[_native.RdmaRegion, int]]:
         """For each destination a registration that it lies in, and its address.
 
-        Destinations that share or touch pages are registered together.
+        Destinations that share or touch pages are registered together.  One on a GPU whose memory cannot be
+        is replaced by its `staging`.
 
         Raises:
             OSError: the memory cannot be registered.
         """
         engine = self.engine()
-        spans = [(_native.buffer_address(target), target.nbytes) for target in targets]
-        found: list[Any] = [None] * len(spans)
+        found: list[Any] = [None] * len(targets)
+        spans: list[tuple[int, int]] = []
+        for index, target in enumerate(targets):
+            if not isinstance(target, memoryview):
+                found[index] = self._writable_on_gpu(target)
+                target = target.staging() if found[index] is None else memoryview(b"")
+            spans.append((_native.buffer_address(target), target.nbytes))
         group: list[int] = []
         begin = end = 0
-        for index in sorted(range(len(spans)), key=lambda i: spans[i]):
+        for index in sorted((i for i, one in enumerate(found) if one is None), key=lambda i: spans[i]):
             address, length = spans[index]
             first = address // PAGE_BYTES * PAGE_BYTES
             last = -(-(address + length) // PAGE_BYTES) * PAGE_BYTES
@@ -160,6 +167,21 @@ class Device:
         if group:
             self._register(engine, begin, end, group, spans, found)
         return found
+
+    def _writable_on_gpu(self, target: Any) -> tuple[_native.RdmaRegion, int] | None:
+        target.ready()  # a NIC knows nothing of streams
+        first = not self.why_no_gpu
+        try:
+            return self._register_gpu(target.address, target.nbytes, False), target.address
+        except OSError:
+            if first:
+                text = f"the network card cannot write this GPU's memory ({self.why_no_gpu}): "
+                warnings.warn(text + "it goes through pinned memory", RuntimeWarning, stacklevel=2)
+            return None
+
+    def settle(self, address: int) -> None:
+        """Let what runs on the GPU of this address see what was read into it.  Raises OSError."""
+        _native.settle_gpu(address, config.get("cuda_library"))
 
     def _register(
         self, engine: _native.RdmaEngine, begin: int, end: int, group: list[int],

@@ -12,6 +12,8 @@ static struct {
     int fd;
 } known[kMax];
 static int count;
+static int ordering, options = 1;  // of what other devices write here, and of their flush
+static int flushes;
 static _Thread_local int current;  // whether a context is current in this thread
 
 // An allocation at `base` whose bytes are those of `fd`.
@@ -20,6 +22,10 @@ void fake_cuda_add(uint64_t base, size_t size, int fd) {
     known[count].size = size;
     known[count++].fd = fd;
 }
+
+// How a device orders what others write (0 not at all, 100 for itself), and whether the host may flush.
+void fake_cuda_order(int value, int flush_options) { ordering = value, options = flush_options; }
+int fake_cuda_flushes(void) { return flushes; }
 
 static int find(uint64_t address) {
     for (int index = count - 1; index >= 0; --index)
@@ -33,6 +39,18 @@ int cuDevicePrimaryCtxRetain(void** context, int device) { return (void)device, 
 int cuDevicePrimaryCtxRelease_v2(int device) { return (void)device, kOk; }
 int cuCtxPushCurrent_v2(void* context) { return (void)context, ++current, kOk; }
 int cuCtxPopCurrent_v2(void** context) { return (void)context, --current, kOk; }
+
+int cuDeviceGetAttribute(int* value, int attribute, int device) {
+    if (device != 0 || (attribute != 117 && attribute != 118)) return kInvalidValue;
+    return *value = attribute == 117 ? options : ordering, kOk;
+}
+
+int cuFlushGPUDirectRDMAWrites(int target, int scope) {
+    if (current == 0) return kInvalidContext;
+    if (target != 0 || scope != 100) return kInvalidValue;
+    if ((options & 1) == 0) return kNotSupported;
+    return ++flushes, kOk;
+}
 
 int cuPointerGetAttribute(void* value, int attribute, uint64_t address) {
     if (attribute != 9 || find(address) < 0) return kInvalidValue;
