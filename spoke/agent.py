@@ -130,7 +130,8 @@ class Agent:
         self._tag = nursery.environment.get(orphans.AGENT_VARIABLE, "")
         self._keeper = Keeper(self._tag)
         if self._tag:
-            orphans.mark(self._tag, (0, nursery.zygote_pid))
+            for pid in (0, nursery.zygote_pid):
+                orphans.mark(self._tag, pid)
         self._files = logs.LogFiles(settings.log_dir, settings.keep_logs)
         self._exits: deque[tuple[Any, ...]] = deque(maxlen=EXITS_KEPT)  # for a hub that missed them
         self._sequence = 0
@@ -391,7 +392,7 @@ class Agent:
         self._workers[worker_id] = worker
         self._keeper.add(pid)
         if worker_id in self._enders:
-            orphans.mark("", (pid,))
+            orphans.mark("", pid)
         self._loop.handle(source, lambda kind, meta, payload: self._exited(worker))
         if wish != KEEP:
             self._stop_worker(worker_id, wish == KILL)
@@ -499,7 +500,7 @@ class Agent:
 
     def _sweep(self) -> None:
         self._sweep_timer = None
-        if not self._closing and orphans.sweep(self._spared()):
+        if not self._closing and orphans.sweep(self._spared(), tag=self._tag):
             self._sweep_timer = self._loop.after_s(SWEEP_AGAIN_S, self._sweep)
 
     # -- logs

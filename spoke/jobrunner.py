@@ -306,11 +306,11 @@ class JobRunner:
         cwd = one.made.cwd if one.made is not None else None
         argv = one.container.argv({**spec, "cwd": cwd}, inside, one.ports)
         self._spawn(one, argv, containers.outside(environment), one.container.directory)
-        orphans.mark("", (one.pid,))
 
     def _spawn(self, one: Running, argv: list[str], environment: dict[str, str], cwd: str | None) -> None:
         fds = [(one.outputs["stdout"].fd, 1), (one.outputs["stderr"].fd, 2)]
-        self._started(one, *_native.spawn(argv, environment, cwd, fds, SIGKILL, True))
+        owner = one.process_id.hex() if one.container is None else None
+        self._started(one, *orphans.spawn(self._keeper.tag, owner, argv, environment, cwd, fds))
 
     def _started(self, one: Running, pid: int, pidfd: int) -> None:
         one.pid, one.pidfd = pid, pidfd

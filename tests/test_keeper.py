@@ -100,8 +100,9 @@ def test_the_keeper_kills_the_groups_of_its_table_and_what_carries_the_tag() -> 
     ended, kept, reused = start(), start(), start()
     tagged, alike = start(**{orphans.AGENT_VARIABLE: tag}), start(**{orphans.AGENT_VARIABLE: "0" * 16})
     marked, unmarked = start(), start()
-    orphans.mark(tag, (marked.pid, unmarked.pid))
-    orphans.mark("", (unmarked.pid,))
+    orphans.mark(tag, marked.pid, "some job")
+    orphans.mark(tag, unmarked.pid)
+    orphans.mark("", unmarked.pid)
     keeper = Keeper(tag)
     try:
         for one in (ended, kept):
@@ -135,3 +136,22 @@ def test_a_keeper_that_is_closed_is_gone_and_has_killed_nothing() -> None:
     finally:
         one.kill()
         one.wait()
+
+
+@pytest.mark.usefixtures("spoke_cluster")
+def test_what_an_actor_hid_from_its_environment_ends_with_it() -> None:
+    import spoke
+
+    @spoke.remote(num_cpus=0)
+    class Hiding:
+        def hide(self) -> int:
+            one = subprocess.Popen(["/bin/sleep", "600"], start_new_session=True, env={})
+            return one.pid
+
+    one, other = Hiding.remote(), Hiding.remote()
+    hidden, kept = spoke.get([one.hide.remote(), other.hide.remote()])
+    spoke.kill(one)
+    wait_until_gone([hidden])
+    assert not gone(kept), "it is another actor's, and that one lives"
+    spoke.kill(other)
+    wait_until_gone([kept])

@@ -4,9 +4,9 @@ Rules of this module: equal events give equal answers, and an answer is as exact
 `spoke.core.placement`.  Nodes that look alike to a request (in the resources, labels and devices that it
 names) share one class, so that a decision costs time in proportion to classes and bundles, not to nodes.
 Ledgers note their node in `stale` when they change; a query first moves those nodes to their present
-classes, in the one table that it asks.  How bundles are dealt out to classes is in `spoke.core.dealing`; where that does not find a
-placement and one may exist, the search over single nodes decides, on as many nodes of each class as the
-request has bundles: no placement needs more, as they are interchangeable.
+classes, in the one table that it asks.  How bundles are dealt out to classes is in `spoke.core.dealing`;
+where that does not find a placement and one may exist, the search over single nodes decides, on as many
+nodes of each class as the request has bundles: no placement needs more, as they are interchangeable.
 """
 
 from __future__ import annotations
