@@ -500,7 +500,8 @@ class Agent:
 
     def _sweep(self) -> None:
         self._sweep_timer = None
-        if not self._closing and orphans.sweep(self._spared(), tag=self._tag):
+        coming = self._nursery.coming()
+        if not self._closing and orphans.sweep(self._spared(), tag=self._tag, coming=coming):
             self._sweep_timer = self._loop.after_s(SWEEP_AGAIN_S, self._sweep)
 
     # -- logs

@@ -12,6 +12,7 @@ import os
 import resource
 from _signal import SIGKILL  # type: ignore[import-not-found]  # a plain number: signal imports enum
 from binascii import crc32
+from collections.abc import Iterable
 
 from spoke import _native, config
 from spoke.machine import read_text
@@ -107,15 +108,18 @@ def end_earlier(node_id: bytes) -> int:
     return killed
 
 
-def sweep(workers: dict[int, bytes], everything: bool = False, tag: str = "") -> int:
+def sweep(
+    workers: dict[int, bytes], everything: bool = False, tag: str = "", coming: Iterable[str] = ()
+) -> int:
     """Reap dead orphans, kill those whose worker is gone; returns how many orphans still live.
 
     Args:
         workers: pid -> worker id of the live workers, which are left alone.
         everything: kill every orphan, whatever its worker.
         tag: of the agent whose marks count.
+        coming: ids, in hexadecimal, of workers that may run already, though nobody has heard of their pids.
     """
-    alive = {worker_id.hex() for worker_id in workers.values()}
+    alive = {*(worker_id.hex() for worker_id in workers.values()), *coming}
     alive.update([_number_of(owner) for owner in alive])
     left = 0
     for pid in children():

@@ -123,6 +123,26 @@ def test_the_keeper_kills_the_groups_of_its_table_and_what_carries_the_tag() -> 
         keeper.close()
 
 
+def test_the_sweep_takes_what_is_marked_for_who_is_gone_and_not_for_who_comes() -> None:
+    """A worker marks itself before its agent has heard that it was forked."""
+    tag = os.urandom(8).hex()
+    other = subprocess.Popen(SLEEP, start_new_session=True, env={})
+    one = subprocess.Popen(SLEEP, start_new_session=True, env={})
+    try:
+        orphans.mark(tag, one.pid, "ab" * 28)
+        orphans.mark(tag, other.pid)
+        orphans.sweep({}, tag=tag, coming=["ab" * 28])
+        orphans.sweep({1: bytes.fromhex("ab" * 28)}, tag=tag)
+        orphans.sweep({}, tag="0" * 16)
+        assert one.poll() is None
+        orphans.sweep({}, tag=tag)
+        assert one.wait(30) == -signal.SIGKILL and other.poll() is None
+    finally:
+        for left in (one, other):
+            left.kill()
+            left.wait()
+
+
 def test_a_keeper_that_is_closed_is_gone_and_has_killed_nothing() -> None:
     one = subprocess.Popen(SLEEP, start_new_session=True)
     keeper = Keeper()
