@@ -440,7 +440,8 @@ class Agent:
                 self._starting[worker_id] = KILL if force else ASK
                 if force and self._environments is not None:
                     self._environments.give_up(worker_id)
-            else:  # its end was told, or the order to start it never came: who asks waits for its end
+            elif worker_id not in self._enders:  # of those the end is told when their container is gone
+                # Its end was told, or the order to start it never came: who asks waits for its end.
                 self._emit((WORKER_EXIT, worker_id, 0, None, 0, "no such worker is on this node", 0))
             return
         if force:

@@ -22,9 +22,7 @@ AGENT_VARIABLE = "SPOKE_AGENT"  # the same for all that stems from one life of a
 
 
 def mark_of(tag: str) -> str:
-    """The first digits of the numbers by which limits show an agent's tag: no process has them by chance, and
-    they limit nothing.
-    """
+    """The first digits of the numbers by which limits show an agent's tag; no process has them by chance."""
     return f"4{int(tag, 16) % 10**12:012d}"
 
 
