@@ -295,9 +295,12 @@ class JobRunner:
         self._nursery.start(order)
 
     def _start_container(self, one: Running, kind: str) -> None:
-        spec, name, host = one.spec, f"spoke-{one.process_id.hex()[:12]}", self._settings.host
-        container = Container(kind, name, host, self._nursery.environment, self._environment(one))
-        one.container = container
+        spec, mine, name = one.spec, self._settings, f"spoke-{one.process_id.hex()[:12]}"
+        session = os.path.dirname(mine.environments_dir())
+        environment = self._nursery.environment
+        one.container = container = Container(
+            kind, name, mine.host, session, environment, self._environment(one)
+        )
         if spec.get("blob") is not None:
             one.result_fd = container.write_job(spec["blob"], dict(spec.get("health") or {}))
         if one.files:

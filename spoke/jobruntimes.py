@@ -41,6 +41,7 @@ class Container:
     Args:
         name: of the container.
         host: address of the node that the job's ports are open on.
+        parent: directory of the session, which goes with it.
         environment: of the agent's processes.
         inside: the variables of the job.
 
@@ -50,7 +51,13 @@ class Container:
     """
 
     def __init__(
-        self, kind: str, name: str, host: str, environment: dict[str, str], inside: dict[str, str]
+        self,
+        kind: str,
+        name: str,
+        host: str,
+        parent: str,
+        environment: dict[str, str],
+        inside: dict[str, str],
     ) -> None:
         import tempfile
 
@@ -59,7 +66,8 @@ class Container:
             raise RuntimeMissing(f"RuntimeEnvSetupError: {kind} is not installed on this node")
         self.executable = executable
         self.name = name
-        self.directory = tempfile.mkdtemp(prefix="spoke-job-")  # shared; podman's monitor may leave a file
+        # Shared with the container; podman's monitor may leave a file.
+        self.directory = tempfile.mkdtemp(prefix="job-", dir=parent)
         self.host = host
         self.ender = containers.ender(executable, name)
         tag = environment.get(orphans.AGENT_VARIABLE, "")
