@@ -132,7 +132,8 @@ class Agent:
         self._tag = nursery.environment.get(orphans.AGENT_VARIABLE, "")
         self._keeper = Keeper(self._tag)
         if self._tag:
-            orphans.mark(self._tag, (0, nursery.zygote_pid))
+            for pid in (0, nursery.zygote_pid):
+                orphans.mark(self._tag, pid)
         self._files = logs.LogFiles(settings.log_dir, settings.keep_logs)
         self._reading: LogReading | None = None  # made for the first who asks
         self._exits: deque[tuple[Any, ...]] = deque(maxlen=EXITS_KEPT)  # for a hub that missed them
@@ -396,7 +397,7 @@ class Agent:
         self._workers[worker_id] = worker
         self._keeper.add(pid)
         if worker_id in self._enders:
-            orphans.mark("", (pid,))
+            orphans.mark("", pid)
         self._loop.handle(source, lambda kind, meta, payload: self._exited(worker))
         if wish != KEEP:
             self._stop_worker(worker_id, wish == KILL)
@@ -444,7 +445,8 @@ class Agent:
                 self._starting[worker_id] = KILL if force else ASK
                 if force and self._environments is not None:
                     self._environments.give_up(worker_id)
-            else:  # its end was told, or the order to start it never came: who asks waits for its end
+            elif worker_id not in self._enders:  # of those the end is told when their container is gone
+                # Its end was told, or the order to start it never came: who asks waits for its end.
                 self._emit((WORKER_EXIT, worker_id, 0, None, 0, "no such worker is on this node", 0))
             return
         if force:
@@ -504,7 +506,8 @@ class Agent:
 
     def _sweep(self) -> None:
         self._sweep_timer = None
-        if not self._closing and orphans.sweep(self._spared()):
+        coming = self._nursery.coming()
+        if not self._closing and orphans.sweep(self._spared(), tag=self._tag, coming=coming):
             self._sweep_timer = self._loop.after_s(SWEEP_AGAIN_S, self._sweep)
 
     # -- logs

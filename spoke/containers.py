@@ -20,6 +20,7 @@ from spoke import _native, orphans
 from spoke.loop import Loop
 
 TAGS: Final = (orphans.AGENT_VARIABLE, orphans.VARIABLE)
+_STEERING: Final = ("LD_", "CONTAINER", "DOCKER_", "XDG_", "TMPDIR", "HTTP", "NO_PROXY")  # the command itself
 END_S: Final = 10.0  # for the command that removes a container
 COULD_NOT: Final = 125  # exit code of the command when it could not start the container
 
@@ -46,6 +47,14 @@ def ender(executable: str, name: str) -> list[str]:
 def outside(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of podman and docker themselves."""
     return {name: value for name, value in environment.items() if name not in TAGS}
+
+
+def shown_to_all(name: str, environment: Mapping[str, str]) -> bool:
+    """Whether a variable's value has to stand in the command line, where every user of the machine sees it.
+
+    The others are in the environment of the command, which takes them from there.
+    """
+    return name in environment or name in TAGS or name.startswith(_STEERING)
 
 
 class Endings:

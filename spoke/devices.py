@@ -141,7 +141,7 @@ def describe_gpus(visible: list[str] | None) -> list[dict[str, Any]]:
     """One row per GPU that this process may use: uuid, name, pci, numa, memory (bytes), links (indices)."""
     module = nvml()
     if module is None:
-        return _amd_gpus(visible)
+        return _amd_gpus(visible) if gpu_variable() == HIP else []
     handles = _handles(visible)
     rows = []
     for index, handle in enumerate(handles):

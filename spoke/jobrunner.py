@@ -295,22 +295,24 @@ class JobRunner:
         self._nursery.start(order)
 
     def _start_container(self, one: Running, kind: str) -> None:
-        spec, environment, name = one.spec, self._nursery.environment, f"spoke-{one.process_id.hex()[:12]}"
-        one.container = Container(kind, environment.get("PATH"), name, self._settings.host)
+        spec, mine, name = one.spec, self._settings, f"spoke-{one.process_id.hex()[:12]}"
+        session = os.path.dirname(mine.environments_dir())
+        environment = self._nursery.environment
+        one.container = container = Container(
+            kind, name, mine.host, session, environment, self._environment(one)
+        )
         if spec.get("blob") is not None:
-            one.result_fd = one.container.write_job(spec["blob"], dict(spec.get("health") or {}))
+            one.result_fd = container.write_job(spec["blob"], dict(spec.get("health") or {}))
         if one.files:
-            one.files = [one.container.path(HEALTH_FILE)]
-        inside = self._environment(one)
-        inside[orphans.AGENT_VARIABLE] = environment.get(orphans.AGENT_VARIABLE, "")
+            one.files = [container.path(HEALTH_FILE)]
         cwd = one.made.cwd if one.made is not None else None
-        argv = one.container.argv({**spec, "cwd": cwd}, inside, one.ports)
-        self._spawn(one, argv, containers.outside(environment), one.container.directory)
-        orphans.mark("", (one.pid,))
+        argv = container.argv({**spec, "cwd": cwd}, one.ports)
+        self._spawn(one, argv, container.environment, container.directory)
 
     def _spawn(self, one: Running, argv: list[str], environment: dict[str, str], cwd: str | None) -> None:
         fds = [(one.outputs["stdout"].fd, 1), (one.outputs["stderr"].fd, 2)]
-        self._started(one, *_native.spawn(argv, environment, cwd, fds, SIGKILL, True))
+        owner = one.process_id.hex() if one.container is None else None
+        self._started(one, *orphans.spawn(self._keeper.tag, owner, argv, environment, cwd, fds))
 
     def _started(self, one: Running, pid: int, pidfd: int) -> None:
         one.pid, one.pidfd = pid, pidfd

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgpack
 
-from spoke import containers
+from spoke import containers, orphans
 from spoke.jobresult import HEALTH_FILE, JOB_FILE, RESULT_FILE
 
 KINDS: Final = ("process", "podman", "docker")
@@ -41,23 +41,44 @@ class Container:
     Args:
         name: of the container.
         host: address of the node that the job's ports are open on.
+        parent: directory of the session, which goes with it.
+        environment: of the agent's processes.
+        inside: the variables of the job.
 
     Raises:
         RuntimeMissing: the runtime is not on this node.
         OSError: no room for its files.
     """
 
-    def __init__(self, kind: str, path: str | None, name: str, host: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        host: str,
+        parent: str,
+        environment: dict[str, str],
+        inside: dict[str, str],
+    ) -> None:
         import tempfile
 
-        executable = containers.find(kind, path)
+        executable = containers.find(kind, environment.get("PATH"))
         if executable is None:
             raise RuntimeMissing(f"RuntimeEnvSetupError: {kind} is not installed on this node")
         self.executable = executable
         self.name = name
-        self.directory = tempfile.mkdtemp(prefix="spoke-job-")  # shared; podman's monitor may leave a file
+        # Shared with the container; podman's monitor may leave a file.
+        self.directory = tempfile.mkdtemp(prefix="job-", dir=parent)
         self.host = host
         self.ender = containers.ender(executable, name)
+        tag = environment.get(orphans.AGENT_VARIABLE, "")
+        self._inside = {**inside, orphans.AGENT_VARIABLE: tag, "SPOKE_BIND_HOST": "0.0.0.0"}
+        self._outside = containers.outside(environment)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of the command."""
+        hidden = [name for name in self._inside if not containers.shown_to_all(name, self._outside)]
+        return {**{name: self._inside[name] for name in hidden}, **self._outside}
 
     def path(self, name: str) -> str:
         """A file of the shared directory, seen from outside."""
@@ -76,8 +97,8 @@ class Container:
             file.write(msgpack.packb({"blob": blob, "health": inside}))
         return os.open(self.path(RESULT_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def argv(self, spec: dict[str, Any], env: dict[str, str], ports: dict[str, int]) -> list[str]:
-        """The command line of the attempt."""
+    def argv(self, spec: dict[str, Any], ports: dict[str, int]) -> list[str]:
+        """The command line of the attempt, to be run with `environment`."""
         image = spec.get("image")
         if not image:
             raise RuntimeMissing(
@@ -94,8 +115,8 @@ class Container:
             found += ["--memory", str(spec["memory"]), "--memory-swap", str(spec["memory"])]
         for port in ports.values():
             found += ["-p", f"{self.host}:{port}:{port}"]
-        for variable, value in sorted({**env, "SPOKE_BIND_HOST": "0.0.0.0"}.items()):
-            found += ["-e", f"{variable}={value}"]
+        for name, value in sorted(self._inside.items()):
+            found += ["-e", f"{name}={value}" if containers.shown_to_all(name, self._outside) else name]
         found += ["--entrypoint", "/bin/sh", str(image), "-c", _INIT, "init"]
         if spec.get("blob") is not None:
             return [*found, "python", "-m", "spoke.jobprocess", WORKDIR]

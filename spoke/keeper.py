@@ -31,8 +31,10 @@ done <&3
 round=0
 while [ "$round" -lt 50 ]; do
     round=$((round + 1)) found=
-    for file in $(grep -lsF "$1" /proc/[0-9]*/environ; grep -lsF " $2 " /proc/[0-9]*/limits); do
+    for file in $(grep -lsF "$1" /proc/[0-9]*/environ; grep -ls " $2[0-9]\\{6\\} " /proc/[0-9]*/limits); do
         pid=${file#/proc/} pid=${pid%/*}
+        read -r stat 2> /dev/null < "/proc/$pid/stat" || continue
+        case ${stat##*) } in [ZX]*) continue ;; esac  # it is dead, and shows its limits still
         [ "$pid" != $$ ] && kill -9 "$pid" 2> /dev/null && found=1
     done
     [ -n "$found" ] || exit 0
@@ -49,7 +51,7 @@ class Keeper:
 
     def __init__(self, tag: str = "") -> None:
         self.pid = 0
-        self._tag = tag
+        self.tag = tag
         self._pipe = -1
         self._pidfd = -1
         self._table = os.memfd_create("spoke-groups", os.MFD_CLOEXEC)
@@ -63,8 +65,8 @@ class Keeper:
             return
         theirs, ours = os.pipe()
         try:
-            wanted = f"{orphans.AGENT_VARIABLE}={self._tag}" if self._tag else ""
-            mark = str(orphans.mark_of(self._tag)) if self._tag else ""
+            wanted = f"{orphans.AGENT_VARIABLE}={self.tag}" if self.tag else ""
+            mark = orphans.mark_of(self.tag) if self.tag else ""
             argv = ["/bin/sh", "-c", _SCRIPT, "spoke-keeper", wanted, mark]
             fds = [(theirs, 0), (self._table, _TABLE_FD)]
             self.pid, self._pidfd = _native.spawn(argv, {"PATH": os.defpath}, None, fds, 0, True)

@@ -118,6 +118,10 @@ class Nursery:
         self._waiting[number] = order
         order.hold(config_fd)
 
+    def coming(self) -> list[str]:
+        """The ids of what was ordered, and may have been forked already."""
+        return [order.changes.get(orphans.VARIABLE) or "" for order in self._waiting.values()]
+
     def close(self) -> None:
         """End the zygote.  Workers that it was about to start are orphans of this process, to be swept."""
         self._drop_zygote()

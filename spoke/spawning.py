@@ -115,8 +115,11 @@ def enter_worker() -> dict[str, Any]:
     `sys.path` becomes the driver's where it is known, standard output and error are written line by
     line so that a line is in the log once it was printed.
     """
+    from spoke import orphans
+
     config = inherited_config()
     take_over(config.pop("environment", {}), config.pop("cwd", None))
+    orphans.mark_this()
     sys_path = config.get("sys_path")
     if config.get("env"):
         from spoke.envs import entering

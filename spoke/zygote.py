@@ -45,6 +45,7 @@ def main() -> None:
     import cloudpickle  # noqa: F401  # what every function of the user is unpickled with
 
     import spoke.jobprocess
+    import spoke.orphans
     import spoke.worker
 
     _native.set_title("spoke-zygote")

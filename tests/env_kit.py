@@ -106,8 +106,8 @@ assert args[0] == "run", args
 at = args.index("--entrypoint")
 for position, one in enumerate(args):
     if one == "--env":
-        name, _, value = args[position + 1].partition("=")
-        os.environ[name] = value
+        name, given, value = args[position + 1].partition("=")
+        os.environ[name] = value if given else os.environ[name]
 os.environ["IN_IMAGE"] = args[at + 2]
 os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
 os.execv(args[at + 1], [args[at + 1], *args[at + 3:]])

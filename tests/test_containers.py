@@ -69,6 +69,16 @@ def test_f19_a_command_line_is_confined(cluster: None) -> None:
     assert containers() == []
 
 
+def test_secrets_do_not_stand_in_a_command_line(cluster: None) -> None:
+    env = {**ENV, "env_vars": {"MY_TOKEN": "hunter2", "PATH": "/usr/bin:/mine"}}
+    job = submit("echo $MY_TOKEN $PATH; sleep 300", runtime_env=env)
+    until(lambda: job.status() == "RUNNING" and list(job.logs()) == ["hunter2 /usr/bin:/mine"])
+    pid = job.attempts()[0].pid
+    assert b"hunter2" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    job.terminate(force=True)
+    assert job.wait(60) == "KILLED"
+
+
 def numbers(count: int) -> tuple[int, list[int], str]:
     print("counting")
     return os.getppid(), list(range(count)), spoke.ctx().job_id

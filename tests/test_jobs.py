@@ -313,11 +313,12 @@ def test_f12_scheduling_timeout() -> None:
 
 
 def test_f23_terminate_ends_every_process_of_the_job(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    script = f"(sleep 300 & echo $! > {one}); setsid sleep 300 & echo $! > {two}; wait; sleep 300"
+    one, two, three = tmp_path / "one", tmp_path / "two", tmp_path / "three"
+    script = (f"(sleep 300 & echo $! > {one}); env -i setsid sleep 300 & echo $! > {three}; "
+              f"setsid sleep 300 & echo $! > {two}; wait; sleep 300")  # fmt: skip
     job = jobs.submit(script)
     until(lambda: (tmp_path / "two").exists() and (tmp_path / "two").read_text().strip())
-    pids = [int((tmp_path / name).read_text()) for name in ("one", "two")] + [job.attempts()[0].pid]
+    pids = [int((tmp_path / name).read_text()) for name in ("one", "two", "three")] + [job.attempts()[0].pid]
     assert all(map(alive, pids))
     assert job.terminate() and job.wait(60) == "KILLED"
     assert job.message == "Terminated by user"

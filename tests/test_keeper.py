@@ -100,8 +100,9 @@ def test_the_keeper_kills_the_groups_of_its_table_and_what_carries_the_tag() -> 
     ended, kept, reused = start(), start(), start()
     tagged, alike = start(**{orphans.AGENT_VARIABLE: tag}), start(**{orphans.AGENT_VARIABLE: "0" * 16})
     marked, unmarked = start(), start()
-    orphans.mark(tag, (marked.pid, unmarked.pid))
-    orphans.mark("", (unmarked.pid,))
+    orphans.mark(tag, marked.pid, "some job")
+    orphans.mark(tag, unmarked.pid)
+    orphans.mark("", unmarked.pid)
     keeper = Keeper(tag)
     try:
         for one in (ended, kept):
@@ -122,6 +123,26 @@ def test_the_keeper_kills_the_groups_of_its_table_and_what_carries_the_tag() -> 
         keeper.close()
 
 
+def test_the_sweep_takes_what_is_marked_for_who_is_gone_and_not_for_who_comes() -> None:
+    """A worker marks itself before its agent has heard that it was forked."""
+    tag = os.urandom(8).hex()
+    other = subprocess.Popen(SLEEP, start_new_session=True, env={})
+    one = subprocess.Popen(SLEEP, start_new_session=True, env={})
+    try:
+        orphans.mark(tag, one.pid, "ab" * 28)
+        orphans.mark(tag, other.pid)
+        orphans.sweep({}, tag=tag, coming=["ab" * 28])
+        orphans.sweep({1: bytes.fromhex("ab" * 28)}, tag=tag)
+        orphans.sweep({}, tag="0" * 16)
+        assert one.poll() is None
+        orphans.sweep({}, tag=tag)
+        assert one.wait(30) == -signal.SIGKILL and other.poll() is None
+    finally:
+        for left in (one, other):
+            left.kill()
+            left.wait()
+
+
 def test_a_keeper_that_is_closed_is_gone_and_has_killed_nothing() -> None:
     one = subprocess.Popen(SLEEP, start_new_session=True)
     keeper = Keeper()
@@ -135,3 +156,22 @@ def test_a_keeper_that_is_closed_is_gone_and_has_killed_nothing() -> None:
     finally:
         one.kill()
         one.wait()
+
+
+@pytest.mark.usefixtures("spoke_cluster")
+def test_what_an_actor_hid_from_its_environment_ends_with_it() -> None:
+    import spoke
+
+    @spoke.remote(num_cpus=0)
+    class Hiding:
+        def hide(self) -> int:
+            one = subprocess.Popen(["/bin/sleep", "600"], start_new_session=True, env={})
+            return one.pid
+
+    one, other = Hiding.remote(), Hiding.remote()
+    hidden, kept = spoke.get([one.hide.remote(), other.hide.remote()])
+    spoke.kill(one)
+    wait_until_gone([hidden])
+    assert not gone(kept), "it is another actor's, and that one lives"
+    spoke.kill(other)
+    wait_until_gone([kept])

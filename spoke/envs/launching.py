@@ -50,8 +50,8 @@ def in_container(
     if containers.is_podman(runtime) and os.getuid():
         found.append("--userns=keep-id")  # else the container's root owns what it writes
     for variable, value in sorted(variables.items()):
-        if value is not None:
-            found += ["--env", f"{variable}={value}"]
+        if value is not None:  # the command has it in its own environment, but for the tags
+            found += ["--env", f"{variable}={value}" if variable in containers.TAGS else variable]
     made.ender = containers.ender(runtime, name)
     entry = ["--entrypoint", "/bin/sh", made.image["image"], "-c", _IN_IMAGE, path]
     return [*found, *made.image["options"], *entry]
