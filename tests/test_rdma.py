@@ -95,6 +95,17 @@ def test_what_is_lent_ahead_of_a_message_is_read_without_a_question(far: Any) ->
     assert wire.RDMA_ASK in here.kinds, "one question for many blocks"
 
 
+def test_through_a_ring_an_offer_takes_no_slot_of_its_own(far: Any) -> None:
+    spoke.get(far.make.remote(1, MIB))
+    assert far.init_rdma(timeout=30.0)
+    spoke.get(far.sent.remote())
+    written = spoke.get(far.pipe_messages.remote())
+    for seed in range(5):
+        assert (spoke.get(far.make.remote(seed, MIB)) == expected(seed, MIB)).all()
+    assert spoke.get(far.pipe_messages.remote()) == written + 6  # one for the question
+    assert spoke.get(far.said.remote()).count(wire.RDMA_OFFER) == 5
+
+
 def test_an_offer_that_nobody_reads_keeps_nothing(far: Any) -> None:
     assert spoke.get(far.make.remote(1, MIB)).nbytes == MIB  # connected
     none_left(far.blocks)
