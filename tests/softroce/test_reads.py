@@ -245,8 +245,14 @@ def test_objects_move_between_nodes(far: Any, capsys: Any) -> None:
     now = spoke.object_store_stats()
     assert now["rdma_blocks"] - before.get("rdma_blocks", 0) == 4 and now["rdma_copies"] == 0
     assert spoke.get(far.stats.remote())["rdma_blocks"] == 3
+    again = bytearray(into.nbytes)
+    parts = [part for part in ref._entry.value if type(part) is not bytes]
+    started = time.monotonic()
+    current.client.router.tcp.read(parts, [memoryview(again)])  # type: ignore[union-attr]
+    by_tcp = time.monotonic() - started
+    assert again == into.tobytes()
     with capsys.disabled():
-        print(f"\nget of 16 MiB into place by RDMA: {16 / took:.1f} MiB/s")
+        print(f"\nget of 16 MiB into place: {16 / took:.1f} MiB/s by RDMA, {16 / by_tcp:.1f} by TCP")
 
 
 def _write_lat(peer: Any) -> tuple[float, float]:
