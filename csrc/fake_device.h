@@ -26,7 +26,7 @@ namespace spoke::fake {
 struct Script {
     std::mutex mutex;
     bool port_up = true, fatal = false, overrun = false, no_flush = false;
-    int64_t fail = 0, drop = 0, rnr = 0, delay_us = 0, reorder = 0, no_memory = 0, no_dmabuf = 0, address = 0;
+    int64_t fail = 0, drop = 0, rnr = 0, delay_us = 0, reorder = 0, no_memory = 0, no_dmabuf = 0, no_permission = 0, address = 0;
     uint64_t requests = 0;
 
     // Whether one of a counted fault is to happen now.

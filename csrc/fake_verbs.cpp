@@ -98,6 +98,10 @@ int post_recv(ib::Qp* base, ib::RecvWr* wr, ib::RecvWr** bad) {
 }
 
 ib::Context* open_device(ib::Device* device) {
+    if (script().take(&Script::no_permission)) {
+        errno = EACCES;
+        return nullptr;
+    }
     auto* context = new Context;
     context->device = device;
     context->ops.poll_cq = &poll_cq;
@@ -449,6 +453,7 @@ void fake_script(const std::string& command, int64_t value) {
         else if (command == "reorder") script.reorder = value;
         else if (command == "no_memory") script.no_memory = value;
         else if (command == "no_dmabuf") script.no_dmabuf = value;
+        else if (command == "no_permission") script.no_permission = value;
         else if (command == "no_flush") script.no_flush = value != 0;
         else if (command != "fatal" && command != "overrun" && command != "gid_change")
             throw SysError(EINVAL, "the software device has no fault " + command);

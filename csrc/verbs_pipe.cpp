@@ -86,11 +86,16 @@ int64_t Pipe::queued() {
     return static_cast<int64_t>(backlog_.size() - backlog_begin_);
 }
 
-int64_t Pipe::send(std::span<const std::span<const char>> pieces, bool) {
+int64_t Pipe::send(std::span<const std::span<const char>> pieces, bool hold) {
     const std::lock_guard lock(mutex_);
     for (const auto& piece : pieces) backlog_.append(piece.data(), piece.size());
-    pump();
+    if (!hold) pump();
     return static_cast<int64_t>(backlog_.size() - backlog_begin_);
+}
+
+void Pipe::flush() {
+    const std::lock_guard lock(mutex_);
+    pump();
 }
 
 // Writes as much of the backlog as there is credit for.

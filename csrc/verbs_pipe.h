@@ -38,6 +38,7 @@ class Pipe final : public Port, public Tunnel {
 
     int fd() const override { return epoll_.get(); }
     int64_t send(std::span<const std::span<const char>> pieces, bool hold) override;
+    void flush() override;
     int64_t queued() override;
     size_t pending() override;
     size_t take(char* into, size_t size) override;
@@ -83,7 +84,7 @@ class Pipe final : public Port, public Tunnel {
     std::array<uint32_t, kSlots> lengths_{};  // of what lies in the staging slots
     std::deque<Arrived> arrived_;
     size_t arrived_bytes_ = 0;
-    std::string backlog_;        // bytes without credit
+    std::string backlog_;        // bytes without credit, or held
     size_t backlog_begin_ = 0;
     std::string failed_;
     uint64_t messages_ = 0;

@@ -109,3 +109,4 @@ class Regions:
         """Nobody uses it any more: the user's memory is the user's again."""
         del self._by_id[region.segment_id]
         self._starts.remove((region.memory.address, region.segment_id))
+        del region.block  # they hold each other: the memory would wait for the cycle collector

@@ -115,6 +115,7 @@ class Store:
         self._peers: dict[bytes, dict[tuple[int, int], int]] = {}  # uses by peers, for their death
         self._lock = threading.Lock()
         self._released: deque[Block] = deque()  # by finalizers
+        self._dropped: deque[Region] = deque()  # what they keep is the user's, and ends without the lock
         self._open_blocks = 0
         self.regions = Regions()
         # Told of each segment or region that is about to go; the lock is held.
@@ -226,6 +227,8 @@ class Store:
                 pass  # another thread was faster
             finally:
                 self._lock.release()
+        if self._dropped and not self._lock.locked():
+            self._dropped.clear()
 
     def abandon(self) -> None:
         """In a forked child: the blocks are the parent's, and nothing here may be freed."""
@@ -244,6 +247,7 @@ class Store:
             self._open_blocks -= 1
             self.on_gone(segment.segment_id)
             self.regions.drop(segment)
+            self._dropped.append(segment)
             return
         del segment.blocks[block.offset]
         if not segment.retired:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy
@@ -13,153 +11,29 @@ import pytest
 
 import spoke
 from spoke import _native, current, wire
-from spoke.cluster_utils import Cluster
 from spoke.errors import ActorDiedError, ObjectLostError, RayDirectTransportError
 from spoke.transport.base import TransportFailed
 from spoke.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-MIB = 1 << 20
-
-
-def model_state() -> Any:
-    import torch  # by those only that need it: it takes seconds
-
-    torch.manual_seed(5)
-    layers = [torch.nn.Linear(300, 300), torch.nn.Linear(300, 70)]
-    return torch.nn.Sequential(*layers).state_dict()
-
-
-class Far:
-    """An actor on the other node."""
-
-    def __init__(self) -> None:
-        self.kept: list[Any] = []
-
-    def make(self, seed: int, size: int) -> Any:
-        return numpy.random.default_rng(seed).integers(0, 256, size, dtype=numpy.uint8)
-
-    def make_many(self, count: int, size: int) -> Any:
-        return [numpy.full(size + index, index % 251, dtype=numpy.uint8) for index in range(count)]
-
-    def state(self) -> Any:
-        return model_state()
-
-    def echo(self, value: Any) -> Any:
-        self.kept.append(value)
-        return value
-
-    def seen(self) -> list[Any]:
-        return self.kept
-
-    def divide(self) -> float:
-        return 1 / 0
-
-    def count(self, end: int) -> Iterator[int]:
-        yield from range(end)
-
-    def die(self) -> None:
-        os._exit(3)
-
-    def pipe_messages(self) -> int:
-        return current.client.rdma.pipes.messages()  # type: ignore[union-attr]
-
-    def digest(self, array: Any) -> tuple[int, int]:
-        return int(array.astype(numpy.int64).sum()), array.nbytes
-
-    def stats(self) -> dict[str, int]:
-        return spoke.object_store_stats()
-
-    def fault(self, command: str, value: int = 0) -> None:
-        _native.fake_rdma(command, value)
-
-    def leases(self) -> int:
-        mover = current.client.rdma.mover  # type: ignore[union-attr]
-        return len(mover._leases)
-
-    def offers(self) -> int:
-        return sum(lease_id < 0 for _, lease_id in mover()._leases)
-
-    def blocks(self) -> int:
-        return current.client.store.stats()["blocks"]  # type: ignore[union-attr]
-
-    def sent(self) -> list[int]:
-        """Kinds of RDMA messages that this process sends from now on."""
-        self.kinds = Spy(mover()._control).kinds
-        return self.kinds
-
-    def said(self) -> list[int]:
-        return self.kinds
-
-    def filled(self) -> Any:
-        self.tensor = spoke.empty((MIB,), "uint8")
-        self.tensor[:] = 7
-        return self.tensor
-
-    def forget(self) -> None:
-        del self.tensor
-
-    def node(self) -> str:
-        return spoke.get_runtime_context().get_node_id()
-
-
-class Spy:
-    """Notes the kinds of messages that a process's RDMA sends."""
-
-    def __init__(self, control: Any) -> None:
-        self.kinds: list[int] = []
-        for name in ("tell", "tell_ahead"):
-            setattr(control, name, partial(self._note, getattr(control, name)))
-
-    def _note(self, send: Any, peer: bytes, *message: Any) -> None:
-        self.kinds.append(message[0])
-        send(peer, *message)
-
-
-def start(**environment: str) -> Cluster:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    cluster.add_node(num_cpus=2, resources={"far": 10})
-    spoke.init(address=cluster.address)
-    return cluster
+from tests import rdma_kit as kit
+from tests.rdma_kit import MIB, Far, Spy, expected, gained, mover, none_left, stats
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SPOKE_RDMA_LIBRARY", "fake")
-        cluster = start()
+    with kit.two_nodes():
         yield
-        spoke.shutdown()
-        cluster.shutdown()
 
 
 @pytest.fixture
 def far(nodes: None) -> Iterator[Any]:
-    actor = spoke.remote(Far).options(resources={"far": 1}).remote()
-    yield actor
-    spoke.kill(actor)
-
-
-def stats() -> dict[str, int]:
-    return spoke.object_store_stats()
-
-
-def gained(before: dict[str, int]) -> dict[str, int]:
-    now = stats()
-    return {name: now[name] - before[name] for name in now if now[name] != before[name]}
-
-
-def expected(seed: int, size: int) -> Any:
-    return numpy.random.default_rng(seed).integers(0, 256, size, dtype=numpy.uint8)
-
-
-def mover() -> Any:
-    return current.client.rdma.mover  # type: ignore[union-attr]
+    with kit.far_actor() as actor:
+        yield actor
 
 
 def test_forced_rdma_without_a_device_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPOKE_RDMA_LIBRARY", "none")
     monkeypatch.setenv("SPOKE_TRANSPORT", "rdma")
-    cluster = start()
+    cluster = kit.start()
     try:
         actor = spoke.remote(Far).options(resources={"far": 1}).remote()
         with pytest.raises(RayDirectTransportError, match="SPOKE_RDMA_LIBRARY=none"):
@@ -198,14 +72,6 @@ def test_into_a_buffer_nothing_is_copied(far: Any) -> None:
     assert spoke.get(far.stats.remote())["copied_bytes"] == into.nbytes  # into its segment, once
 
 
-def none_left(question: Any) -> None:
-    """Wait until what a method of the actor counts is gone."""
-    deadline = time.monotonic() + 30
-    while spoke.get(question.remote()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_what_is_lent_ahead_of_a_message_is_read_without_a_question(far: Any) -> None:
     spoke.get([far.make.remote(1, MIB), far.digest.remote(expected(1, MIB))])  # connected, both ways
     here = Spy(mover()._control)
@@ -227,6 +93,17 @@ def test_what_is_lent_ahead_of_a_message_is_read_without_a_question(far: Any) ->
     assert spoke.get(far.leases.remote()) == 0 and not mover()._leases
     spoke.get(far.make_many.remote(30, 5000))
     assert wire.RDMA_ASK in here.kinds, "one question for many blocks"
+
+
+def test_through_a_ring_an_offer_takes_no_slot_of_its_own(far: Any) -> None:
+    spoke.get(far.make.remote(1, MIB))
+    assert far.init_rdma(timeout=30.0)
+    spoke.get(far.sent.remote())
+    written = spoke.get(far.pipe_messages.remote())
+    for seed in range(5):
+        assert (spoke.get(far.make.remote(seed, MIB)) == expected(seed, MIB)).all()
+    assert spoke.get(far.pipe_messages.remote()) == written + 6  # one for the question
+    assert spoke.get(far.said.remote()).count(wire.RDMA_OFFER) == 5
 
 
 def test_an_offer_that_nobody_reads_keeps_nothing(far: Any) -> None:
@@ -298,7 +175,7 @@ def test_a_state_dict_moves_into_place(far: Any) -> None:
     import torch
 
     state = spoke.get(far.state.remote())
-    source = model_state()
+    source = kit.model_state()
     assert all(torch.equal(state[name], source[name]) for name in source)
     mine = {name: torch.zeros_like(tensor) for name, tensor in source.items()}
     spoke.get(far.state.remote(), into=mine)
@@ -361,13 +238,13 @@ def test_the_port_goes_down_and_up(far: Any) -> None:
         spoke.get(far.make.remote(5, MIB))
 
 
-@pytest.mark.parametrize("side", ["reader", "owner"])
-def test_a_lost_device_voids_leases_and_comes_back(far: Any, side: str) -> None:
+@pytest.mark.parametrize(("side", "fault"), [("reader", "fatal"), ("owner", "fatal"), ("reader", "overrun")])
+def test_a_lost_device_voids_leases_and_comes_back(far: Any, side: str, fault: str) -> None:
     spoke.get(far.make.remote(2, MIB))
     if side == "reader":
-        _native.fake_rdma("fatal")
+        _native.fake_rdma(fault)
     else:
-        spoke.get(far.fault.remote("fatal"))
+        spoke.get(far.fault.remote(fault))
     before = stats()
     assert (spoke.get(far.make.remote(7, MIB)) == expected(7, MIB)).all()
     assert spoke.get(far.leases.remote()) == 0

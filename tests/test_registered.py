@@ -7,6 +7,7 @@ import mmap
 import os
 import struct
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -223,6 +224,24 @@ def test_any_writable_buffer(driver: None) -> None:
         ref = spoke.put(array)
         assert spoke.get(spoke.remote(lambda a: bytes(a[:5])).remote(ref)) == b"hello"
         assert spoke.object_store_stats()["copied_bytes"] == 0
+
+
+def test_registered_memory_is_free_when_nobody_uses_it(driver: None) -> None:
+    """At once, without the cycle collector: it may be most of what there is."""
+    array = numpy.zeros(200_000, dtype=numpy.uint8)
+    gone = weakref.ref(array)
+    gc.disable()
+    try:
+        registration = spoke.register_memory(array)
+        ref = spoke.put(array)
+        del array
+        registration.unregister()
+        del registration
+        assert gone() is not None
+        del ref
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_regions_are_found_by_any_range_inside() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -53,6 +54,53 @@ def test_structures_are_those_of_the_real_header(tmp_path: Path) -> None:
         [compiler, "-std=c++20", "-Wall", f"-I{ROOT / 'csrc'}", str(source), "-o", str(program)], check=True
     )
     assert "real header" in subprocess.run([program], check=True, capture_output=True, text=True).stdout
+
+
+# A libibverbs without devices, whose words on forks the environment gives.
+LIBRARY = """
+#include <stdio.h>
+#include <stdlib.h>
+static void *none[1];
+void **ibv_get_device_list(int *count) {{ *count = 0; return none; }}
+int ibv_is_fork_initialized(void) {{ return atoi(getenv("FORK")); }}
+int ibv_fork_init(void) {{ puts("ibv_fork_init"); fflush(stdout); return atoi(getenv("FORK_INIT")); }}
+{rest}
+"""
+FORK_DISABLED, FORK_ENABLED, FORK_UNNEEDED = range(3)  # what ibv_is_fork_initialized answers
+
+
+def words_of_the_library(folder: Path, fork: int = FORK_UNNEEDED, init: int = 0, without: str = "") -> str:
+    """What the engine says to a libibverbs that answers so and lacks that function."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    names = {*re.findall(r'"(_?ibv_\w+)"', (ROOT / "csrc" / "verbs_api.cpp").read_text())}
+    names -= {"ibv_get_device_list", "ibv_is_fork_initialized", "ibv_fork_init", without}
+    source = folder / "library.c"
+    source.write_text(LIBRARY.format(rest="\n".join(f"int {name}(void) {{ return 0; }}" for name in names)))
+    library = folder / "libibverbs.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    found = {"LD_LIBRARY_PATH": str(folder), "FORK": str(fork), "FORK_INIT": str(init)}
+    program = "from spoke import _native\ntry: _native.RdmaEngine('system')\nexcept OSError as e: print(e)"
+    words, environment = [sys.executable, "-c", program], {**os.environ, **found}
+    return subprocess.run(words, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def test_forks_are_prepared_for_before_anything_is_registered(tmp_path: Path) -> None:
+    for fork in (FORK_UNNEEDED, FORK_ENABLED):  # the kernel copies pinned pages, or somebody was faster
+        said = words_of_the_library(tmp_path, fork)
+        assert "no RDMA device on this machine" in said and "ibv_fork_init" not in said
+    said = words_of_the_library(tmp_path, FORK_DISABLED)
+    assert said.startswith("ibv_fork_init\n") and "no RDMA device on this machine" in said
+    said = words_of_the_library(tmp_path, FORK_DISABLED, errno.EINVAL)
+    assert "ibv_fork_init failed: memory was registered by another library before" in said
+
+
+def test_a_library_that_is_too_old_is_named(tmp_path: Path) -> None:
+    said = words_of_the_library(tmp_path, without="_ibv_query_gid_table")
+    assert "libibverbs is too old: it has no _ibv_query_gid_table" in said
+    said = words_of_the_library(tmp_path, without="ibv_reg_dmabuf_mr")  # one that is there for GPUs only
+    assert "no RDMA device on this machine" in said
 
 
 def test_read_into_a_segment_copies_nothing_else() -> None:

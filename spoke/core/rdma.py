@@ -314,20 +314,20 @@ class Reads:
     def _offered(self, peer: bytes, lease_id: int, number: int, range_: list[Any], place: list[Any]) -> None:
         """Keep it for a read; what is of no use, or not valid, is given back."""
         reader = self._readers.get(peer)
-        usable = reader is not None and reader.ready and reader.number == number
-        if reader is not None and usable and _ranges_valid([range_]) and _places_valid([place], 1):
-            key = tuple(range_)
-            if key not in reader.offers and len(reader.offers) < MAX_OFFERS:
-                reader.offers[key] = (lease_id, place)
+        if reader is not None and reader.ready and reader.number == number:
+            offers = reader.offers
+            valid = _ranges_valid([range_]) and _places_valid([place], 1)
+            if valid and len(offers) < MAX_OFFERS and tuple(range_) not in offers:
+                offers[tuple(range_)] = (lease_id, place)
                 return
         self._out.append(Send(peer, (RDMA_DONE, [lease_id])))
 
     def _withdrawn(self, peer: bytes, lease_id: int) -> None:
         """The owner asks for an offer back; one that is being read says so when it is done."""
-        reader = self._readers.get(peer)
-        for key, (kept, _) in reader.offers.items() if reader is not None else ():
-            if kept == lease_id and reader is not None:
-                del reader.offers[key]
+        offers = self._readers[peer].offers if peer in self._readers else {}
+        for key, (kept, _) in offers.items():
+            if kept == lease_id:
+                del offers[key]
                 self._out.append(Send(peer, (RDMA_DONE, [lease_id])))
                 return
 

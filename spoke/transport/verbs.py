@@ -38,6 +38,7 @@ class Device:
         self._regions: dict[int, _native.RdmaRegion] = {}  # by segment id
         # Tensors on GPUs that were registered, to be read or written, by "dmabuf" or "nvidia_peermem".
         self.gpu_ways: dict[str, int] = {}
+        self._said_no_gpu = False
         self.why_no_gpu = ""  # the last reason why one was not: its bytes go through pinned memory
 
     @property
@@ -170,11 +171,11 @@ class Device:
 
     def _writable_on_gpu(self, target: Any) -> tuple[_native.RdmaRegion, int] | None:
         target.ready()  # a NIC knows nothing of streams
-        first = not self.why_no_gpu
         try:
             return self._register_gpu(target.address, target.nbytes, False), target.address
         except OSError:
-            if first:
+            if not self._said_no_gpu:
+                self._said_no_gpu = True
                 text = f"the network card cannot write this GPU's memory ({self.why_no_gpu}): "
                 warnings.warn(text + "it goes through pinned memory", RuntimeWarning, stacklevel=2)
             return None

@@ -350,6 +350,22 @@ void a_ring_that_is_not_emptied_is_not_overwritten() {
     pipes.settle();
 }
 
+void what_is_held_goes_with_the_next() {
+    Pipes pipes;
+    const std::span<const char> word[1] = {{"held", 4}};
+    for (int count = 0; count < 10; ++count) CHECK(pipes.ends[0]->send(word, true) == 4 * (count + 1));
+    CHECK(pipes.ends[0]->messages() == 0);
+    pipes.sent[0] = std::string("heldheldheldheldheldheldheldheldheldheld");
+    pipes.send(0, "sent");
+    CHECK(pipes.ends[0]->messages() == 1 && pipes.ends[0]->queued() == 0);
+    pipes.settle();
+    pipes.ends[0]->send(word, true);
+    pipes.ends[0]->flush();
+    CHECK(pipes.ends[0]->messages() == 2);
+    pipes.sent[0] += "held";
+    pipes.settle();
+}
+
 void a_pipe_ends_with_its_reason() {
     Pipes pipes;
     pipes.send(0, "first");
@@ -382,6 +398,7 @@ int main() {
     pipes_carry_bytes_in_order(false);
     pipes_carry_bytes_in_order(true);
     a_ring_that_is_not_emptied_is_not_overwritten();
+    what_is_held_goes_with_the_next();
     a_pipe_ends_with_its_reason();
     reads_are_exact();
     order_and_delay_do_not_matter();

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import spoke
+from spoke import current, wire
 
 TOKEN = "softroce-cluster-token"
 HEAD = "10.77.0.1:6388"
@@ -134,6 +135,21 @@ def test_a_thousand_parameters_are_one_batch(far: Any, peer: Any) -> None:
     assert all(one == pattern(8192 + index % 7, index) for index, one in enumerate(into))
     moved = _moved(before)
     assert moved["rdma_blocks"] == 1000 and moved["rdma_copies"] == 0
+
+
+def test_a_grant_rides_on_the_answer(far: Any, peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    control = current.client.rdma.mover._control  # type: ignore[union-attr]
+    tell, kinds = control.tell, []
+
+    def noted(to: bytes, *message: Any) -> None:
+        kinds.append(message[0])
+        tell(to, *message)
+
+    spoke.get(far.make.remote(200_000, 2), timeout=GET_S)  # one who asks is offered what comes next
+    monkeypatch.setattr(control, "tell", noted)
+    for seed in range(3):
+        assert memoryview(spoke.get(far.make.remote(300_000, seed), timeout=GET_S)) == pattern(300_000, seed)
+    assert kinds == [wire.RDMA_DONE] * 3
 
 
 def test_sixty_four_calls_in_flight_both_ways(far: Any, peer: Any) -> None:
