@@ -41,6 +41,10 @@ class Step:
     def split(self, x: int) -> tuple[int, int]:
         return x, -x
 
+    @ray.method(num_returns=2)
+    def pair(self, items: list[int]) -> Any:
+        return items
+
     def inverse(self, x: float) -> float:
         return 1 / x
 
@@ -116,6 +120,20 @@ def test_an_error_is_the_result_and_the_graph_goes_on() -> None:
         ray.get(graph.execute(0))
     assert isinstance(caught.value, ray.exceptions.RayTaskError) and "in inverse" in str(caught.value)
     assert ray.get(graph.execute(1)) == 2.0
+    graph.teardown()
+
+
+def test_a_part_that_is_not_there_is_an_error_and_the_graph_goes_on() -> None:
+    a, b = Step.remote(), Step.remote()
+    with InputNode() as value:
+        first, second = a.pair.bind(value[0])
+        graph = MultiOutputNode([b.add.bind(first), b.add.bind(second)]).experimental_compile()
+    assert ray.get(graph.execute([1, 2])) == [2, 3]
+    good, bad = graph.execute([1])
+    assert ray.get(good) == 2
+    with pytest.raises(IndexError):
+        ray.get(bad)
+    assert ray.get(graph.execute([3, 4])) == [4, 5]
     graph.teardown()
 
 

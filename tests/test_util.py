@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from spoke.inspecting import TASK_FIELDS
 from spoke.util import metrics, state
 from spoke.util.check_serialize import inspect_serializability
 from spoke.util.serialization import StandaloneSerializationContext
+from spoke.util.state import rows
 
 
 class Actor:
@@ -82,6 +84,49 @@ def test_state_needs_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # where a cluster of this machine would be found
     with pytest.raises(state.api.ServerUnavailable, match=r"init\(\)"):
         state.list_nodes()
+
+
+class Looks:
+    """A source whose processes have said what they have."""
+
+    def __init__(self, *looks: tuple[bytes, list[dict[str, Any]]]) -> None:
+        place = {"node_id": b"n", "pid": 1, "ip": "127.0.0.1", "job_id": b"\1\0\0\0"}
+        self._looks = [
+            ({**place, "process_id": process}, [[row.get(name) for name in TASK_FIELDS] for row in found])
+            for process, found in looks
+        ]
+
+    def inspect(self, topic: str) -> Any:
+        return self._looks
+
+    def ask(self, what: str) -> Any:
+        return []
+
+
+@pytest.mark.parametrize(
+    ("at_caller", "shown"),
+    [(None, ["FAILED"]), (0, ["FAILED"]), (1, ["FAILED", "RUNNING"])],
+    ids=["answered", "not heard of the answer yet", "tried again"],
+)
+def test_a_call_that_was_just_answered_is_shown_once(at_caller: int | None, shown: list[str]) -> None:
+    call = {
+        "task_id": b"t" * 24,
+        "name": "f",
+        "function": "f",
+        "start_us": 5,
+        "micros": 1,
+        "attempt": 0,
+        "parent": b"",
+    }
+    ran = [
+        {**call, "ran_here": True, "state": "FAILED"},
+        {**call, "ran_here": True, "state": "RUNNING", "start_us": 0},
+    ]
+    waiting = [] if at_caller is None else [{**call, "state": "SUBMITTED_TO_WORKER", "attempt": at_caller}]
+    found = rows.tasks(Looks((b"caller", waiting), (b"worker", ran)))  # type: ignore[arg-type]
+    assert [(row.attempt_number, row.state) for row in sorted(found, key=lambda row: row.attempt_number)] == [
+        *enumerate(shown)
+    ]
 
 
 @pytest.mark.parametrize(("options", "calls"), [({}, 2), ({"maxtasksperchild": 9}, 5)])

@@ -17,10 +17,10 @@ from spoke.dag.links import Closed, Link, join, listen
 from spoke.dag.nodes import (
     ClassMethodNode,
     ClassNode,
+    DAGInputData,
     DAGNode,
     MultiOutputNode,
     OutputNode,
-    input_value,
 )
 from spoke.dag.walking import replaced, upstream_first
 from spoke.dag.working import (
@@ -56,11 +56,26 @@ class _Planner:
         self._number: dict[str, int] = {}
         self.attributes: list[InputAttributeNode] = []
         self.whole = False
-        for node in upstream_first(root):
+        nodes = list(upstream_first(root))
+        for node in nodes:
             self._add(node)
+        known = {node.get_stable_uuid() for node in nodes}
+        unused = [name for node in nodes for call, name in node._calls.items() if call not in known]
+        if not self.calls:
+            raise ValueError("a compiled graph needs at least one call of an actor's method")
+        if unused:  # its errors would be nobody's
+            raise ValueError(
+                "Compiled DAG doesn't support leaf nodes, i.e., nodes that don't have downstream nodes and "
+                f"are not output nodes: add the outputs of {sorted(set(unused))} to a MultiOutputNode."
+            )
         outputs = root.get_args() if isinstance(root, MultiOutputNode) else (root,)
         self.outputs = [self._slot(node) for node in outputs]
         self.operations = [self._operation(number) for number in range(len(self.calls))]
+        if self.whole and self.attributes:
+            raise ValueError(
+                "All tasks must either use InputNode() directly, or they must index to specific args or "
+                "kwargs."
+            )
 
     def _add(self, node: DAGNode) -> None:
         if isinstance(node, InputAttributeNode):
@@ -140,8 +155,6 @@ def compile_graph(root: DAGNode, enable_asyncio: bool, **told: Any) -> CompiledD
     given = {name: value for name, value in told.items() if value is not None}
     context = dataclasses.replace(DAGContext.get_current(), **given)
     planner = _Planner(root)
-    if not planner.calls:
-        raise ValueError("a compiled graph needs at least one call of an actor's method")
     return CompiledDAG(planner, isinstance(root, MultiOutputNode), enable_asyncio, context)
 
 
@@ -164,7 +177,7 @@ class CompiledDAG:
         self._outputs = planner.outputs
         self._actors = planner.actors[1:]
         self._positions = max((n.key + 1 for n in planner.attributes if isinstance(n.key, int)), default=0)
-        self._names = sorted({n.key for n in planner.attributes if isinstance(n.key, str) and not n.by_item})
+        self._names = sorted({n.key for n in planner.attributes if isinstance(n.key, str)})
         self._whole = planner.whole
         self._codec = Codec(inflight, stored_above)
         self._lock = threading.Lock()
@@ -237,7 +250,7 @@ class CompiledDAG:
             self._check_open()
             self._make_room()
             self._codec.begin()
-            frame = self._codec.encode(input_value(args, kwargs))
+            frame = self._codec.encode(args[0] if self._whole else DAGInputData(*args, **kwargs))
             try:
                 for link in self._outgoing.values():
                     link.send(INPUT, *frame)
@@ -249,21 +262,16 @@ class CompiledDAG:
         return [kind(self, index, position) for position in range(len(self._outputs))]
 
     def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """An input as a whole is one argument; parts are arguments of their own, by position and name."""
         wanted = 1 if self._whole else self._positions
-        if self._whole or (self._positions and not self._names):
-            if len(args) != wanted or kwargs:
-                raise ValueError(
-                    f"dag.execute() or dag.execute_async() must be called with {wanted} positional args, "
-                    f"got {len(args)} and keywords {sorted(kwargs)}"
-                )
-            return
-        if len(args) != wanted and not (len(args) == 1 and not kwargs):
+        unknown = sorted(kwargs.keys() - self._names)
+        if len(args) != wanted or unknown:
             raise ValueError(
-                f"dag.execute() or dag.execute_async() must be called with {wanted} positional args, "
-                f"got {len(args)}"
+                f"dag.execute() or dag.execute_async() must be called with {wanted} positional args and the "
+                f"keywords {self._names}, got {len(args)} and {sorted(kwargs)}"
             )
         missing = [name for name in self._names if name not in kwargs]
-        if missing and not (len(args) == 1 and not kwargs):
+        if missing:
             raise ValueError(f"dag.execute() or dag.execute_async() must be called with kwarg {missing[0]!r}")
 
     def _make_room(self) -> None:

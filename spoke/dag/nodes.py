@@ -75,6 +75,8 @@ class DAGNode:
         self._options = options or {}
         self._other = other_args_to_resolve or {}
         self._uuid = uuid.uuid4().hex
+        self._calls: dict[str, str] = {}  # of methods, that take this node: names by id
+        self._compiled = False
         self._hint: Any = None
         self._refs: dict[str, Any] = {}  # of the last execution that was to be remembered
 
@@ -222,10 +224,17 @@ class DAGNode:
 
         Raises:
             TypeError: a node is not a call of an actor's method.
-            ValueError: an actor does not exist yet, or a call takes neither the input nor another node.
+            ValueError: an actor does not exist yet; a call takes neither the input nor another node, or
+                nothing comes of it; the input is taken as a whole here and by its parts there; this node was
+                compiled before.
         """
+        if self._compiled:
+            raise ValueError(
+                "It is not allowed to call `experimental_compile` on the same DAG object multiple times: use "
+                "the compiled graph again, or bind another one."
+            )
         assert compiler is not None, "set by the package"
-        return compiler(  # type: ignore[no-any-return]
+        graph: CompiledDAG = compiler(
             self,
             enable_asyncio,
             submit_timeout=_submit_timeout,
@@ -233,6 +242,8 @@ class DAGNode:
             max_inflight_executions=_max_inflight_executions,
             max_buffered_results=_max_buffered_results,
         )
+        self._compiled = True
+        return graph
 
     def _run(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], other: dict[str, Any], execution: Execution
@@ -371,6 +382,9 @@ class ClassMethodNode(DAGNode):
             )
         self._name = method_name
         self.method: ActorMethod | None = None  # as it was bound, with its options
+        if IS_CLASS_METHOD_OUTPUT_KEY not in self._other:
+            for node in nodes_in([method_args, method_kwargs]):
+                node._calls[self._uuid] = method_name
 
     @property
     def actor(self) -> Any:

@@ -112,6 +112,12 @@ class Worker:
         except Failed as failed:
             result, kind, body = failed, ERROR, failed.body
             self._drain(operation)
+        except Closed:
+            raise
+        except Exception as error:  # such as a part that a value does not have
+            body = pack_error(str(operation.method), error)
+            result, kind = Failed(body), ERROR
+            self._drain(operation)
         else:
             result, kind, body = self._call(operation, method, args, kwargs)
         self._values[self._plan.process, operation.number] = result
@@ -131,7 +137,9 @@ class Worker:
         for slot in slots_in([*operation.args, *operation.kwargs.values()]):
             try:
                 self._value(slot)
-            except Failed:
+            except Closed:
+                raise
+            except Exception:  # of that value; its call has told
                 continue
 
     def _filled(self, value: Any) -> Any:

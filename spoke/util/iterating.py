@@ -18,27 +18,29 @@ def as_completed(
 
     Args:
         chunk_size: how many are taken at a time at most, at least 1.
-        kwargs: passed to `wait`, such as ``timeout``.
+        kwargs: passed to `wait`, such as ``fetch_local``; a ``timeout`` bounds one wait, not the iteration.
 
     Raises:
         ValueError: a `chunk_size` below 1.
-        TimeoutError: with a ``timeout``, when it passes and nothing is ready.
     """
-    if chunk_size < 1:
-        raise ValueError("`chunk_size` must be >= 1")
-    if "num_returns" in kwargs:
-        raise ValueError("Use the `chunk_size` argument instead of `num_returns`.")
+    _check(chunk_size, kwargs)
     waiting = list(refs)
     while waiting:
         ready, waiting = _some(waiting, chunk_size, kwargs)
         yield from ready if yield_obj_refs else api.get(ready)
 
 
+def _check(chunk_size: int, kwargs: dict[str, Any]) -> None:
+    if chunk_size < 1:
+        raise ValueError("`chunk_size` must be >= 1")
+    if "num_returns" in kwargs:
+        raise ValueError("Use the `chunk_size` argument instead of `num_returns`.")
+
+
 def _some(waiting: list[Any], chunk_size: int, kwargs: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    """At least one ready ref, and up to `chunk_size` of those that are ready by then."""
-    first, _ = api.wait(waiting, num_returns=1, **kwargs)
-    if not first:
-        raise TimeoutError("no result became ready in time")
+    """At least one ready ref, unless time is up, and up to `chunk_size` of those that are ready by then."""
+    if not api.wait(waiting, num_returns=1, **kwargs)[0]:
+        return [], waiting
     return api.wait(waiting, num_returns=min(chunk_size, len(waiting)), timeout=0)
 
 
@@ -54,18 +56,17 @@ def map_unordered(
     """Results of ``fn.remote(item)`` for all items, in the order in which they are ready.
 
     Args:
-        backpressure_size: most tasks in flight, or None for no bound; at least `chunk_size`.
+        backpressure_size: most tasks in flight, at least 1, or None for no bound.
         chunk_size, yield_obj_refs, kwargs: as in `as_completed`.
 
     Raises:
-        ValueError: a `backpressure_size` below `chunk_size`, or a `chunk_size` below 1.
+        ValueError: a `backpressure_size` or a `chunk_size` below 1.
     """
-    if chunk_size < 1:
-        raise ValueError("`chunk_size` must be >= 1")
     if backpressure_size is None:
         backpressure_size = 1 << 60
-    elif backpressure_size < chunk_size:
-        raise ValueError("`backpressure_size` must be at least `chunk_size`")
+    elif backpressure_size <= 0:
+        raise ValueError("backpressure_size must be positive.")
+    _check(chunk_size, kwargs)
     source = iter(items)
     waiting: list[Any] = []
     more = True

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.clients.environments import python_of
 from tests.clients.running import MARK, left_behind
 
@@ -80,6 +82,23 @@ def example(name: str, *arguments: str, **variables: str) -> list[str]:
     return run(path, *arguments, **{"SPOKE_ENGINE": "ray", **variables}).splitlines()
 
 
+def end_all(mark: str) -> None:
+    """End the processes of a run, and what they started, as some write their title over their environment."""
+    family = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark:
+                family += [process, *process.children(recursive=True)]
+        except psutil.Error:
+            continue
+    for process in family:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(family, timeout=30)
+
+
 @contextmanager
 def cluster(**variables: str) -> Iterator[tuple[str, str]]:
     """A cluster made by `ray start` with a client server: its address and that of the client server."""
@@ -101,4 +120,4 @@ def cluster(**variables: str) -> Iterator[tuple[str, str]]:
             )  # fmt: skip
             yield f"127.0.0.1:{ports[0]}", f"ray://127.0.0.1:{ports[1]}"
         finally:
-            left_behind(mark, patience_s=0.0)
+            end_all(mark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -92,15 +93,22 @@ def test_what_ray_cannot_carry_is_refused_by_name() -> None:
     }
 
 
-def test_an_existing_cluster_is_joined_and_left_alone() -> None:
-    with cluster() as (address, client_address):
-        first = result("joining.py", address, SPOKE_ENGINE="")
-        assert first["cpus"] == 3 and first["where"][1] == "joined" and first["slot"] == first["where"][0]
-        assert first["rank"] == ["0", first["slot"]]
-        by_variable = result("joining.py", address, "RAY_ADDRESS", RAY_ADDRESS=address)
-        assert by_variable["where"][0] == first["where"][0], "the cluster goes on, and is the same"
-        by_client = result("joining.py", client_address, SPOKE_ENGINE="")
-        assert by_client == first
+@pytest.fixture(scope="module")
+def shared() -> Iterator[tuple[str, str]]:
+    """One cluster made by `ray start` for all that only join one, as each takes seconds to start and stop."""
+    with cluster() as found:
+        yield found
+
+
+def test_an_existing_cluster_is_joined_and_left_alone(shared: tuple[str, str]) -> None:
+    address, client_address = shared
+    first = result("joining.py", address, SPOKE_ENGINE="")
+    assert first["cpus"] == 3 and first["where"][1] == "joined" and first["slot"] == first["where"][0]
+    assert first["rank"] == ["0", first["slot"]]
+    by_variable = result("joining.py", address, "RAY_ADDRESS", RAY_ADDRESS=address)
+    assert by_variable["where"][0] == first["where"][0], "the cluster goes on, and is the same"
+    by_client = result("joining.py", client_address, SPOKE_ENGINE="")
+    assert by_client == first
 
 
 def test_spoke_is_shipped_to_workers_that_do_not_have_it() -> None:
@@ -140,6 +148,16 @@ def test_a_program_that_started_ray_itself_keeps_it() -> None:
         ("pi.py", ["--samples", "200000"], "pi is about 3.1"),
         ("wordcount.py", [str(ROOT / "README.md"), "--top", "1"], "the"),
         ("worker_pool.py", [], "[1, 4, 9, 16, 25]"),
+    ],
+)
+def test_examples_in_a_cluster(name: str, arguments: list[str], wanted: str, shared: tuple[str, str]) -> None:
+    lines = example(name, *arguments, RAY_ADDRESS=shared[0])
+    assert any(wanted in line for line in lines), "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "wanted"),
+    [
         ("gang_tp.py", ["2"], "released: True"),
         ("serve_embeddings.py", ["--once"], "The cat sleeps on the warm window sill."),
     ],

@@ -184,8 +184,13 @@ def tasks(source: Source) -> list[TaskState]:
     made = {task_id: ran.pop(task_id)[-1] for task_id in list(ran) if task_id.startswith(CREATION)}
     for task_id, attempts in ran.items():
         attempts.sort(key=lambda one: one[1]["start_us"] or 1 << 62)
+        waiting = at_caller.get(task_id)
+        # A worker that has just answered may still show the call as under way, too: there are no more
+        # attempts than its caller made.
+        count = waiting["attempt"] + 1 if waiting is not None else 1
+        if len(attempts) > count and attempts[-1][1]["state"] not in (FAILED, FINISHED):
+            attempts.pop()
         for number, (facts, row) in enumerate(attempts):
-            waiting = at_caller.get(task_id)
             if waiting is not None and number == len(attempts) - 1:
                 number = max(number, waiting["attempt"])
                 row = {**row, "parent": waiting["parent"], "name": row["name"] or waiting["name"]}
