@@ -21,6 +21,7 @@ from spoke._native import Reactor
 from spoke.core import Send
 from spoke.core.calls import Call, CallTable
 from spoke.core.channels import ActorChannel
+from spoke.core.lineage import Lineage
 from spoke.core.obituary import describe_death
 from spoke.core.refs import SYSTEM, VALUE, Entry, RefTable
 from spoke.errors import ProtocolError
@@ -82,6 +83,9 @@ class Client:
         self.refs = RefTable()
         self.calls = CallTable(encode_error)
         self.calls.actors.on_death = self._dead_actor_value
+        self.lineage = Lineage(
+            self.refs, self.calls, self.node_id, encode_error, config.get("max_lineage_bytes")
+        )
         self.lead = Lead(reactor, self._dispatch, self.calls.next_deadline, self._tick)
         self.lead.held, self.lead.before_waiting = links.held, links.flush_held
         self.hub = HubSide(self, hub, agent)
@@ -93,6 +97,7 @@ class Client:
         self.router = Router(self.node_id, mode, SharedMemory(self.store), Tcp(self.hub), self.process_id)
         self.rdma = rdmaside.join(self)
         self.values = Values(self, self.store, self.router)
+        self.lineage.has_copy, self.lineage.forget_copy = self.values.has_copy, self.values.forget_copy
         self.submitter = Submitter(self)
         self.calls.place = self.submitter.place
         self.calls.fetch = self.refs.fetch
@@ -136,6 +141,9 @@ class Client:
             wire.RECALLED: lambda link, m, p: self.calls.tasks.recalled(m[1], m[2]),
             wire.ACTOR_STATE: self._on_actor_state,
             wire.FETCH: lambda link, m, p: self.refs.on_fetch(link.peer, m[1], encode_error(*OBJECT_FREED)),
+            wire.LOST: lambda link, m, p: self.lineage.on_lost(
+                link.peer, m[1], m[2], encode_error(*OBJECT_FREED)
+            ),
             wire.VALUE: lambda link, m, p: self.refs.on_value(link.peer, m[1], m[2], m[3]),
             wire.BORROW: lambda link, m, p: self.refs.on_borrow(link.peer, m[1]),
             wire.RELEASE: lambda link, m, p: self.refs.on_release(link.peer, m[1]),
@@ -360,6 +368,7 @@ class Client:
         for part in entry.value or ():
             if type(part) is not bytes:
                 blocks.setdefault(part[1], []).append(part)
+        self.lineage.released(entry)
         forfeited = self.refs.forfeited
         retire = bool(forfeited) and forfeited.pop(entry.id, False) is None
         for allocator, descriptors in blocks.items():
@@ -449,6 +458,7 @@ class Client:
         self.hub.fail_all(reason)
         for peer in list(self.refs.borrowed_from):
             self.refs.on_peer_lost(peer, encode_error("RaySystemError", reason))
+        self.lineage.clear()
         self._settle()
 
     def _tick(self, now: float) -> None:
@@ -466,11 +476,15 @@ class Client:
         """A node is gone: so are its processes, even where TCP has not noticed yet."""
         if message[2]:
             return
-        gone = dict.fromkeys(message[4])
+        node_id = message[1]
+        gone = dict.fromkeys([*message[4], node_id] if node_id != self.node_id else message[4])
         for other in [one for one in self.links.by_conn.values() if one.peer in gone]:
             self.reactor.close(other.conn)
             self.links.closed(other.conn)
-        self._lost_peers.extend(gone)
+        for peer in gone:
+            self._peer_lost(peer)
+        self.lineage.node_lost(node_id)
+        self.waiting.node_lost(node_id)
 
     def _on_inspect(self, link: Link, message: list[Any], payload: Any) -> None:
         """Somebody wants to see what this process runs or holds."""

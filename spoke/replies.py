@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoke import codec, errors
 from spoke.core.calls import Call
-from spoke.core.refs import CANCELLED, EXCEPTION, SYSTEM, VALUE, Entry
+from spoke.core.refs import CANCELLED, EXCEPTION, PENDING, SYSTEM, VALUE, Entry
 from spoke.objectref import ObjectRef
 from spoke.submit import ITEM_SUFFIX, RETAINED_SUFFIX, return_id
 
@@ -67,8 +67,12 @@ class Replies:
             entries = call.entries
             if len(entries) == 1 and values and values[0][1] is None:
                 client.refs.resolve(entries[0], VALUE, values[0][0])
+                if call.attempt and client.lineage.answered(call):
+                    return
             else:
                 self._resolve_each(link, call, values or [])
+                if client.lineage.answered(call):
+                    return
         else:
             may_retry = status == EXCEPTION and call.retry_on is not None and call.retries_left != 0
             if may_retry and self._may_retry(call, values) and client.calls.retry(call):
@@ -79,6 +83,8 @@ class Replies:
             else:
                 for entry in call.entries:
                     client.refs.resolve(entry, status, value)
+                if call.attempt:
+                    client.lineage.answered(call)
         self._unpin(call)
 
     def _may_retry(self, call: Call, values: Any) -> bool:
@@ -94,6 +100,8 @@ class Replies:
         contained = False
         for entry, (parts, contains) in zip(call.entries, values, strict=False):
             contained = contained or bool(contains)
+            if entry.status != PENDING:  # made again for the sake of another return of the call
+                self._refuse_blocks(link, parts)
             client.refs.resolve(entry, VALUE, parts, self._take_over(handover, contains))
         if contained:
             handover.confirmed()
@@ -137,12 +145,15 @@ class Replies:
         client = self._client
         contained = False
         for item in values or ():
-            blocks = [part for part in item[0] if type(part) is not bytes]
-            if blocks:
-                client.free_blocks(link.peer, blocks)
+            self._refuse_blocks(link, item[0])
             contained = contained or bool(item[1])
         if contained:
             client.tell(link.peer, wire.HELD, [call_id])
+
+    def _refuse_blocks(self, link: Link, parts: list[Any]) -> None:
+        blocks = [part for part in parts if type(part) is not bytes]
+        if blocks:
+            self._client.free_blocks(link.peer, blocks)
 
     def resolve_all(self, call: Call, status: int, value: list[Any]) -> None:
         """Resolve every return of a call that has no reply."""
@@ -152,6 +163,8 @@ class Replies:
         else:
             for entry in call.entries:
                 refs.resolve(entry, status, value)
+        if call.attempt:
+            self._client.lineage.answered(call)
         if call.pins and call.left in self._client.links.by_peer:
             # The hub gave the callee up, yet its code may go on for a while and reads its arguments.
             self._retained.setdefault((call.left, call.id + RETAINED_SUFFIX), []).append(call.pins)
