@@ -81,10 +81,7 @@ class Replies:
             if call.stream is not None:
                 self._fail_stream(call, status, value)
             else:
-                for entry in call.entries:
-                    client.refs.resolve(entry, status, value)
-                if call.attempt:
-                    client.lineage.answered(call)
+                self._fail_each(call, status, value)
         self._unpin(call)
 
     def _may_retry(self, call: Call, values: Any) -> bool:
@@ -100,9 +97,13 @@ class Replies:
         contained = False
         for entry, (parts, contains) in zip(call.entries, values, strict=False):
             contained = contained or bool(contains)
-            if entry.status != PENDING:  # made again for the sake of another return of the call
-                self._refuse_blocks(link, parts)
-            client.refs.resolve(entry, VALUE, parts, self._take_over(handover, contains))
+            inner = self._take_over(handover, contains)
+            if entry.status == PENDING:
+                client.refs.resolve(entry, VALUE, parts, inner)
+                continue
+            self._refuse_blocks(link, parts)  # the call ran again for the sake of another return
+            for one in inner or ():
+                client.refs.drop(one)
         if contained:
             handover.confirmed()
 
@@ -150,6 +151,13 @@ class Replies:
         if contained:
             client.tell(link.peer, wire.HELD, [call_id])
 
+    def _fail_each(self, call: Call, status: int, value: list[Any]) -> None:
+        for entry in call.entries:
+            if entry.status == PENDING:
+                self._client.refs.resolve(entry, status, value)
+        if call.attempt:
+            self._client.lineage.answered(call)
+
     def _refuse_blocks(self, link: Link, parts: list[Any]) -> None:
         blocks = [part for part in parts if type(part) is not bytes]
         if blocks:
@@ -161,10 +169,7 @@ class Replies:
         if call.stream is not None:
             self._fail_stream(call, status, value)
         else:
-            for entry in call.entries:
-                refs.resolve(entry, status, value)
-        if call.attempt:
-            self._client.lineage.answered(call)
+            self._fail_each(call, status, value)
         if call.pins and call.left in self._client.links.by_peer:
             # The hub gave the callee up, yet its code may go on for a while and reads its arguments.
             self._retained.setdefault((call.left, call.id + RETAINED_SUFFIX), []).append(call.pins)

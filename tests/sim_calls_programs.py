@@ -76,6 +76,7 @@ class Settings:
         self.calm = calm  # nothing dies and nothing is cancelled: every call must succeed
         self.errors = rng.choice([0.0, 0.1])
         self.exits = 0.0 if calm else rng.choice([0.0, 0.01])
+        self.losses = 0.0 if calm else rng.choice([0.0, 0.3])
         self.cancels = 0.0 if calm else rng.choice([0.0, 1.0])
         self.blobs = rng.choice([0.0, 0.3])
         self.depth = rng.choice([1, 2, 3])
@@ -314,7 +315,7 @@ class Programs:
         # An actor ends with its last handle, or its owner; children of an abandoned generator are cancelled.
         if name in ("UserError", "ActorDiedError", "TaskCancelledError"):
             return
-        if name in ("ObjectFreedError", "OwnerDiedError", "ObjectLostError"):
+        if name in ("ObjectFreedError", "OwnerDiedError", "ObjectLostError", "ObjectReconstructionFailedError"):
             referee = proc.world.referee
             known = object_id in referee.tainted or object_id in referee.failed  # an argument was lost
             assert known or "gone" in str(error), f"REF-1: {name} without a reason: {error}"

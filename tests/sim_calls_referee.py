@@ -47,6 +47,7 @@ class Referee:
         self.failed: dict[bytes, bool] = {}  # calls that resolved to an error
         self._last_start: dict[tuple[bytes, bytes, int], int] = {}
         self._sequence = 0
+        self.made_again = 0  # calls that ran for results that were lost
         self._puts: dict[bytes, int] = {}
         self.procs: dict[bytes, Proc] = {}
         self.failures: list[str] = []  # also those seen where nothing can be raised, as in __del__
@@ -183,6 +184,8 @@ class Referee:
         """User code of a call begins to run."""
         call = self.calls[job.call_id]
         call.starts += 1
+        if job.call_id in self.procs[call.caller].client.calls.recomputing:
+            self.made_again += 1
         if call.retries >= 0:
             assert call.starts <= call.retries + 1, (
                 f"CALL-1: a call with {call.retries} retries ran {call.starts} times"
@@ -216,6 +219,8 @@ class Referee:
         assert not client.replies._handed, f"REF-1: {name} keeps refs of replies {client.replies._handed}"
         assert not client.replies._retained, f"REF-1: {name} keeps arguments {client.replies._retained}"
         assert not client.submitter._creations, f"REF-1: {name} keeps constructor arguments"
+        assert not client.lineage.records, f"REF-1: {name} keeps calls {client.lineage.records}"
+        assert not client.calls.recomputing, f"CALL-1: {name} waits for {client.calls.recomputing}"
         assert not client.values._leases, f"REF-1: {name} counts views that are gone"
         stats = client.store.stats()
         assert not stats["blocks"], f"REF-1: {name} leaks {stats['blocks']} blocks"

@@ -83,6 +83,8 @@ def break_something(world: World) -> None:
     rng = world.rng
     if not world.agents:
         world.add_node()
+    if rng.random() < world.programs.settings.losses:
+        lose_node(world)
     fault = rng.random()
     workers = world.living("worker")
     if fault < 0.2:
@@ -101,6 +103,15 @@ def break_something(world: World) -> None:
         world.partition(rng.choice(world.agents).id, rng.choice([0.2, 1.0, 7.0]))
     elif fault < 0.6:
         cut(world)
+
+
+def lose_node(world: World) -> None:
+    """A node is gone on which workers only run, with the results that lie there."""
+    driven = {proc.node_id for proc in world.living("driver")}
+    nodes = [agent for agent in world.agents if agent.id not in driven]
+    if nodes:
+        world.rng.choice(nodes).die(silently=world.rng.random() < 0.3)
+    world.add_node()
 
 
 def cut(world: World) -> None:
