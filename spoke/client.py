@@ -54,6 +54,13 @@ def encode_error(name: str, text: str) -> list[Any]:
     return [codec.dumps((name, text))[0]]
 
 
+def _lineage(client: Client) -> Lineage:
+    limit = config.get("max_lineage_bytes")
+    lineage = Lineage(client.refs, client.calls, client.node_id, encode_error, limit)
+    lineage.has_copy, lineage.forget_copy = client.values.has_copy, client.values.forget_copy
+    return lineage
+
+
 # How a dead actor ended that never got a place -> the error of its calls.
 _NEVER_PLACED = {
     "unschedulable": "ActorUnschedulableError",
@@ -83,9 +90,6 @@ class Client:
         self.refs = RefTable()
         self.calls = CallTable(encode_error)
         self.calls.actors.on_death = self._dead_actor_value
-        self.lineage = Lineage(
-            self.refs, self.calls, self.node_id, encode_error, config.get("max_lineage_bytes")
-        )
         self.lead = Lead(reactor, self._dispatch, self.calls.next_deadline, self._tick)
         self.lead.held, self.lead.before_waiting = links.held, links.flush_held
         self.hub = HubSide(self, hub, agent)
@@ -97,13 +101,12 @@ class Client:
         self.router = Router(self.node_id, mode, SharedMemory(self.store), Tcp(self.hub), self.process_id)
         self.rdma = rdmaside.join(self)
         self.values = Values(self, self.store, self.router)
-        self.lineage.has_copy, self.lineage.forget_copy = self.values.has_copy, self.values.forget_copy
+        self.lineage = _lineage(self)
         self.submitter = Submitter(self)
         self.calls.place = self.submitter.place
         self.calls.fetch = self.refs.fetch
         self.replies = Replies(self)
-        self.sharing = Sharing(self)
-        self.rings = Rings(self)
+        self.sharing, self.rings = Sharing(self), Rings(self)
         self.waiting = Waiting(self)
         self.get, self.get_one, self.wait = self.waiting.get, self.waiting.get_one, self.waiting.wait
         self.when_resolved, self.block_on = self.waiting.when_resolved, self.waiting.block_on
@@ -127,8 +130,7 @@ class Client:
         self.executor: Any = None  # of a worker: runs its jobs
         self.failed: deque[list[Any]] = deque(maxlen=limits.ENDED_CALLS_KEPT)  # without an answer
         self.worker_report: Any = None  # worker hook: what it runs, for a hub that was restarted
-        self.call_prefix = os.urandom(16)
-        self.call_counter = itertools.count(1)
+        self.call_prefix, self.call_counter = os.urandom(16), itertools.count(1)
         self._dropped: deque[Entry] = deque()
         self._abandoned: deque[ObjectRef[Any]] = deque()
         self._lost_peers: list[bytes] = []
@@ -141,9 +143,7 @@ class Client:
             wire.RECALLED: lambda link, m, p: self.calls.tasks.recalled(m[1], m[2]),
             wire.ACTOR_STATE: self._on_actor_state,
             wire.FETCH: lambda link, m, p: self.refs.on_fetch(link.peer, m[1], encode_error(*OBJECT_FREED)),
-            wire.LOST: lambda link, m, p: self.lineage.on_lost(
-                link.peer, m[1], m[2], encode_error(*OBJECT_FREED)
-            ),
+            wire.LOST: self._on_lost,
             wire.VALUE: lambda link, m, p: self.refs.on_value(link.peer, m[1], m[2], m[3]),
             wire.BORROW: lambda link, m, p: self.refs.on_borrow(link.peer, m[1]),
             wire.RELEASE: lambda link, m, p: self.refs.on_release(link.peer, m[1]),
@@ -485,6 +485,9 @@ class Client:
             self._peer_lost(peer)
         self.lineage.node_lost(node_id)
         self.waiting.node_lost(node_id)
+
+    def _on_lost(self, link: Link, message: list[Any], payload: Any) -> None:
+        self.lineage.on_lost(link.peer, message[1], message[2], encode_error(*OBJECT_FREED))
 
     def _on_inspect(self, link: Link, message: list[Any], payload: Any) -> None:
         """Somebody wants to see what this process runs or holds."""

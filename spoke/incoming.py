@@ -163,7 +163,7 @@ def open_args(
         while True:
             try:
                 return _open(client, source, call_id, extra, args_id, owner)
-            except UNREADABLE as error:
+            except UNREADABLE:
                 client.waiting.gone([part for slot in slots for part in slot[3]])
                 refs = lost_arguments(client, source, slots)
                 if not refs:

@@ -197,7 +197,8 @@ class Outcome:
     def end_stream(self, job: Job, count: int, started: int, source: CallSource | None) -> None:
         body = codec.dumps(None)[0]
         self._executor.consumed.pop(job.call_id, None)
-        self._reply(job, VALUE, started, [[[body], None]], source)
+        # With an empty list, as `_lend` has it where there are blocks: those of the items.
+        self._reply(job, VALUE, started, [[[body], []]], source)
 
     def keep_pace(self, job: Job, index: int) -> None:
         """With a limit on items ahead of the consumer, wait for it (LIM-1)."""

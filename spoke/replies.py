@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke import codec, errors
+from spoke import codec, errors, wire
 from spoke.core.calls import Call
 from spoke.core.refs import CANCELLED, EXCEPTION, PENDING, SYSTEM, VALUE, Entry
 from spoke.objectref import ObjectRef
@@ -32,8 +32,6 @@ class Handover:
         self.remaining = 1
 
     def confirmed(self) -> None:
-        from spoke import wire
-
         self.remaining -= 1
         if self.remaining == 0:
             self.client.tell(self.peer, wire.HELD, [self.call_id])
@@ -141,8 +139,6 @@ class Replies:
 
     def _refuse(self, link: Link, call_id: bytes, values: Any) -> None:
         """Nobody waits for these values: give back what they hold."""
-        from spoke import wire
-
         client = self._client
         contained = False
         for item in values or ():
@@ -156,7 +152,7 @@ class Replies:
             if entry.status == PENDING:
                 self._client.refs.resolve(entry, status, value)
         if call.attempt:
-            self._client.lineage.answered(call)
+            self._client.lineage.failed(call, status, value)
 
     def _refuse_blocks(self, link: Link, parts: list[Any]) -> None:
         blocks = [part for part in parts if type(part) is not bytes]
@@ -165,7 +161,6 @@ class Replies:
 
     def resolve_all(self, call: Call, status: int, value: list[Any]) -> None:
         """Resolve every return of a call that has no reply."""
-        refs = self._client.refs
         if call.stream is not None:
             self._fail_stream(call, status, value)
         else:
@@ -183,20 +178,37 @@ class Replies:
         _, call_id, index, status, item = message
         client = self._client
         call = client.calls.calls.get(call_id)
-        if call is None or call.stream is None or index <= call.stream.received:
-            self._refuse(link, return_id(call_id, index) + ITEM_SUFFIX, [item] if item else [])
+        item_id = return_id(call_id, index)
+        stream = call.stream if call is not None else None
+        if call is not None and stream is not None and index > stream.received:
+            stream.received = index
+            stream.peer = link.peer
+            entry = client.refs.own(item_id)
+            entry.local = 1  # the ref below; uncounted, the entry would be freed as soon as it resolves
+            self._resolve_item(link, call, entry, status, item)
+            stream.items.append(ObjectRef(entry))
+            stream.wake()
             return
-        stream = call.stream
-        stream.received = index
-        stream.peer = link.peer
-        entry = client.refs.own(return_id(call_id, index))
-        entry.local = 1  # the ref below; uncounted, the entry would be freed as soon as it resolves
+        lost = client.lineage.lost_item(item_id) if call is not None else None
+        if call is not None and lost is not None:
+            self._resolve_item(link, call, lost, status, item)
+        else:
+            self._refuse(link, item_id + ITEM_SUFFIX, [item] if item else [])
+        if call is not None and call.options and call.options.get("backpressure"):
+            # The consumer has had it: a generator that runs again need not wait for that.
+            if stream is not None:
+                stream.peer = link.peer
+            consumed = index if stream is None else stream.consumed
+            client.tell(link.peer, wire.STREAM_CREDIT, call_id, consumed)
+
+    def _resolve_item(self, link: Link, call: Call, entry: Entry, status: int, item: list[Any]) -> None:
+        client = self._client
         handover = Handover(client, link.peer, entry.id + ITEM_SUFFIX)
         client.refs.resolve(entry, status, item[0], self._take_over(handover, item[1]))
         if item[1]:
             handover.confirmed()
-        stream.items.append(ObjectRef(entry))
-        stream.wake()
+        if item[1] is not None or call.attempt:
+            client.lineage.yielded(call, entry)
 
     def _fail_stream(self, call: Call, status: int, value: list[Any]) -> None:
         """The generator ended by an error: that is its last item; the call itself is completed."""
@@ -206,6 +218,7 @@ class Replies:
         refs.resolve(entry, status, value)
         call.stream.items.append(ObjectRef(entry))
         refs.resolve(call.entries[0], VALUE, [_NONE])
+        self._client.lineage.failed(call, status, value)
 
     # -- the sender's side of handed-over refs
 
@@ -228,7 +241,6 @@ class Replies:
 
     def on_owns(self, link: Link, message: list[Any], payload: Any) -> None:
         """OWNS: the hub asks whether this process may end."""
-        from spoke import wire
         from spoke.inspecting import last_words
 
         words = {"count": self.obligations(), "calls": last_words(self._client)}

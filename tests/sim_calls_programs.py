@@ -24,6 +24,7 @@ Program = Generator[tuple[Any, ...], Any, Any]
 CLASSES = ({"resources": {"CPU": 1.0}}, {"resources": {"CPU": 2.0}}, {"resources": {"CPU": 0.5}})
 ACTOR_SUFFIX = b"\xff" * 12
 STREAMING = -1
+LOST = ("ObjectFreedError", "OwnerDiedError", "ObjectLostError", "ObjectReconstructionFailedError")
 
 
 class UserError(Exception):
@@ -315,7 +316,7 @@ class Programs:
         # An actor ends with its last handle, or its owner; children of an abandoned generator are cancelled.
         if name in ("UserError", "ActorDiedError", "TaskCancelledError"):
             return
-        if name in ("ObjectFreedError", "OwnerDiedError", "ObjectLostError", "ObjectReconstructionFailedError"):
+        if name in LOST:
             referee = proc.world.referee
             known = object_id in referee.tainted or object_id in referee.failed  # an argument was lost
             assert known or "gone" in str(error), f"REF-1: {name} without a reason: {error}"

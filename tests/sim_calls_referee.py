@@ -184,13 +184,13 @@ class Referee:
         """User code of a call begins to run."""
         call = self.calls[job.call_id]
         call.starts += 1
-        if job.call_id in self.procs[call.caller].client.calls.recomputing:
-            self.made_again += 1
+        again = job.call_id in self.procs[call.caller].client.calls.recomputing
+        self.made_again += again
         if call.retries >= 0:
             assert call.starts <= call.retries + 1, (
                 f"CALL-1: a call with {call.retries} retries ran {call.starts} times"
             )
-        if call.actor_id is not None and not call.may_repeat:
+        if call.actor_id is not None and not call.may_repeat and not again:
             key = (call.caller, call.actor_id, incarnation)
             if incarnation in call.incarnations:
                 return  # again, after a broken link: its order was kept the first time

@@ -20,7 +20,8 @@ LONG = 60_000  # doubles: in blocks
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    made = Cluster(initialize_head=True, connect=True, head_node_args={"num_cpus": 2, "resources": {"head": 4}})
+    head = {"num_cpus": 2, "resources": {"head": 4}}
+    made = Cluster(initialize_head=True, connect=True, head_node_args=head)
     try:
         yield made
     finally:
@@ -381,3 +382,62 @@ def test_a_graceful_end_of_a_node_loses_no_more(cluster: Cluster, tmp_path: Path
     cluster.remove_node(node)
     add(cluster)
     assert first(ref) == 3.0
+
+
+@ray.remote(resources={"far": 1}, num_cpus=0, num_returns="streaming")
+def items(log: Path, count: int, go_on: Path | None = None) -> Any:
+    with log.open("a") as file:
+        file.write("x\n")
+    for index in range(count):
+        yield np.full(LONG, float(index)) if index % 2 == 0 else f"small {index}"
+    if go_on is not None:
+        eventually(go_on.exists)
+
+
+def test_items_of_a_generator_are_made_again(cluster: Cluster, tmp_path: Path) -> None:
+    node = add(cluster)
+    refs = list(items.remote(tmp_path / "log", 5))
+    del refs[0]
+    lose(cluster, node)
+    assert ray.get(refs[0]) == "small 1"
+    assert [first(refs[1]), first(refs[3])] == [2.0, 4.0]
+    assert runs(tmp_path / "log") == 2
+    kept = current.client.lineage
+    refs.clear()
+    eventually(lambda: not kept.records)
+
+
+def test_items_are_made_again_by_a_generator_that_is_retried(cluster: Cluster, tmp_path: Path) -> None:
+    """Its node is lost with what it has yielded, while it runs."""
+    node = add(cluster)
+    stream = items.remote(tmp_path / "log", 3, tmp_path / "go on")
+    refs = [next(stream) for _ in range(3)]
+    (tmp_path / "go on").touch()
+    lose(cluster, node)
+    assert [first(refs[0]), first(refs[2])] == [0.0, 2.0]
+    assert list(stream) == []
+
+
+def test_items_that_a_generator_no_longer_yields_are_lost_by_name(cluster: Cluster, tmp_path: Path) -> None:
+    @ray.remote(resources={"far": 1}, num_cpus=0, num_returns="streaming")
+    def fewer(log: Path) -> Any:
+        with log.open("a") as file:
+            file.write("x\n")
+        for index in range(3 if runs(log) == 1 else 1):
+            yield np.full(LONG, float(index))
+
+    node = add(cluster)
+    refs = list(fewer.remote(tmp_path / "log"))
+    lose(cluster, node)
+    assert first(refs[0]) == 0.0
+    with pytest.raises(exceptions.ObjectReconstructionFailedError, match="did not yield it"):
+        ray.get(refs[2], timeout=30)
+
+
+def test_a_generator_that_runs_again_is_not_held_up_by_its_consumer(cluster: Cluster, tmp_path: Path) -> None:
+    """It may be one item ahead of the consumer, who has taken them all before."""
+    node = add(cluster)
+    limited = items.options(_generator_backpressure_num_objects=2)
+    refs = list(limited.remote(tmp_path / "log", 6))
+    lose(cluster, node)
+    assert first(refs[4]) == 4.0

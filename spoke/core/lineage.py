@@ -30,7 +30,10 @@ NO_RETRIES: Final = "its task was submitted with max_retries=0, so it may not ru
 NO_TASK_RETRIES: Final = "it was returned by an actor whose calls may not run again (max_task_retries=0)"
 USED_UP: Final = "its call has used up its retries"
 EVICTED: Final = "the call that made it was forgotten, to bound memory (SPOKE_MAX_LINEAGE_BYTES)"
-NO_CALL: Final = "no call made it (as by put), or it was yielded by a generator"
+FAILED: Final = "its call has failed since"
+FEWER: Final = "its generator did not yield it when it ran again"
+NO_CALL: Final = "no call of its owner returned it"
+STREAMING: Final = -1  # `num_returns` of a call that yields its results
 
 _SPENT: Final = Entry(b"", None)  # in the place of a return that needs no value any more
 _SPENT.status = VALUE
@@ -40,7 +43,8 @@ class Record:
     """How the results of one call came about."""
 
     __slots__ = (
-        "bytes", "call", "call_id", "dependents", "known", "live", "needs", "pins", "running", "why_not",
+        "again", "bytes", "call", "call_id", "dependents", "known", "live", "needs", "pins", "running",
+        "why_not",
     )  # fmt: skip
 
     def __init__(self, call_id: bytes) -> None:
@@ -53,6 +57,7 @@ class Record:
         self.known: list[Entry] = []  # arguments that those returned, not counted
         self.pins: list[Entry] = []  # arguments that are counted for it
         self.running = False
+        self.again = False  # of a generator that runs: an item was lost that this run may have passed
         self.bytes = 0
 
     @property
@@ -92,24 +97,28 @@ class Lineage:
     # -- keeping
 
     def answered(self, call: Call) -> bool:
-        """A call is over.  Whether it is kept: then its pins are taken over, else they can be dropped."""
+        """A call has its value.  Whether it is kept: then its pins are taken over, else they can go."""
         self.calls.recomputing.pop(call.id, None)
-        entries = self.refs.entries
-        live = {
-            entry.id: entry
-            for entry in call.entries
-            if entry.status == VALUE and self._could_be_lost(entry) and entries.get(entry.id) is entry
-        }
         record = self.records.get(call.id)
-        if record is None:
-            if not live or call.num_returns < 0:
+        if call.num_returns < 0:
+            if record is None:
                 return False
-            record = self.records[call.id] = Record(call.id)
-            call.entries = [entry if entry.id in live else _SPENT for entry in call.entries]
+        else:
+            live = {entry.id: entry for entry in call.entries if self._could_be_lost(entry)}
+            if record is None:
+                if not live:
+                    return False
+                record = self.records[call.id] = Record(call.id)
+                call.entries = [entry if entry.id in live else _SPENT for entry in call.entries]
+            record.live = live
         record.running = False
-        record.live = live
-        record.call = call if call.retries_left else None
-        if record.call is None:
+        record.call = call
+        missing = [entry for entry in record.live.values() if entry.status == PENDING]
+        if missing and not (record.again and call.retries_left):
+            self._fail(missing, SYSTEM, self._error(USED_UP if record.again else FEWER))
+            missing = []
+        if not call.retries_left:
+            record.call = None
             record.why_not = USED_UP if call.attempt else NO_RETRIES
             if type(call.key) is bytes and not call.attempt:
                 record.why_not = NO_TASK_RETRIES
@@ -119,16 +128,58 @@ class Lineage:
         if record.call is None:
             return False
         self._take_pins(record, call)
+        if missing:
+            self._send_again([record])
         return True
 
+    def yielded(self, call: Call, entry: Entry) -> None:
+        """An item of a generator is there, for the first time or again."""
+        record = self.records.get(call.id)
+        if not self._could_be_lost(entry):
+            if record is not None:
+                record.live.pop(entry.id, None)
+            return
+        if record is None:
+            record = self.records[call.id] = Record(call.id)
+            record.call = call
+            record.running = True
+        record.live[entry.id] = entry
+
+    def lost_item(self, item_id: bytes) -> Entry | None:
+        """The entry of an item that was lost and is awaited again."""
+        record = self.records.get(item_id[:ID_BYTES])
+        entry = record.live.get(item_id) if record is not None else None
+        return entry if entry is not None and entry.status == PENDING else None
+
+    def failed(self, call: Call, status: int, value: list[Any]) -> None:
+        """A call has failed that had results before; those of its returns that are awaited are resolved."""
+        self.calls.recomputing.pop(call.id, None)
+        record = self.records.get(call.id)
+        if record is None:
+            return
+        self._fail([entry for entry in record.live.values() if entry.status == PENDING], status, value)
+        record.live = {key: entry for key, entry in record.live.items() if self._could_be_lost(entry)}
+        record.running = False
+        record.call, record.why_not = None, FAILED
+        if record.unused:
+            del self.records[call.id]
+
+    def _fail(self, entries: list[Entry], status: int, value: list[Any]) -> None:
+        for entry in entries:
+            del self.records[entry.id[:ID_BYTES]].live[entry.id]
+            self.refs.resolve(entry, status, value)
+
     def _could_be_lost(self, entry: Entry) -> bool:
-        for part in entry.value or ():
-            if type(part) is not bytes and part[0] != self.node_id:
-                return True
-        return False
+        """Whether this is a value in use with blocks on another node."""
+        return (
+            entry.status == VALUE
+            and any(type(part) is not bytes and part[0] != self.node_id for part in entry.value or ())
+            and self.refs.entries.get(entry.id) is entry
+        )
 
     def _take_pins(self, record: Record, call: Call) -> None:
         pins, call.pins = call.pins, None
+        call.stream = None  # it holds refs to the items
         drop = []
         for entry in pins or ():
             source = self.records.get(entry.id[:ID_BYTES]) if entry.owner is None else None
@@ -212,13 +263,13 @@ class Lineage:
     def on_lost(self, peer: Peer, object_id: bytes, node_id: bytes, freed: list[Any]) -> None:
         """LOST: a borrower knows that the node is gone, perhaps before this process does."""
         entry = self.refs.entries.get(object_id)
-        if entry is not None and entry.owner is None and entry.status == VALUE:
-            if lies_on(entry.value, node_id):
-                why_not = self._why_not(entry)
-                if why_not and self.has_copy(entry):  # which this process can go on using
-                    self.refs.answer_lost(peer, object_id, self._error(why_not))
-                    return
-                self._lose([entry])
+        own = entry is not None and entry.owner is None and entry.status == VALUE
+        if entry is not None and own and lies_on(entry.value, node_id):
+            why_not = self._why_not(entry)
+            if why_not and self.has_copy(entry):  # which this process can go on using
+                self.refs.answer_lost(peer, object_id, self._error(why_not))
+                return
+            self._lose([entry])
         self.refs.on_fetch(peer, object_id, freed)
 
     def _why_not(self, entry: Entry) -> str:
@@ -258,6 +309,7 @@ class Lineage:
                     continue
                 assert record is not None
                 entry.call = record.call
+                record.again = record.running
                 again[record.call_id] = record
             entry.status = PENDING  # its value stays, for whoever just reads it and finds it gone
             pending[entry.id] = entry
@@ -274,7 +326,7 @@ class Lineage:
             call = record.call
             if record.running or call is None:
                 continue
-            record.running = True
+            record.running, record.again = True, False
             ready.append(call)
             self._put_away(record)
             call.pins = [*record.pins, *record.known]
@@ -311,5 +363,5 @@ class Lineage:
                 assert self.records.get(need.call_id) is need and need.dependents > 0
             for entry in record.live.values():
                 assert self.refs.entries.get(entry.id) is entry, f"{entry} was freed and is still kept"
-            assert record.running == (call_id in self.calls.recomputing)
+            assert not record.running or call_id in self.calls.calls, f"{record.call} is over"
         assert self.bytes == sum(record.bytes for record in self.kept.values())

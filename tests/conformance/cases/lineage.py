@@ -16,7 +16,10 @@ _numbers = itertools.count(1)
 def _cluster(ray: Any) -> Any:
     """One cluster for the whole area: a head where no case's work runs unless it says so."""
     if not _STATE:
-        quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 200, "health_check_failure_threshold": 5}
+        quick = {
+            "health_check_initial_delay_ms": 0, "health_check_period_ms": 200,
+            "health_check_failure_threshold": 5,
+        }  # fmt: skip
         cluster = sub(ray, "cluster_utils").Cluster(
             initialize_head=True,
             head_node_args={
