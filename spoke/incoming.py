@@ -168,8 +168,8 @@ def open_args(
                 refs = lost_arguments(client, source, slots)
                 if not refs:
                     raise
-                client.waiting.wait_all(list(refs.values()), None)
-                renew(client, slots, refs)
+            client.waiting.wait_all(list(refs.values()), None)
+            renew(client, slots, refs)
     return _open(client, source, call_id, extra, args_id, owner)
 
 

@@ -72,14 +72,13 @@ class Waiting:
                 if timeout is not None:
                     timeout = max(0.0, timeout - (time.monotonic() - began))
         if entry.status == VALUE:
-            parts = entry.value
             try:
                 return client.values.read(entry)
-            except UNREADABLE as error:
-                self.lost_again(entry, parts, error)
+            except UNREADABLE:
+                pass
         elif entry.status != PENDING:
             raise client.replies.error_of(entry)
-        return self.get_one(ref, timeout)
+        return self._get_again(ref, timeout)
 
     def get(self, refs: list[ObjectRef[Any]], timeout: float | None) -> list[Any]:
         """Values of `refs` in order; waits at most `timeout` seconds in all.
@@ -95,22 +94,42 @@ class Waiting:
                 self.wait_all(refs, timeout)
                 break
         read = self._client.values.read
-        values = []
-        for ref in refs:
-            entry = ref._entry
-            parts = entry.value
-            try:
-                if entry.status == VALUE:
-                    values.append(read(entry))
-                    continue
-            except UNREADABLE as error:
-                self.lost_again(entry, parts, error)
-            if began and timeout is not None:
-                timeout, began = max(0.0, timeout - (time.monotonic() - began)), time.monotonic()
-            values.append(self.get_one(ref, timeout))
-        return values
+        values: list[Any] = []
+        try:
+            for ref in refs:
+                entry = ref._entry
+                if entry.status != VALUE:
+                    break
+                values.append(read(entry))
+            else:
+                return values
+        except UNREADABLE:
+            pass
+        if began and timeout is not None:
+            timeout = max(0.0, timeout - (time.monotonic() - began))
+        return values + self._get_each(refs[len(values) :], timeout)
 
     # -- objects whose node is gone
+
+    def _get_each(self, refs: list[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+        """As `get`, one after the other: the first has failed, or its node is gone."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        values = []
+        for ref in refs:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            values.append(self.get_one(ref, left))
+        return values
+
+    def _get_again(self, ref: ObjectRef[Any], timeout: float | None) -> Any:
+        """As `get_one`, after the value could not be read."""
+        entry = ref._entry
+        if entry.status == VALUE:
+            parts = entry.value
+            try:
+                return self._client.values.read(entry)
+            except UNREADABLE as error:
+                self.lost_again(entry, parts, error)
+        return self.get_one(ref, timeout)
 
     def lost_again(self, entry: Entry, parts: list[Any] | None, error: RayError) -> None:
         """Reading `entry`, which was `parts`, raised `error`: raise it, too, unless it has changed since.

@@ -84,6 +84,12 @@ class Settings:
         self.acts = rng.choice([2, 4, 6])
         self.pace = rng.choice([10.0, 30.0, 100.0])  # acts of a driver per second
 
+    def only_lose_nodes(self) -> Settings:
+        """Nothing else goes wrong, and many results are large."""
+        self.errors = self.exits = self.cancels = 0.0
+        self.blobs = self.losses = 0.5
+        return self
+
 
 class Programs:
     """Makes the user code of one world."""
@@ -318,6 +324,8 @@ class Programs:
             return
         if name in LOST:
             referee = proc.world.referee
+            if name == "ObjectReconstructionFailedError":
+                referee.not_made_again(str(error))
             known = object_id in referee.tainted or object_id in referee.failed  # an argument was lost
             assert known or "gone" in str(error), f"REF-1: {name} without a reason: {error}"
         elif self.settings.calm:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from spoke.core import lineage
 from spoke.core.calls import Call
 from spoke.core.refs import PENDING, Entry
 
@@ -197,6 +198,17 @@ class Referee:
             call.incarnations.append(incarnation)
             assert call.sequence > self._last_start.get(key, 0), "CALL-2: calls started out of order"
             self._last_start[key] = call.sequence
+
+    def not_made_again(self, text: str) -> None:
+        """The reason that is given for a lost object must be true."""
+        object_id = bytes.fromhex(text.split()[2])
+        call = self.calls[object_id[:24]]
+        if lineage.NO_RETRIES in text or lineage.NO_TASK_RETRIES in text:
+            assert call.retries == 0, text
+        elif lineage.USED_UP in text:
+            assert call.retries > 0, text
+        else:  # an argument was lost, or a generator that yields less each time
+            assert lineage.FAILED in text or lineage.FEWER in text, text
 
     def stopped_idle(self, proc: Proc) -> None:
         """The hub thinks that nobody needs this process."""

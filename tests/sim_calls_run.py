@@ -174,7 +174,7 @@ class Run:
         self.turn += 1
         before, running.main_job = running.main_job, self.job
         try:
-            self._leave_wait()
+            self._leave_wait(error is not None)
             try:
                 if isinstance(value, Waiting):
                     value = value.result()
@@ -223,9 +223,11 @@ class Run:
                 self.blocked = executor._waiting(True)
                 running.main_job = before
 
-    def _leave_wait(self) -> None:
+    def _leave_wait(self, interrupted: bool) -> None:
         if self.waiter is not None:
             self.waiter.end()
+            if interrupted:
+                self.waiter.refs = []
             self.waiter = None
         if self.blocked:
             self.blocked = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -441,3 +442,18 @@ def test_a_generator_that_runs_again_is_not_held_up_by_its_consumer(cluster: Clu
     refs = list(limited.remote(tmp_path / "log", 6))
     lose(cluster, node)
     assert first(refs[4]) == 4.0
+
+
+def test_a_retried_generator_is_not_held_up_by_what_was_taken(cluster: Cluster, tmp_path: Path) -> None:
+    """Its first items come twice, and nobody takes them the second time."""
+
+    @ray.remote(num_cpus=1, num_returns="streaming", _generator_backpressure_num_objects=2)
+    def numbers(died: Path) -> Any:
+        for index in range(6):
+            if index == 4 and not died.exists():
+                died.touch()
+                os._exit(1)
+            yield index
+
+    stream = numbers.remote(tmp_path / "died")
+    assert [ray.get(stream._next_sync(20)) for _ in range(6)] == [0, 1, 2, 3, 4, 5]

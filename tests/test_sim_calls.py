@@ -188,6 +188,33 @@ def test_random_programs(first: int) -> None:
         run(seed)
 
 
+def lossy(seed: int) -> World:
+    """Nothing goes wrong but that nodes are lost with what workers have returned there."""
+    with build(seed, False) as world:
+        world.programs.settings.only_lose_nodes()
+        try:
+            world.add_node()
+            add_driver(world)
+            world.add_node()
+            for _ in range(world.rng.choice([5, 10, 20])):
+                world.run_until(world.now + world.rng.expovariate(5.0))
+                if world.rng.random() < 0.5:
+                    lose_node(world)
+                if world.rng.random() < 0.2:
+                    stall(world)
+            finish(world)
+        except BaseException:
+            print(f"failed with seed {seed} of the lossy worlds")
+            raise
+    return world
+
+
+@pytest.mark.parametrize("first", seeds()[::2])
+def test_results_of_lost_nodes_are_made_again(first: int) -> None:
+    made_again = sum(lossy(seed).referee.made_again for seed in range(first, first + BATCH))
+    assert made_again > 0
+
+
 def test_the_simulation_does_something() -> None:
     world = run(3)
     assert world.programs.outcomes.get("value", 0) > 20

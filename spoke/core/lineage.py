@@ -115,7 +115,7 @@ class Lineage:
         record.call = call
         missing = [entry for entry in record.live.values() if entry.status == PENDING]
         if missing and not (record.again and call.retries_left):
-            self._fail(missing, SYSTEM, self._error(USED_UP if record.again else FEWER))
+            self._fail(missing, SYSTEM, self._error(missing[0].id, USED_UP if record.again else FEWER))
             missing = []
         if not call.retries_left:
             record.call = None
@@ -267,7 +267,7 @@ class Lineage:
         if entry is not None and own and lies_on(entry.value, node_id):
             why_not = self._why_not(entry)
             if why_not and self.has_copy(entry):  # which this process can go on using
-                self.refs.answer_lost(peer, object_id, self._error(why_not))
+                self.refs.answer_lost(peer, object_id, self._error(entry.id, why_not))
                 return
             self._lose([entry])
         self.refs.on_fetch(peer, object_id, freed)
@@ -281,8 +281,11 @@ class Lineage:
             return record.why_not
         return "" if record.running or record.call.retries_left else USED_UP
 
-    def _error(self, why_not: str) -> list[Any]:
-        text = f"The object is lost, as the node that held it is gone, and cannot be made again: {why_not}."
+    def _error(self, object_id: bytes, why_not: str) -> list[Any]:
+        text = (
+            f"The object {object_id.hex()} is lost, as the node that held it is gone, and cannot be made "
+            f"again: {why_not}."
+        )
         return self.encode_error("ObjectReconstructionFailedError", text)
 
     def _lose(self, lost: list[Entry]) -> None:
@@ -305,7 +308,7 @@ class Lineage:
                         record.live.pop(entry.id, None)
                         if record.unused:
                             self._drop(record)
-                    entry.value, entry.status = self._error(why_not), SYSTEM
+                    entry.value, entry.status = self._error(entry.id, why_not), SYSTEM
                     continue
                 assert record is not None
                 entry.call = record.call
@@ -348,7 +351,7 @@ class Lineage:
         self.refs.entries[entry.id] = entry
         why_not = self._why_not(entry)
         if why_not:
-            entry.value, entry.status = self._error(why_not), SYSTEM
+            entry.value, entry.status = self._error(entry.id, why_not), SYSTEM
             return
         record = self.records[entry.id[:ID_BYTES]]
         entry.status, entry.call = PENDING, record.call
