@@ -376,6 +376,16 @@ def test_await_and_future_see_the_value_made_again(cluster: Cluster, tmp_path: P
     assert float(refs[1].future().result(30)[0]) == 2.0
 
 
+def test_get_into_memory_waits_for_the_value_made_again(cluster: Cluster, tmp_path: Path) -> None:
+    node = add(cluster)
+    refs = [make.remote(tmp_path / "log", float(value)) for value in range(2)]
+    ray.wait(refs, num_returns=2)
+    lose(cluster, node)
+    into = [np.zeros(LONG), np.zeros(LONG)]
+    ray.get(refs, into=into, timeout=30)
+    assert [float(one[0]) for one in into] == [0.0, 1.0]
+
+
 def test_a_graceful_end_of_a_node_loses_no_more(cluster: Cluster, tmp_path: Path) -> None:
     node = add(cluster)
     ref = make.remote(tmp_path / "log", 3.0)
