@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from spoke.core.refs import PENDING, VALUE, Entry
-from spoke.errors import GetTimeoutError, ObjectLostError, RayDirectTransportError, RayError
+from spoke.errors import GetTimeoutError, ObjectLostError, RayDirectTransportError, RayError, RaySystemError
 from spoke.lead import Waiter
 
 if TYPE_CHECKING:
@@ -160,7 +160,10 @@ class Waiting:
                 return True
             self._verdicts.append(verdict)
         try:
-            rows = client.request("nodes", 10.0)
+            try:
+                rows = client.request("nodes", VERDICT_S)
+            except (GetTimeoutError, RaySystemError):
+                return node_id in gone  # the hub is away
             if not any(row["Alive"] and row["NodeID"] == node_id.hex() for row in rows):
                 with client.lock:  # it was gone before the hub knew of this process
                     client.lineage.node_lost(node_id)
@@ -233,7 +236,10 @@ class Waiting:
         """The first `num_returns` resolved refs (in the order given) and the others."""
         for index in range(min(num_returns, len(refs))):
             if refs[index]._entry.status == PENDING:
-                return self._wait_some(refs, num_returns, timeout)
+                found = self._wait_some(refs, num_returns, timeout)
+                while timeout is None and len(found[0]) < num_returns:  # one was lost just then
+                    found = self._wait_some(refs, num_returns, timeout)
+                return found
         return refs[:num_returns], refs[num_returns:]
 
     def _wait_some(

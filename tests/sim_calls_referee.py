@@ -106,7 +106,8 @@ class Referee:
             for object_id in object_ids:
                 known = client.refs.entries.get(object_id)
                 if known is None or known.owner is not None:
-                    assert object_id in self.tainted or self._known_to_doomed(object_id), (
+                    doubtful = object_id in self.tainted or self._known_to_doomed(object_id)
+                    assert doubtful or self._of_call_made_again(object_id), (
                         f"REF-1: {object_id.hex()} was freed at {self.freed.get(object_id)} on its way"
                     )
             borrow(peer, object_ids)
@@ -139,7 +140,8 @@ class Referee:
     def unpickled(self, proc: Proc, object_id: bytes, owner: bytes) -> None:
         """A ref arrives in user code."""
         if owner == proc.id and object_id not in proc.client.refs.entries:
-            assert object_id in self.tainted, f"REF-1: own {object_id.hex()} was freed while it travelled"
+            known = object_id in self.tainted or self._of_call_made_again(object_id)
+            assert known, f"REF-1: own {object_id.hex()} was freed while it travelled"
 
     def _freeing(self, owner: Proc, object_id: bytes) -> None:
         self.freed[object_id] = owner.world.now
@@ -156,6 +158,10 @@ class Referee:
             for process_id, proc in self.procs.items()
             if object_id in proc.client.refs.entries
         )
+
+    def _of_call_made_again(self, object_id: bytes) -> bool:
+        """Whether it may be a handle in the arguments of a call that ran once more, after its actor's end."""
+        return object_id.endswith(LIFE_SUFFIX) and self.made_again > 0
 
     def _doomed(self, process_id: bytes) -> bool:
         """The hub has ended the actor of this process: it is about to be killed."""

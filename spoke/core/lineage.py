@@ -25,6 +25,7 @@ from spoke.core.refs import PENDING, SYSTEM, VALUE, Entry, RefTable, lies_on
 
 SPEC_BYTES: Final = 1500  # what a kept call takes besides the bytes of its arguments
 ID_BYTES: Final = 24  # of a call, at the start of the ids of its returns
+HANDLE_SUFFIX: Final = b"\xff" * 12  # of what is counted for the handles of an actor
 
 NO_RETRIES: Final = "its task was submitted with max_retries=0, so it may not run again"
 NO_TASK_RETRIES: Final = "it was returned by an actor whose calls may not run again (max_task_retries=0)"
@@ -54,7 +55,7 @@ class Record:
         self.live: dict[bytes, Entry] = {}  # its returns that could be lost and are in use
         self.dependents = 0  # kept calls that would need a return of this one
         self.needs: list[Record] = []  # whose dependents this is one of
-        self.known: list[Entry] = []  # arguments that those returned, not counted
+        self.known: list[Entry] = []  # arguments that those returned, and handles: not counted
         self.pins: list[Entry] = []  # arguments that are counted for it
         self.running = False
         self.again = False  # of a generator that runs: an item was lost that this run may have passed
@@ -188,8 +189,9 @@ class Lineage:
                 record.needs.append(source)
                 record.known.append(entry)
                 drop.append(entry)
-            elif type(call.key) is bytes and entry.id.startswith(call.key):
-                drop.append(entry)  # a kept call does not keep its actor from ending
+            elif entry.id.endswith(HANDLE_SUFFIX):
+                record.known.append(entry)  # a kept call keeps no actor from ending
+                drop.append(entry)
             else:
                 record.pins.append(entry)
         record.bytes = SPEC_BYTES + sum(len(part) for part in call.args if type(part) is bytes)
@@ -332,13 +334,15 @@ class Lineage:
             record.running, record.again = True, False
             ready.append(call)
             self._put_away(record)
-            call.pins = [*record.pins, *record.known]
-            record.pins = []
+            call.pins, record.pins = record.pins, []
             for entry in record.known:
                 if self.refs.entries.get(entry.id) is entry:
                     entry.local += 1
+                elif entry.id.endswith(HANDLE_SUFFIX):
+                    continue  # the actor has ended: what calls it will see that
                 else:
                     self._revive(entry, needed)
+                call.pins.append(entry)
             self._let_go(record)
             call.retries_left -= call.retries_left > 0
             call.attempt += 1
