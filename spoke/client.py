@@ -458,8 +458,8 @@ class Client:
         self.hub.fail_all(reason)
         for peer in list(self.refs.borrowed_from):
             self.refs.on_peer_lost(peer, encode_error("RaySystemError", reason))
-        self.lineage.clear()
         self._settle()
+        self.lineage.clear()
 
     def _tick(self, now: float) -> None:
         with self.lock:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BLOCKED_AFTER_S: Final = 0.004  # a task that waits longer in get gives its CPU to others
 VERDICT_S: Final = 1.5  # how long the hub may take to say that a node is gone to which the link ended
+HUB_ANSWER_S: Final = 10.0  # it may be about to be restarted
 UNREADABLE: Final = (ObjectLostError, RayDirectTransportError)  # what reading lost blocks raises
 
 
@@ -161,9 +162,9 @@ class Waiting:
             self._verdicts.append(verdict)
         try:
             try:
-                rows = client.request("nodes", VERDICT_S)
+                rows = client.request("nodes", HUB_ANSWER_S)
             except (GetTimeoutError, RaySystemError):
-                return node_id in gone  # the hub is away
+                return node_id in gone  # the hub stays away
             if not any(row["Alive"] and row["NodeID"] == node_id.hex() for row in rows):
                 with client.lock:  # it was gone before the hub knew of this process
                     client.lineage.node_lost(node_id)

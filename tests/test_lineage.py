@@ -467,3 +467,24 @@ def test_a_retried_generator_is_not_held_up_by_what_was_taken(cluster: Cluster, 
 
     stream = numbers.remote(tmp_path / "died")
     assert [ray.get(stream._next_sync(20)) for _ in range(6)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_node_may_be_lost_while_the_hub_is_away(tmp_path: Path) -> None:
+    head = {"num_cpus": 2, "resources": {"head": 4}, "state_dir": str(tmp_path / "state")}
+    made = Cluster(initialize_head=True, connect=True, head_node_args=head)
+    try:
+        node = add(made)
+        refs = [make.remote(tmp_path / "log", value) for value in (1.0, 2.0)]
+        ray.wait(refs, num_returns=2)
+        assert made.head_node is not None
+        made.head_node.kill(allow_graceful=False)
+        node.kill(allow_graceful=False)
+        made.worker_nodes.remove(node)
+        reading = refs[1].future()
+        made.restart_head()
+        add(made)
+        assert first(refs[0]) == 1.0
+        assert float(reading.result(30)[0]) == 2.0
+    finally:
+        ray.shutdown()
+        made.shutdown()

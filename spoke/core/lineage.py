@@ -34,7 +34,6 @@ EVICTED: Final = "the call that made it was forgotten, to bound memory (SPOKE_MA
 FAILED: Final = "its call has failed since"
 FEWER: Final = "its generator did not yield it when it ran again"
 NO_CALL: Final = "no call of its owner returned it"
-STREAMING: Final = -1  # `num_returns` of a call that yields its results
 
 _SPENT: Final = Entry(b"", None)  # in the place of a return that needs no value any more
 _SPENT.status = VALUE
@@ -116,7 +115,8 @@ class Lineage:
         record.call = call
         missing = [entry for entry in record.live.values() if entry.status == PENDING]
         if missing and not (record.again and call.retries_left):
-            self._fail(missing, SYSTEM, self._error(missing[0].id, USED_UP if record.again else FEWER))
+            for entry in missing:
+                self._fail(record, entry, SYSTEM, self._error(entry.id, USED_UP if record.again else FEWER))
             missing = []
         if not call.retries_left:
             record.call = None
@@ -158,17 +158,17 @@ class Lineage:
         record = self.records.get(call.id)
         if record is None:
             return
-        self._fail([entry for entry in record.live.values() if entry.status == PENDING], status, value)
+        for entry in [entry for entry in record.live.values() if entry.status == PENDING]:
+            self._fail(record, entry, status, value)
         record.live = {key: entry for key, entry in record.live.items() if self._could_be_lost(entry)}
         record.running = False
         record.call, record.why_not = None, FAILED
         if record.unused:
             del self.records[call.id]
 
-    def _fail(self, entries: list[Entry], status: int, value: list[Any]) -> None:
-        for entry in entries:
-            del self.records[entry.id[:ID_BYTES]].live[entry.id]
-            self.refs.resolve(entry, status, value)
+    def _fail(self, record: Record, entry: Entry, status: int, value: list[Any]) -> None:
+        del record.live[entry.id]
+        self.refs.resolve(entry, status, value)
 
     def _could_be_lost(self, entry: Entry) -> bool:
         """Whether this is a value in use with blocks on another node."""
@@ -360,6 +360,7 @@ class Lineage:
         record = self.records[entry.id[:ID_BYTES]]
         entry.status, entry.call = PENDING, record.call
         record.live[entry.id] = entry
+        record.again = record.running
         needed.append(record)
 
     def validate(self) -> None:
