@@ -127,7 +127,7 @@ PARTS: Final[dict[str, str]] = {
     "ray.runtime_context.RuntimeContext": "made by get_runtime_context",
     "ray.runtime_env.RuntimeEnv": "read its keys as those of a dict",
     "ray.runtime_env.RuntimeEnvConfig": "give a dict",
-    "ray.exceptions.ObjectReconstructionFailedError": "nothing is reconstructed",
+    "ray.exceptions.ObjectReconstructionFailedError": "the message has the reason",
     "ray.exceptions.RayTaskError": "as_instanceof_cause makes the instance",
 }
 

@@ -21,6 +21,7 @@ from spoke._native import Reactor
 from spoke.core import Send
 from spoke.core.calls import Call, CallTable
 from spoke.core.channels import ActorChannel
+from spoke.core.lineage import Lineage
 from spoke.core.obituary import describe_death
 from spoke.core.refs import SYSTEM, VALUE, Entry, RefTable
 from spoke.errors import ProtocolError
@@ -51,6 +52,13 @@ OBJECT_FREED: Final = ("ObjectFreedError", "The object is no longer held by its 
 def encode_error(name: str, text: str) -> list[Any]:
     """Value of a SYSTEM error: the class's name in `spoke.errors` and the message."""
     return [codec.dumps((name, text))[0]]
+
+
+def _lineage(client: Client) -> Lineage:
+    limit = config.get("max_lineage_bytes")
+    lineage = Lineage(client.refs, client.calls, client.node_id, encode_error, limit)
+    lineage.has_copy, lineage.forget_copy = client.values.has_copy, client.values.forget_copy
+    return lineage
 
 
 # How a dead actor ended that never got a place -> the error of its calls.
@@ -93,12 +101,12 @@ class Client:
         self.router = Router(self.node_id, mode, SharedMemory(self.store), Tcp(self.hub), self.process_id)
         self.rdma = rdmaside.join(self)
         self.values = Values(self, self.store, self.router)
+        self.lineage = _lineage(self)
         self.submitter = Submitter(self)
         self.calls.place = self.submitter.place
         self.calls.fetch = self.refs.fetch
         self.replies = Replies(self)
-        self.sharing = Sharing(self)
-        self.rings = Rings(self)
+        self.sharing, self.rings = Sharing(self), Rings(self)
         self.waiting = Waiting(self)
         self.get, self.get_one, self.wait = self.waiting.get, self.waiting.get_one, self.waiting.wait
         self.when_resolved, self.block_on = self.waiting.when_resolved, self.waiting.block_on
@@ -122,8 +130,7 @@ class Client:
         self.executor: Any = None  # of a worker: runs its jobs
         self.failed: deque[list[Any]] = deque(maxlen=limits.ENDED_CALLS_KEPT)  # without an answer
         self.worker_report: Any = None  # worker hook: what it runs, for a hub that was restarted
-        self.call_prefix = os.urandom(16)
-        self.call_counter = itertools.count(1)
+        self.call_prefix, self.call_counter = os.urandom(16), itertools.count(1)
         self._dropped: deque[Entry] = deque()
         self._abandoned: deque[ObjectRef[Any]] = deque()
         self._lost_peers: list[bytes] = []
@@ -136,6 +143,7 @@ class Client:
             wire.RECALLED: lambda link, m, p: self.calls.tasks.recalled(m[1], m[2]),
             wire.ACTOR_STATE: self._on_actor_state,
             wire.FETCH: lambda link, m, p: self.refs.on_fetch(link.peer, m[1], encode_error(*OBJECT_FREED)),
+            wire.LOST: self._on_lost,
             wire.VALUE: lambda link, m, p: self.refs.on_value(link.peer, m[1], m[2], m[3]),
             wire.BORROW: lambda link, m, p: self.refs.on_borrow(link.peer, m[1]),
             wire.RELEASE: lambda link, m, p: self.refs.on_release(link.peer, m[1]),
@@ -362,6 +370,7 @@ class Client:
         for part in entry.value or ():
             if type(part) is not bytes:
                 blocks.setdefault(part[1], []).append(part)
+        self.lineage.released(entry)
         forfeited = self.refs.forfeited
         retire = bool(forfeited) and forfeited.pop(entry.id, False) is None
         for allocator, descriptors in blocks.items():
@@ -452,6 +461,7 @@ class Client:
         for peer in list(self.refs.borrowed_from):
             self.refs.on_peer_lost(peer, encode_error("RaySystemError", reason))
         self._settle()
+        self.lineage.clear()
 
     def _tick(self, now: float) -> None:
         with self.lock:
@@ -468,11 +478,18 @@ class Client:
         """A node is gone: so are its processes, even where TCP has not noticed yet."""
         if message[2]:
             return
-        gone = dict.fromkeys(message[4])
+        node_id = message[1]
+        gone = dict.fromkeys([*message[4], node_id] if node_id != self.node_id else message[4])
         for other in [one for one in self.links.by_conn.values() if one.peer in gone]:
             self.reactor.close(other.conn)
             self.links.closed(other.conn)
-        self._lost_peers.extend(gone)
+        for peer in gone:
+            self._peer_lost(peer)
+        self.lineage.node_lost(node_id)
+        self.waiting.node_lost(node_id)
+
+    def _on_lost(self, link: Link, message: list[Any], payload: Any) -> None:
+        self.lineage.on_lost(link.peer, message[1], message[2], encode_error(*OBJECT_FREED))
 
     def _on_inspect(self, link: Link, message: list[Any], payload: Any) -> None:
         """Somebody wants to see what this process runs or holds."""

@@ -233,6 +233,13 @@ KNOBS: dict[str, Knob] = {
     "object_store_memory": Knob(
         "SPOKE_OBJECT_STORE_MEMORY", parse_bytes, None, "bytes of shared memory; default: 30 % of memory"
     ),
+    "max_lineage_bytes": Knob(
+        "SPOKE_MAX_LINEAGE_BYTES",
+        parse_bytes,
+        1 << 30,
+        "bytes of calls kept to make lost results again",
+        also=("RAY_max_lineage_bytes",),
+    ),
     "inline_bytes_max": Knob(
         "SPOKE_INLINE_BYTES_MAX", parse_bytes, 100 * 1024, "values up to this size travel inside messages"
     ),

@@ -7,9 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from spoke import wire
+from spoke.core.refs import PENDING
 from spoke.errors import ObjectLostError
+from spoke.objectref import ObjectRef
 from spoke.submit import ARGS_SUFFIX, RETAINED_SUFFIX
 from spoke.values import Lease, has_blocks
+from spoke.waiting import UNREADABLE
 from spoke.wire import encode
 
 if TYPE_CHECKING:
@@ -156,6 +159,48 @@ def open_args(
         value = client.values.unpack(parts, source, None)
         args, kwargs = value if type(value) is list else (value, {})
         return args, kwargs
+    if slots:
+        while True:
+            try:
+                return _open(client, source, call_id, extra, args_id, owner)
+            except UNREADABLE:
+                client.waiting.gone([part for slot in slots for part in slot[3]])
+                refs = lost_arguments(client, source, slots)
+                if not refs:
+                    raise
+            client.waiting.wait_all(list(refs.values()), None)
+            renew(client, slots, refs)
+    return _open(client, source, call_id, extra, args_id, owner)
+
+
+def lost_arguments(client: Client, source: CallSource, slots: list[Any]) -> dict[int, ObjectRef[Any]]:
+    """By slot, refs to the arguments that lay on nodes which are gone: pending while they are made again."""
+    gone = client.refs.gone
+    refs: dict[int, ObjectRef[Any]] = {}
+    with client.lock:
+        for index, (_, object_id, owner, parts) in enumerate(slots):
+            if any(type(part) is not bytes and part[0] in gone for part in parts):
+                entry = client.refs.meet(object_id, owner, source.keep(object_id))
+                if entry.status == PENDING and entry.value is None:
+                    entry.value = parts  # so that its owner is told which node is gone
+                refs[index] = client.make_ref(entry)
+        client._settle()
+    return refs
+
+
+def renew(client: Client, slots: list[Any], refs: dict[int, ObjectRef[Any]]) -> None:
+    """The arguments of `lost_arguments` are there, or raise their error."""
+    for index, ref in refs.items():
+        entry = ref._entry
+        if entry.status > 0:
+            raise client.replies.error_of(entry)
+        slots[index][3] = entry.value
+
+
+def _open(
+    client: Client, source: CallSource, call_id: bytes, extra: list[Any], args_id: bytes | None, owner: Any
+) -> tuple[Any, Any]:
+    parts, slots, _ = extra
     lease = None
     if has_blocks(parts):
         lease = source.lease(args_id or call_id + ARGS_SUFFIX, owner or source.caller)

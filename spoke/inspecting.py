@@ -138,7 +138,10 @@ def _failed(row: list[Any]) -> list[Any]:
     *most, error, attempt, parent, peer, here, packed = row
     text = ""
     if packed:
-        name, text = codec.loads(packed)
+        found = codec.loads(packed)
+        # A dead actor's calls have the error of its constructor, or of an argument of that.
+        is_error = isinstance(found, BaseException)
+        name, text = (type(found).__name__, str(found)) if is_error else found
         error = _ERRORS.get(name, name)
     return [*most, error, attempt, parent, peer, here, text[:MESSAGE_CHARS]]
 

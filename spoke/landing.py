@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -21,6 +22,7 @@ from spoke._native import buffer_address
 from spoke.core.refs import PENDING, VALUE, Entry
 from spoke.cudadriver import Target
 from spoke.destination import Destination, Shape, destinations, shape_of
+from spoke.waiting import UNREADABLE
 
 if TYPE_CHECKING:
     from spoke.client import Client
@@ -52,22 +54,39 @@ def get_into(client: Client, given: Any, timeout: float | None, into: Any) -> An
     if not isinstance(targets, (list, tuple)) or len(targets) != len(refs):
         count = len(targets) if isinstance(targets, (list, tuple)) else type(targets).__name__
         raise ValueError(f"get(into=) needs one destination per ref: {len(refs)} refs, into={count}")
-    wanted = [destinations(target, "into" if single else f"into[{i}]") for i, target in enumerate(targets)]
+    names = ["into"] if single else [f"into[{index}]" for index in range(len(refs))]
+    deadline = None if timeout is None else time.monotonic() + timeout
+    done = False
+    while not done:
+        wanted = [destinations(target, name) for target, name in zip(targets, names, strict=True)]
+        done = _moved(client, refs, wanted, deadline)
+    return into
+
+
+def _moved(client: Client, refs: list[ObjectRef[Any]], wanted: list[Any], deadline: float | None) -> bool:
+    """Wait for all and read them; False where one is lost and made again."""
     if any(ref._entry.status == PENDING for ref in refs):
-        client.waiting.wait_all(refs, timeout)
+        client.waiting.wait_all(refs, None if deadline is None else max(0.0, deadline - time.monotonic()))
     entries = [ref._entry for ref in refs]
     for entry in entries:
-        if entry.status != VALUE:
+        if entry.status > 0:
             raise client.replies.error_of(entry)
     with client.lock:
         for entry in entries:
             entry.local += 1
+    before = [entry.value for entry in entries]
     try:
         _move(client, entries, wanted)
+        return True
+    except UNREADABLE:
+        for parts in before:
+            client.waiting.gone(parts or [])
+        if [entry.value for entry in entries if entry.status == VALUE] == before:
+            raise
+        return False
     finally:
         for entry in entries:
             client.release(entry)
-    return into
 
 
 def _move(client: Client, entries: list[Entry], wanted: list[Any]) -> list[Any]:

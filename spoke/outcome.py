@@ -64,12 +64,15 @@ class Outcome:
     def _lend(
         self, job: Job, key: bytes, parts: list[Any], contains: list[Entry] | None, blocks: list[Block]
     ) -> list[Any]:
-        """A packed value as ``[parts, contained refs]``: blocks and refs are the caller's from here on."""
+        """A packed value as ``[parts, contained refs]``: blocks and refs are the caller's from here on.
+
+        Blocks without refs have an empty list of these: None tells the caller that there is neither.
+        """
         client = self._client
-        refs = None
+        refs: list[Any] | None = None
         if blocks or contains:
             own = client.address
-            refs = [[entry.id, entry.owner or own] for entry in contains] if contains else None
+            refs = [[entry.id, entry.owner or own] for entry in contains or ()]
             with client.lock:
                 client.replies.hand_over(job.link, key, contains, blocks)
                 client.sharing.before(job.link, parts)
@@ -194,7 +197,8 @@ class Outcome:
     def end_stream(self, job: Job, count: int, started: int, source: CallSource | None) -> None:
         body = codec.dumps(None)[0]
         self._executor.consumed.pop(job.call_id, None)
-        self._reply(job, VALUE, started, [[[body], None]], source)
+        # With an empty list, as `_lend` has it where there are blocks: those of the items.
+        self._reply(job, VALUE, started, [[[body], []]], source)
 
     def keep_pace(self, job: Job, index: int) -> None:
         """With a limit on items ahead of the consumer, wait for it (LIM-1)."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke import codec, errors
+from spoke import codec, errors, wire
 from spoke.core.calls import Call
-from spoke.core.refs import CANCELLED, EXCEPTION, SYSTEM, VALUE, Entry
+from spoke.core.refs import CANCELLED, EXCEPTION, PENDING, SYSTEM, VALUE, Entry
 from spoke.objectref import ObjectRef
 from spoke.submit import ITEM_SUFFIX, RETAINED_SUFFIX, return_id
 
@@ -32,8 +32,6 @@ class Handover:
         self.remaining = 1
 
     def confirmed(self) -> None:
-        from spoke import wire
-
         self.remaining -= 1
         if self.remaining == 0:
             self.client.tell(self.peer, wire.HELD, [self.call_id])
@@ -67,8 +65,12 @@ class Replies:
             entries = call.entries
             if len(entries) == 1 and values and values[0][1] is None:
                 client.refs.resolve(entries[0], VALUE, values[0][0])
+                if call.attempt and client.lineage.answered(call):
+                    return
             else:
                 self._resolve_each(link, call, values or [])
+                if client.lineage.answered(call):
+                    return
         else:
             may_retry = status == EXCEPTION and call.retry_on is not None and call.retries_left != 0
             if may_retry and self._may_retry(call, values) and client.calls.retry(call):
@@ -77,8 +79,7 @@ class Replies:
             if call.stream is not None:
                 self._fail_stream(call, status, value)
             else:
-                for entry in call.entries:
-                    client.refs.resolve(entry, status, value)
+                self._fail_each(call, status, value)
         self._unpin(call)
 
     def _may_retry(self, call: Call, values: Any) -> bool:
@@ -94,7 +95,13 @@ class Replies:
         contained = False
         for entry, (parts, contains) in zip(call.entries, values, strict=False):
             contained = contained or bool(contains)
-            client.refs.resolve(entry, VALUE, parts, self._take_over(handover, contains))
+            inner = self._take_over(handover, contains)
+            if entry.status == PENDING:
+                client.refs.resolve(entry, VALUE, parts, inner)
+                continue
+            self._refuse_blocks(link, parts)  # the call ran again for the sake of another return
+            for one in inner or ():
+                client.refs.drop(one)
         if contained:
             handover.confirmed()
 
@@ -132,26 +139,32 @@ class Replies:
 
     def _refuse(self, link: Link, call_id: bytes, values: Any) -> None:
         """Nobody waits for these values: give back what they hold."""
-        from spoke import wire
-
         client = self._client
         contained = False
         for item in values or ():
-            blocks = [part for part in item[0] if type(part) is not bytes]
-            if blocks:
-                client.free_blocks(link.peer, blocks)
+            self._refuse_blocks(link, item[0])
             contained = contained or bool(item[1])
         if contained:
             client.tell(link.peer, wire.HELD, [call_id])
 
+    def _fail_each(self, call: Call, status: int, value: list[Any]) -> None:
+        for entry in call.entries:
+            if entry.status == PENDING:
+                self._client.refs.resolve(entry, status, value)
+        if call.attempt:
+            self._client.lineage.failed(call, status, value)
+
+    def _refuse_blocks(self, link: Link, parts: list[Any]) -> None:
+        blocks = [part for part in parts if type(part) is not bytes]
+        if blocks:
+            self._client.free_blocks(link.peer, blocks)
+
     def resolve_all(self, call: Call, status: int, value: list[Any]) -> None:
         """Resolve every return of a call that has no reply."""
-        refs = self._client.refs
         if call.stream is not None:
             self._fail_stream(call, status, value)
         else:
-            for entry in call.entries:
-                refs.resolve(entry, status, value)
+            self._fail_each(call, status, value)
         if call.pins and call.left in self._client.links.by_peer:
             # The hub gave the callee up, yet its code may go on for a while and reads its arguments.
             self._retained.setdefault((call.left, call.id + RETAINED_SUFFIX), []).append(call.pins)
@@ -165,20 +178,37 @@ class Replies:
         _, call_id, index, status, item = message
         client = self._client
         call = client.calls.calls.get(call_id)
-        if call is None or call.stream is None or index <= call.stream.received:
-            self._refuse(link, return_id(call_id, index) + ITEM_SUFFIX, [item] if item else [])
+        item_id = return_id(call_id, index)
+        stream = call.stream if call is not None else None
+        if call is not None and stream is not None and index > stream.received:
+            stream.received = index
+            stream.peer = link.peer
+            entry = client.refs.own(item_id)
+            entry.local = 1  # the ref below; uncounted, the entry would be freed as soon as it resolves
+            self._resolve_item(link, call, entry, status, item)
+            stream.items.append(ObjectRef(entry))
+            stream.wake()
             return
-        stream = call.stream
-        stream.received = index
-        stream.peer = link.peer
-        entry = client.refs.own(return_id(call_id, index))
-        entry.local = 1  # the ref below; uncounted, the entry would be freed as soon as it resolves
+        lost = client.lineage.lost_item(item_id) if call is not None else None
+        if call is not None and lost is not None:
+            self._resolve_item(link, call, lost, status, item)
+        else:
+            self._refuse(link, item_id + ITEM_SUFFIX, [item] if item else [])
+        if call is not None and call.options and call.options.get("backpressure"):
+            # The consumer has had it: a generator that runs again need not wait for that.
+            if stream is not None:
+                stream.peer = link.peer
+            consumed = index if stream is None else stream.consumed
+            client.tell(link.peer, wire.STREAM_CREDIT, call_id, consumed)
+
+    def _resolve_item(self, link: Link, call: Call, entry: Entry, status: int, item: list[Any]) -> None:
+        client = self._client
         handover = Handover(client, link.peer, entry.id + ITEM_SUFFIX)
         client.refs.resolve(entry, status, item[0], self._take_over(handover, item[1]))
         if item[1]:
             handover.confirmed()
-        stream.items.append(ObjectRef(entry))
-        stream.wake()
+        if item[1] is not None or call.attempt:
+            client.lineage.yielded(call, entry)
 
     def _fail_stream(self, call: Call, status: int, value: list[Any]) -> None:
         """The generator ended by an error: that is its last item; the call itself is completed."""
@@ -188,6 +218,7 @@ class Replies:
         refs.resolve(entry, status, value)
         call.stream.items.append(ObjectRef(entry))
         refs.resolve(call.entries[0], VALUE, [_NONE])
+        self._client.lineage.failed(call, status, value)
 
     # -- the sender's side of handed-over refs
 
@@ -210,7 +241,6 @@ class Replies:
 
     def on_owns(self, link: Link, message: list[Any], payload: Any) -> None:
         """OWNS: the hub asks whether this process may end."""
-        from spoke import wire
         from spoke.inspecting import last_words
 
         words = {"count": self.obligations(), "calls": last_words(self._client)}

@@ -195,7 +195,7 @@ class Submitter:
         """All constructor arguments are there; lock held."""
         packed = creation.packed
         for _, entry in (packed.slots or ()) if packed else ():
-            if entry.status != VALUE:  # its owner was lost while others were awaited
+            if entry.status > 0:  # its owner was lost while others were awaited
                 creation.fail(entry)
                 return
         parts: list[Any] = packed.parts if packed else []
@@ -322,7 +322,8 @@ class Submitter:
             slots = None
             if call.slots:
                 for _, entry in call.slots:
-                    if entry.status != VALUE:  # its owner was lost while the call was queued
+                    # Of one that is pending again the callee gets the lost value, and asks its owner.
+                    if entry.status > 0:  # its owner was lost while the call was queued
                         client.calls.fail(call, entry.status, entry.value or [])
                         return
                 slots = self._wire_slots(call.slots)

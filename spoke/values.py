@@ -203,6 +203,21 @@ class Values:
                 opened[index] = data
         return opened
 
+    def has_copy(self, entry: Entry) -> bool:
+        """Whether all blocks of an object that lie on other nodes were brought here."""
+        return self._copies.has(entry, self._away(entry.value or []))
+
+    def forget_copy(self, entry: Entry) -> None:
+        """The object is lost, and will have other blocks if any."""
+        self._copies.forget(entry)
+
+    def _away(self, parts: list[Any]) -> list[Any]:
+        router = self._router
+        mapped_node = router.node_id if router.maps else None
+        return [
+            part for part in parts if type(part) is not bytes and (part[0] != mapped_node or part[2] <= 0)
+        ]
+
     def body(self, parts: list[Any]) -> Any:
         """The pickle of a value; its entry must be kept in use meanwhile."""
         return self._open(parts[:1], None, None)[0]

@@ -1,6 +1,7 @@
 """Waiting for objects: what ``get`` and ``wait`` do, and whoever else waits for an entry.
 
-An entry that is resolved is read without a lock: its status changes once, and its value is set before.
+An entry that is resolved is read without a lock: its value is set before its status.  Where the node of its
+blocks is gone, reading it fails and the entry is pending again, or its error is known (`lost_again`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from spoke.core.refs import PENDING, VALUE, Entry
-from spoke.errors import GetTimeoutError
+from spoke.errors import GetTimeoutError, ObjectLostError, RayDirectTransportError, RayError, RaySystemError
 from spoke.lead import Waiter
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from spoke.objectref import ObjectRef
 
 BLOCKED_AFTER_S: Final = 0.004  # a task that waits longer in get gives its CPU to others
+VERDICT_S: Final = 1.5  # how long the hub may take to say that a node is gone to which the link ended
+HUB_ANSWER_S: Final = 10.0  # it may be about to be restarted
+UNREADABLE: Final = (ObjectLostError, RayDirectTransportError)  # what reading lost blocks raises
 
 
 class Waiting:
@@ -25,6 +29,7 @@ class Waiting:
     def __init__(self, client: Client) -> None:
         self._client = client
         self.hook: Any = None  # of a worker: (bool) -> None, the running task waits in get
+        self._verdicts: list[tuple[bytes, Waiter]] = []  # of threads that found a node silent
 
     def when_resolved(self, ref: ObjectRef[Any], waiter: Any) -> None:
         """Call ``waiter.resolved(entry)`` once the object is known, at once if it is."""
@@ -61,11 +66,20 @@ class Waiting:
                     waiter.done = True
             if timeout is None and self.hook is None:
                 client.lead.wait(waiter)
-            elif not self.block_on(waiter, timeout):
-                self._late([ref], waiter, timeout)
+            else:
+                began = time.monotonic()
+                if not self.block_on(waiter, timeout):
+                    self._late([ref], waiter, timeout)
+                if timeout is not None:
+                    timeout = max(0.0, timeout - (time.monotonic() - began))
         if entry.status == VALUE:
-            return client.values.read(entry)
-        raise client.replies.error_of(entry)
+            try:
+                return client.values.read(entry)
+            except UNREADABLE:
+                pass
+        elif entry.status != PENDING:
+            raise client.replies.error_of(entry)
+        return self._get_again(ref, timeout)
 
     def get(self, refs: list[ObjectRef[Any]], timeout: float | None) -> list[Any]:
         """Values of `refs` in order; waits at most `timeout` seconds in all.
@@ -74,18 +88,99 @@ class Waiting:
             GetTimeoutError: not all are there in time.
             RayTaskError, RayActorError, ...: the first failed object's error.
         """
+        began = 0.0
         for ref in refs:
             if ref._entry.status == PENDING:
+                began = time.monotonic()
                 self.wait_all(refs, timeout)
                 break
         read = self._client.values.read
+        values: list[Any] = []
+        try:
+            for ref in refs:
+                entry = ref._entry
+                if entry.status != VALUE:
+                    break
+                values.append(read(entry))
+            else:
+                return values
+        except UNREADABLE:
+            pass
+        if began and timeout is not None:
+            timeout = max(0.0, timeout - (time.monotonic() - began))
+        return values + self._get_each(refs[len(values) :], timeout)
+
+    # -- objects whose node is gone
+
+    def _get_each(self, refs: list[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+        """As `get`, one after the other: the first has failed, or its node is gone."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         values = []
         for ref in refs:
-            entry = ref._entry
-            if entry.status != VALUE:
-                raise self._client.replies.error_of(entry)
-            values.append(read(entry))
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            values.append(self.get_one(ref, left))
         return values
+
+    def _get_again(self, ref: ObjectRef[Any], timeout: float | None) -> Any:
+        """As `get_one`, after the value could not be read."""
+        entry = ref._entry
+        if entry.status == VALUE:
+            parts = entry.value
+            try:
+                return self._client.values.read(entry)
+            except UNREADABLE as error:
+                self.lost_again(entry, parts, error)
+        return self.get_one(ref, timeout)
+
+    def lost_again(self, entry: Entry, parts: list[Any] | None, error: RayError) -> None:
+        """Reading `entry`, which was `parts`, raised `error`: raise it, too, unless it has changed since.
+
+        It has where its node is gone: it is pending then, as it is made again, or its error says why not.
+        """
+        if entry.status == VALUE and entry.value is parts:
+            self.gone(parts or [])
+            if entry.status == VALUE and entry.value is parts:
+                raise error
+
+    def gone(self, parts: list[Any]) -> bytes:
+        """A node of these blocks that is gone for good, empty where there is none; waits for the hub's word.
+
+        The tables of this process know of the loss then.
+        """
+        for node_id in {part[0]: None for part in parts if type(part) is not bytes}:
+            if node_id != self._client.node_id and self._is_gone(node_id):
+                return bytes(node_id)
+        return b""
+
+    def _is_gone(self, node_id: bytes) -> bool:
+        client = self._client
+        gone = client.refs.gone
+        verdict = (node_id, Waiter(1))
+        with client.lock:
+            if node_id in gone:
+                return True
+            self._verdicts.append(verdict)
+        try:
+            try:
+                rows = client.request("nodes", HUB_ANSWER_S)
+            except (GetTimeoutError, RaySystemError):
+                return node_id in gone  # the hub stays away
+            if not any(row["Alive"] and row["NodeID"] == node_id.hex() for row in rows):
+                with client.lock:  # it was gone before the hub knew of this process
+                    client.lineage.node_lost(node_id)
+                    client._settle()
+            elif node_id not in client.links.by_peer:  # else it lives, and has said that nothing is there
+                client.lead.wait(verdict[1], time.monotonic() + VERDICT_S)
+            return node_id in gone
+        finally:
+            with client.lock:
+                self._verdicts.remove(verdict)
+
+    def node_lost(self, node_id: bytes) -> None:
+        """The hub has said that a node is gone; lock held."""
+        for waits_for, waiter in self._verdicts:
+            if waits_for == node_id:
+                waiter.finish()
 
     def wait_all(self, refs: list[ObjectRef[Any]], timeout: float | None) -> None:
         """Wait until none is pending; GetTimeoutError after `timeout` seconds."""
@@ -142,7 +237,10 @@ class Waiting:
         """The first `num_returns` resolved refs (in the order given) and the others."""
         for index in range(min(num_returns, len(refs))):
             if refs[index]._entry.status == PENDING:
-                return self._wait_some(refs, num_returns, timeout)
+                found = self._wait_some(refs, num_returns, timeout)
+                while timeout is None and len(found[0]) < num_returns:  # one was lost just then
+                    found = self._wait_some(refs, num_returns, timeout)
+                return found
         return refs[:num_returns], refs[num_returns:]
 
     def _wait_some(

@@ -175,6 +175,7 @@ PREPARE_ENV = next(_NEXT)
 # -- process <-> process of its node, calls through shared memory (rings.py)
 RING_PART = next(_NEXT)
 RING_SWITCH = next(_NEXT)
+LOST = next(_NEXT)
 
 # -- process <-> process, leases that nobody asked for (core/rdma.py)
 RDMA_OFFER = next(_NEXT)
@@ -395,6 +396,8 @@ SCHEMA: Final[dict[int, tuple[str, tuple[tuple[str, tuple[type, ...]], ...]]]] =
     RING_PART: ("RING_PART", (("index", _I),)),
     # the sender's last frame by the socket
     RING_SWITCH: ("RING_SWITCH", ()),
+    # as FETCH, from who knows that the node is gone which the object's blocks were on
+    LOST: ("LOST", (("object_id", _B), ("node_id", _B))),
 }
 
 # What a client says to the hub that a restarted hub must hear again if it is not on record; all else

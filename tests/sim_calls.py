@@ -30,7 +30,7 @@ from spoke.running import running
 from spoke.segments import SegmentTable
 from tests.sim_calls_net import ACCEPTED, CLOSED, Net, Reactor, Time, names_of, port_of
 from tests.sim_calls_referee import Referee
-from tests.sim_calls_run import Exited, FakeOs, Run, SimExecutor
+from tests.sim_calls_run import Exited, FakeOs, Run, SimExecutor, Suspended
 
 TOKEN = b"token"
 HUB_ID = b"h" * 28
@@ -228,6 +228,8 @@ class Proc:
         client.store._request_segment = self._new_segment
         client.store._map_segment = self._map_segment
         client.router.tcp.fetch = self._fetch  # type: ignore[method-assign]
+        client.waiting.gone = self._gone  # type: ignore[method-assign]
+        client.waiting.wait_all = self._suspend  # type: ignore[method-assign]
         client.is_worker = role == "worker"
         self.executor: SimExecutor | None = None
         if role == "worker":
@@ -271,6 +273,24 @@ class Proc:
             raise ObjectLostError.from_message("the node is gone")
         return bytes(entry.segment.view(part[3], part[4]))
 
+    def _gone(self, parts: list[Any]) -> bytes:
+        """As `spoke.waiting.Waiting.gone`, which asks the hub."""
+        world, client = self.world, self.client
+        for node_id in {part[0]: None for part in parts if type(part) is not bytes}:
+            if node_id in client.refs.gone:
+                return bytes(node_id)
+            if all(node.node_id != node_id for node in world.hub.core.state.alive):
+                with client.lock:
+                    client.lineage.node_lost(node_id)
+                    client._settle()
+                return bytes(node_id)
+            if not world.agents_by_id[node_id].alive:
+                raise Suspended([])  # the hub does not know yet
+        return b""
+
+    def _suspend(self, refs: list[Any], timeout: float | None) -> None:
+        raise Suspended(refs)
+
     # -- events
 
     def arrive(self, kind: int, conn: int, meta: bytes, payload: Any) -> None:
@@ -296,6 +316,7 @@ class Proc:
         assert not self.world.referee.failures, self.world.referee.failures
         client.refs.validate()
         client.calls.validate()
+        client.lineage.validate()
         if self.executor is not None:
             self.executor.pump()
         if client.links.held and not self._flushing:

@@ -24,6 +24,7 @@ Program = Generator[tuple[Any, ...], Any, Any]
 CLASSES = ({"resources": {"CPU": 1.0}}, {"resources": {"CPU": 2.0}}, {"resources": {"CPU": 0.5}})
 ACTOR_SUFFIX = b"\xff" * 12
 STREAMING = -1
+LOST = ("ObjectFreedError", "OwnerDiedError", "ObjectLostError", "ObjectReconstructionFailedError")
 
 
 class UserError(Exception):
@@ -76,11 +77,18 @@ class Settings:
         self.calm = calm  # nothing dies and nothing is cancelled: every call must succeed
         self.errors = rng.choice([0.0, 0.1])
         self.exits = 0.0 if calm else rng.choice([0.0, 0.01])
+        self.losses = 0.0 if calm else rng.choice([0.0, 0.3])
         self.cancels = 0.0 if calm else rng.choice([0.0, 1.0])
         self.blobs = rng.choice([0.0, 0.3])
         self.depth = rng.choice([1, 2, 3])
         self.acts = rng.choice([2, 4, 6])
         self.pace = rng.choice([10.0, 30.0, 100.0])  # acts of a driver per second
+
+    def only_lose_nodes(self) -> Settings:
+        """Nothing else goes wrong, and many results are large."""
+        self.errors = self.exits = self.cancels = 0.0
+        self.blobs = self.losses = 0.5
+        return self
 
 
 class Programs:
@@ -314,8 +322,10 @@ class Programs:
         # An actor ends with its last handle, or its owner; children of an abandoned generator are cancelled.
         if name in ("UserError", "ActorDiedError", "TaskCancelledError"):
             return
-        if name in ("ObjectFreedError", "OwnerDiedError", "ObjectLostError"):
+        if name in LOST:
             referee = proc.world.referee
+            if name == "ObjectReconstructionFailedError":
+                referee.not_made_again(str(error))
             known = object_id in referee.tainted or object_id in referee.failed  # an argument was lost
             assert known or "gone" in str(error), f"REF-1: {name} without a reason: {error}"
         elif self.settings.calm:

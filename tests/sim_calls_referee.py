@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from spoke.core import lineage
 from spoke.core.calls import Call
 from spoke.core.refs import PENDING, Entry
 
@@ -47,6 +48,7 @@ class Referee:
         self.failed: dict[bytes, bool] = {}  # calls that resolved to an error
         self._last_start: dict[tuple[bytes, bytes, int], int] = {}
         self._sequence = 0
+        self.made_again = 0  # calls that ran for results that were lost
         self._puts: dict[bytes, int] = {}
         self.procs: dict[bytes, Proc] = {}
         self.failures: list[str] = []  # also those seen where nothing can be raised, as in __del__
@@ -104,7 +106,8 @@ class Referee:
             for object_id in object_ids:
                 known = client.refs.entries.get(object_id)
                 if known is None or known.owner is not None:
-                    assert object_id in self.tainted or self._known_to_doomed(object_id), (
+                    doubtful = object_id in self.tainted or self._known_to_doomed(object_id)
+                    assert doubtful or self._of_call_made_again(object_id), (
                         f"REF-1: {object_id.hex()} was freed at {self.freed.get(object_id)} on its way"
                     )
             borrow(peer, object_ids)
@@ -137,7 +140,8 @@ class Referee:
     def unpickled(self, proc: Proc, object_id: bytes, owner: bytes) -> None:
         """A ref arrives in user code."""
         if owner == proc.id and object_id not in proc.client.refs.entries:
-            assert object_id in self.tainted, f"REF-1: own {object_id.hex()} was freed while it travelled"
+            known = object_id in self.tainted or self._of_call_made_again(object_id)
+            assert known, f"REF-1: own {object_id.hex()} was freed while it travelled"
 
     def _freeing(self, owner: Proc, object_id: bytes) -> None:
         self.freed[object_id] = owner.world.now
@@ -154,6 +158,10 @@ class Referee:
             for process_id, proc in self.procs.items()
             if object_id in proc.client.refs.entries
         )
+
+    def _of_call_made_again(self, object_id: bytes) -> bool:
+        """Whether it may be a handle in the arguments of a call that ran once more, after its actor's end."""
+        return object_id.endswith(LIFE_SUFFIX) and self.made_again > 0
 
     def _doomed(self, process_id: bytes) -> bool:
         """The hub has ended the actor of this process: it is about to be killed."""
@@ -183,17 +191,30 @@ class Referee:
         """User code of a call begins to run."""
         call = self.calls[job.call_id]
         call.starts += 1
+        again = job.call_id in self.procs[call.caller].client.calls.recomputing
+        self.made_again += again
         if call.retries >= 0:
             assert call.starts <= call.retries + 1, (
                 f"CALL-1: a call with {call.retries} retries ran {call.starts} times"
             )
-        if call.actor_id is not None and not call.may_repeat:
+        if call.actor_id is not None and not call.may_repeat and not again:
             key = (call.caller, call.actor_id, incarnation)
             if incarnation in call.incarnations:
                 return  # again, after a broken link: its order was kept the first time
             call.incarnations.append(incarnation)
             assert call.sequence > self._last_start.get(key, 0), "CALL-2: calls started out of order"
             self._last_start[key] = call.sequence
+
+    def not_made_again(self, text: str) -> None:
+        """The reason that is given for a lost object must be true."""
+        object_id = bytes.fromhex(text.split()[2])
+        call = self.calls[object_id[:24]]
+        if lineage.NO_RETRIES in text or lineage.NO_TASK_RETRIES in text:
+            assert call.retries == 0, text
+        elif lineage.USED_UP in text:
+            assert call.retries > 0, text
+        else:  # an argument was lost, or a generator that yields less each time
+            assert lineage.FAILED in text or lineage.FEWER in text, text
 
     def stopped_idle(self, proc: Proc) -> None:
         """The hub thinks that nobody needs this process."""
@@ -216,6 +237,8 @@ class Referee:
         assert not client.replies._handed, f"REF-1: {name} keeps refs of replies {client.replies._handed}"
         assert not client.replies._retained, f"REF-1: {name} keeps arguments {client.replies._retained}"
         assert not client.submitter._creations, f"REF-1: {name} keeps constructor arguments"
+        assert not client.lineage.records, f"REF-1: {name} keeps calls {client.lineage.records}"
+        assert not client.calls.recomputing, f"CALL-1: {name} waits for {client.calls.recomputing}"
         assert not client.values._leases, f"REF-1: {name} counts views that are gone"
         stats = client.store.stats()
         assert not stats["blocks"], f"REF-1: {name} leaks {stats['blocks']} blocks"

@@ -6,9 +6,10 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from spoke import wire
-from spoke.core.refs import PENDING, Entry
+from spoke.core.refs import PENDING, VALUE, Entry
+from spoke.errors import ObjectLostError
 from spoke.execution import Executor, Job
-from spoke.incoming import CallSource, open_args
+from spoke.incoming import CallSource, open_args, renew
 from spoke.objectref import ObjectRef
 from spoke.running import running
 
@@ -24,6 +25,13 @@ class Exited(BaseException):
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
+
+
+class Suspended(BaseException):
+    """Code that would block for these refs, or for the hub's word on a node where there are none."""
+
+    def __init__(self, refs: list[ObjectRef[Any]]) -> None:
+        self.refs = refs
 
 
 class FakeOs:
@@ -73,24 +81,41 @@ class SimExecutor(Executor):
         proc.world.referee.started(proc, job, incarnation)
         started = proc.world.clock.perf_counter_ns()
         source: Any = None
-        running.enter(job)
-        try:
-            args: Any = ()
-            kwargs: Any = {}
-            extra = message[6] if message[0] == wire.CALL else message[5]
-            if extra is not None and (extra[0] or extra[1]):
-                source = CallSource(self.client, job.link, message[1])
-                args, kwargs = open_args(self.client, source, message[1], extra)
-            program = proc.world.programs.body(proc, job, args, kwargs)
-        except BaseException as error:
-            self.jobs.pop(job.call_id, None)
-            self.outcome.raised(job, error, started, source)
-            return
-        finally:
-            running.leave()
-        del args, kwargs
+        extra = message[6] if message[0] == wire.CALL else message[5]
+        if extra is not None and (extra[0] or extra[1]):
+            source = CallSource(self.client, job.link, message[1])
+        program = self._program(job, source, extra)
         run = Run(proc, program, job, lambda result, error: self._ended(job, started, source, result, error))
         run.step(None)
+
+    def _program(self, job: Job, source: Any, extra: Any) -> Program:
+        """The code of a job, arguments opened first; where they are lost, it waits for them."""
+        args: Any = ()
+        kwargs: Any = {}
+        while source is not None:
+            try:
+                args, kwargs = open_args(self.client, source, job.call_id, extra)
+                break
+            except Suspended as pause:
+                refs = pause.refs
+            if refs:
+                yield "until", refs
+                renew(self.client, extra[1], dict(zip(self._lost(extra[1]), refs, strict=True)))
+                refs.clear()
+            else:
+                yield "sleep", 0.1
+        program = self.proc.world.programs.body(self.proc, job, args, kwargs)
+        del args, kwargs
+        return (yield from program)
+
+    def _lost(self, slots: list[Any]) -> list[int]:
+        """As `lost_arguments` chooses them."""
+        gone = self.client.refs.gone
+        return [
+            index
+            for index, slot in enumerate(slots)
+            if any(type(part) is not bytes and part[0] in gone for part in slot[3])
+        ]
 
     def _ended(self, job: Job, started: int, source: Any, result: Any, error: BaseException | None) -> None:
         num_returns = job.message[5] if job.message[0] == wire.CALL else job.message[4]
@@ -149,7 +174,7 @@ class Run:
         self.turn += 1
         before, running.main_job = running.main_job, self.job
         try:
-            self._leave_wait()
+            self._leave_wait(error is not None)
             try:
                 if isinstance(value, Waiting):
                     value = value.result()
@@ -176,6 +201,10 @@ class Run:
         world, turn = self.proc.world, self.turn
         if what == "sleep":
             world.after(args[0], lambda: self.wake(turn))
+        elif what == "until":
+            waiting = self.waiter = Waiting(self, args[0], len(args[0]), 1e6, read=False)
+            waiting.begin()
+            world.after(0.004, lambda: self._block(turn))
         elif what == "item":
             assert self.job is not None and self.proc.executor is not None
             self.proc.executor.outcome.send_item(self.job, args[0], args[1])
@@ -194,9 +223,11 @@ class Run:
                 self.blocked = executor._waiting(True)
                 running.main_job = before
 
-    def _leave_wait(self) -> None:
+    def _leave_wait(self, interrupted: bool) -> None:
         if self.waiter is not None:
             self.waiter.end()
+            if interrupted:
+                self.waiter.refs = []
             self.waiter = None
         if self.blocked:
             self.blocked = False
@@ -207,8 +238,11 @@ class Run:
 class Waiting:
     """As `Client.get` and `Client.wait`, over virtual time: some of `refs` within `timeout`."""
 
-    def __init__(self, run: Run, refs: list[ObjectRef[Any]], num_returns: int, timeout: float) -> None:
+    def __init__(
+        self, run: Run, refs: list[ObjectRef[Any]], num_returns: int, timeout: float, read: bool = True
+    ) -> None:
         self.run = run
+        self.read = read
         self.refs = refs
         self.missing = num_returns
         self.timeout = timeout
@@ -238,13 +272,27 @@ class Waiting:
         """Per ref ``("value", v)``, ``("error", exception)`` or ``("pending", None)``."""
         client = self.run.proc.client
         found: list[tuple[str, Any]] = []
-        for ref in self.refs:
-            if ref._entry.status == PENDING:
+        for ref in self.refs if self.read else ():
+            entry = ref._entry
+            if entry.status == PENDING:
                 found.append(("pending", None))
                 continue
+            parts = entry.value
             try:
-                found.append(("value", client.read(ref._entry)))
+                found.append(("value", client.read(entry)))
             except Exception as error:
+                if entry.status == VALUE and isinstance(error, ObjectLostError):
+                    try:
+                        client.waiting.lost_again(entry, parts, error)
+                        if entry.status == PENDING:
+                            found.append(("pending", None))
+                            continue
+                        error = client.replies.error_of(entry)
+                    except Suspended:
+                        found.append(("pending", None))
+                        continue
+                    except ObjectLostError as same:
+                        error = same
                 error.__traceback__ = None
                 found.append(("error", error))
         self.refs = []

@@ -12,6 +12,7 @@ import pytest
 
 from spoke import codec, wire
 from spoke.core.calls import Call, CallTable
+from spoke.core.lineage import Lineage
 from spoke.core.refs import EXCEPTION, PENDING, SYSTEM, VALUE, Entry, RefTable
 from spoke.errors import ObjectLostError
 from spoke.incoming import CallSource, open_args
@@ -237,6 +238,7 @@ class Tables:
         self.lock = threading.Lock()
         self.refs = RefTable()
         self.calls = CallTable(lambda name, text: [name, text])
+        self.lineage = Lineage(self.refs, self.calls, b"n" * 28, lambda name, text: [name, text], 1 << 20)
         self.store = Blocks()
         self.router = Router(b"n" * 28, "auto", None, None)  # type: ignore[arg-type]
         self.values = Values(self, self.store, self.router)  # type: ignore[arg-type]

@@ -83,6 +83,8 @@ def break_something(world: World) -> None:
     rng = world.rng
     if not world.agents:
         world.add_node()
+    if rng.random() < world.programs.settings.losses:
+        lose_node(world)
     fault = rng.random()
     workers = world.living("worker")
     if fault < 0.2:
@@ -101,6 +103,15 @@ def break_something(world: World) -> None:
         world.partition(rng.choice(world.agents).id, rng.choice([0.2, 1.0, 7.0]))
     elif fault < 0.6:
         cut(world)
+
+
+def lose_node(world: World) -> None:
+    """A node is gone on which workers only run, with the results that lie there."""
+    driven = {proc.node_id for proc in world.living("driver")}
+    nodes = [agent for agent in world.agents if agent.id not in driven]
+    if nodes:
+        world.rng.choice(nodes).die(silently=world.rng.random() < 0.3)
+    world.add_node()
 
 
 def cut(world: World) -> None:
@@ -175,6 +186,33 @@ def run(seed: int) -> World:
 def test_random_programs(first: int) -> None:
     for seed in range(first, min(first + BATCH, FIRST + SEEDS)):
         run(seed)
+
+
+def lossy(seed: int) -> World:
+    """Nothing goes wrong but that nodes are lost with what workers have returned there."""
+    with build(seed, False) as world:
+        world.programs.settings.only_lose_nodes()
+        try:
+            world.add_node()
+            add_driver(world)
+            world.add_node()
+            for _ in range(world.rng.choice([5, 10, 20])):
+                world.run_until(world.now + world.rng.expovariate(5.0))
+                if world.rng.random() < 0.5:
+                    lose_node(world)
+                if world.rng.random() < 0.2:
+                    stall(world)
+            finish(world)
+        except BaseException:
+            print(f"failed with seed {seed} of the lossy worlds")
+            raise
+    return world
+
+
+@pytest.mark.parametrize("first", seeds()[::2])
+def test_results_of_lost_nodes_are_made_again(first: int) -> None:
+    made_again = sum(lossy(seed).referee.made_again for seed in range(first, first + BATCH))
+    assert made_again > 0
 
 
 def test_the_simulation_does_something() -> None:

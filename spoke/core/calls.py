@@ -87,6 +87,7 @@ class CallTable:
     def __init__(self, encode_error: Callable[[str, str], list[Any]]) -> None:
         self.encode_error = encode_error  # (class name, text) -> value of a SYSTEM error
         self.calls: dict[bytes, Call] = {}
+        self.recomputing: dict[bytes, Call] = {}  # of those, whose results were lost (core/lineage.py)
         self.out: list[tuple[Any, ...]] = []
         self.fetch: Callable[[Entry], None] | None = None  # asks the owner for a borrowed dependency
         self.place: Callable[[Call], None] | None = None  # may change the class by where arguments lie
@@ -107,21 +108,54 @@ class CallTable:
         elif call.slots is None:
             self.tasks.enqueue(call)
             return
-        if call.slots:
-            for _, entry in call.slots:
-                if entry.status == PENDING:
-                    call.waiting += 1
-                    waiter = DependencyWaiter(self, call)
-                    if entry.waiters is None:
-                        entry.waiters = []
-                    entry.waiters.append(waiter)
-                    if entry.owner is not None and self.fetch is not None:
-                        self.fetch(entry)
-                elif entry.status > 0:
-                    self.fail(call, entry.status, entry.value or [])
-                    return
+        self._await_slots(call)
+
+    def _await_slots(self, call: Call) -> None:
+        """The call is ready when all of its dependencies are there."""
+        for _, entry in call.slots or ():
+            if entry.status == PENDING:
+                self._wait_for(call, entry)
+            elif entry.status > 0:
+                self.fail(call, entry.status, entry.value or [])
+                return
         if call.waiting == 0:
             self.ready(call)
+
+    def _wait_for(self, call: Call, entry: Entry) -> None:
+        call.waiting += 1
+        waiter = DependencyWaiter(self, call)
+        if entry.waiters is None:
+            entry.waiters = []
+        entry.waiters.append(waiter)
+        if entry.owner is not None and self.fetch is not None:
+            self.fetch(entry)
+
+    # -- lost results (core/lineage.py)
+
+    def again(self, call: Call) -> None:
+        """Take an answered call once more: ahead of those that wait, as they may need what it returns."""
+        self.calls[call.id] = self.recomputing[call.id] = call
+        call.peer = call.left = None
+        call.waiting = 0
+        call.cancelled = False
+        if type(call.key) is not bytes or self.actors.enqueue(call, front=True):
+            self._await_slots(call)
+
+    def hold(self, lost: dict[bytes, Entry]) -> None:
+        """These objects are pending again: what was not sent yet waits for them."""
+        for call in list(self.calls.values()) if lost else ():
+            if call.peer is None:
+                for _, entry in call.slots or ():
+                    if lost.get(entry.id) is entry:
+                        self._wait_for(call, entry)
+        self.tasks.hold()
+
+    def missing(self, call: Call) -> bool:
+        """Whether an argument of a call that is not sent is pending again; then the call waits for it."""
+        for _, entry in call.slots or ():
+            if entry.status == PENDING:
+                self._wait_for(call, entry)
+        return call.waiting > 0
 
     def ready(self, call: Call) -> None:
         """All dependencies are there."""
@@ -132,7 +166,7 @@ class CallTable:
         else:
             if call.slots and self.place is not None:
                 self.place(call)
-            self.tasks.enqueue(call)
+            self.tasks.enqueue(call, front=call.id in self.recomputing)
 
     def fail(self, call: Call, status: int, value: list[Any]) -> None:
         """Resolve a call without a reply."""

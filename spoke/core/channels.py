@@ -69,13 +69,16 @@ class ActorChannels:
         elif self.enqueue(call):
             self.pump(call.key)
 
-    def enqueue(self, call: Call) -> bool:
+    def enqueue(self, call: Call, front: bool = False) -> bool:
         """Queue a call; False where it failed at once, as the actor is dead."""
         channel = self.channel(call.key)
         if channel.state == "DEAD":
             self._fail_one(channel, call)
             return False
-        channel.queue.append(call)
+        if front:
+            channel.queue.appendleft(call)
+        else:
+            channel.queue.append(call)
         return True
 
     def pending(self, actor_id: bytes) -> int:
@@ -94,18 +97,22 @@ class ActorChannels:
         while queue:
             call = queue[0]
             if call.waiting:
-                if not channel.out_of_order:
-                    return
-                self._pump_any(channel)
+                if channel.out_of_order or self.table.recomputing:
+                    self._pump_any(channel)
                 return
             queue.popleft()
             self._send(channel, call)
 
     def _pump_any(self, channel: ActorChannel) -> None:
-        waiting = [call for call in channel.queue if call.waiting]
-        for call in [call for call in channel.queue if not call.waiting]:
-            self._send(channel, call)
-        channel.queue = deque(waiting)
+        """Send what need not wait for the first: all where order is no matter, else lost results' calls."""
+        lost = self.table.recomputing
+        later: deque[Call] = deque()
+        for call in list(channel.queue):
+            if call.waiting or not (channel.out_of_order or call.id in lost):
+                later.append(call)
+            else:
+                self._send(channel, call)
+        channel.queue = later
 
     def _send(self, channel: ActorChannel, call: Call) -> None:
         channel.inflight[call.id] = call
@@ -194,6 +201,7 @@ class ActorChannels:
             if channel.state != "DEAD" and call.retries_left != 0 and not call.cancelled:
                 call.retries_left -= call.retries_left > 0
                 call.attempt += 1
+                self.table.missing(call)
                 again.append(call)
             elif channel.state == "DEAD":
                 self._fail_one(channel, call)

@@ -222,6 +222,13 @@ class TaskClasses:
             self.backlogged[group.class_id] = group
         self._want(group)
 
+    def hold(self) -> None:
+        """What waits for an argument again is queued when that is there."""
+        for group in self.classes.values():
+            if any(call.waiting for call in group.queue):
+                group.queue = deque(call for call in group.queue if not call.waiting)
+                self._want(group)
+
     def forget(self, call: Call) -> None:
         group = self.classes.get(call.key)
         if group is None:
@@ -319,7 +326,8 @@ class TaskClasses:
             if call.retries_left != 0 and not call.cancelled:
                 call.retries_left -= call.retries_left > 0
                 call.attempt += 1
-                again.append(call)
+                if not self.table.missing(call):
+                    again.append(call)
             elif call.cancelled:
                 self.table.fail(call, CANCELLED, [])
             else:

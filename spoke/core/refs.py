@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from spoke import wire
 from spoke.core import Command, Peer, Send
+from spoke.limits import MAX_DEAD_RECORDS
 
 PENDING: Final = -1
 VALUE: Final = 0
@@ -60,6 +61,11 @@ def _in_blocks(parts: list[Any] | None) -> bool:
     return any(type(part) is not bytes for part in parts or ())
 
 
+def lies_on(parts: list[Any] | None, node_id: bytes) -> bool:
+    """Whether any block of a value is on that node."""
+    return any(type(part) is not bytes and part[0] == node_id for part in parts or ())
+
+
 class RefTable:
     """All entries of one process.  Not thread safe: the shell holds its lock."""
 
@@ -71,6 +77,7 @@ class RefTable:
         self.borrowed_from: dict[Peer, dict[bytes, Entry]] = {}
         self.lent_to: dict[Peer, dict[bytes, Entry]] = {}
         self.forfeited: dict[bytes, None] = {}  # objects in blocks that a lost borrower may still look at
+        self.gone: dict[bytes, None] = {}  # nodes that are gone for good, the latest
 
     # -- making entries
 
@@ -221,22 +228,49 @@ class RefTable:
         if entry.owner is None or entry.status != PENDING or entry.call == "fetching":
             return
         entry.call = "fetching"
-        self.out.append(Send(entry.owner[0], (wire.FETCH, entry.id)))
+        node_id = self._gone_node(entry.value)
+        if node_id:
+            self.out.append(Send(entry.owner[0], (wire.LOST, entry.id, node_id)))
+        else:
+            self.out.append(Send(entry.owner[0], (wire.FETCH, entry.id)))
+
+    def note_gone(self, node_id: bytes) -> None:
+        """What lay on this node is lost; see core/lineage.py."""
+        self.gone[node_id] = None
+        if len(self.gone) > MAX_DEAD_RECORDS:
+            del self.gone[next(iter(self.gone))]
+
+    def _gone_node(self, parts: list[Any] | None) -> bytes:
+        """A node that is gone and that blocks of this value were on; empty: there is none."""
+        if self.gone:
+            for part in parts or ():
+                if type(part) is not bytes and part[0] in self.gone:
+                    return bytes(part[0])
+        return b""
 
     def on_fetch(self, peer: Peer, object_id: bytes, lost: list[Any]) -> None:
         """`lost`: value of the SYSTEM error for an object that is no longer here."""
         entry = self.entries.get(object_id)
         if entry is None or entry.owner is not None:
-            self.out.append(Send(peer, (wire.VALUE, object_id, SYSTEM, lost)))
+            self.answer_lost(peer, object_id, lost)
         elif entry.status == PENDING:
             entry.fetchers = [*(entry.fetchers or ()), peer]
         else:
             self._answer(entry, peer)
 
+    def answer_lost(self, peer: Peer, object_id: bytes, error: list[Any]) -> None:
+        """The object is not there for this borrower; `error`: value of the SYSTEM error."""
+        self.out.append(Send(peer, (wire.VALUE, object_id, SYSTEM, error)))
+
     def on_value(self, peer: Peer, object_id: bytes, status: int, value: list[Any]) -> None:
         entry = self.entries.get(object_id)
-        if entry is not None and entry.owner is not None and entry.owner[0] == peer:
-            self.resolve(entry, status, value)
+        if entry is None or entry.owner is None or entry.owner[0] != peer:
+            return
+        if entry.status == PENDING and status == VALUE and self._gone_node(value):
+            entry.value, entry.call = value, None  # said before the owner knew: it is asked for the next
+            self.fetch(entry)
+            return
+        self.resolve(entry, status, value)
 
     def on_peer_lost(self, peer: Peer, owner_died: list[Any]) -> None:
         """REF-2, and every wait on an object of that owner ends by name (CALL-3)."""

@@ -123,10 +123,10 @@ def get_one(client: Any, ref: Any) -> Any:
 
     target = current.targets.pop(ref.binary(), None)
     if target is None:
-        return client.read(ref._entry)
+        return client.get_one(ref, None)
     if isinstance(target, list):
         return get_in_order(client, ref, target)
-    return _moved(client.read(ref._entry), target)
+    return _moved(client.get_one(ref, None), target)
 
 
 def _moved(value: Any, device: Any) -> Any:

@@ -28,7 +28,17 @@ class Copies:
 
     def __init__(self, router: Router) -> None:
         self._router = router
-        self._kept: WeakKeyDictionary[Entry, list[Any]] = WeakKeyDictionary()
+        # Which blocks they were, as an object that was lost and made again has others, and the buffers.
+        self._kept: WeakKeyDictionary[Entry, tuple[list[Part], list[Any]]] = WeakKeyDictionary()
+
+    def has(self, entry: Entry, parts: list[Part]) -> bool:
+        """Whether these blocks of the object are here."""
+        kept = self._kept.get(entry)
+        return kept is not None and kept[0] == parts
+
+    def forget(self, entry: Entry) -> None:
+        """The object will have other blocks."""
+        self._kept.pop(entry, None)
 
     def bring(self, parts: list[Part], entry: Entry | None) -> list[Any]:
         """Blocks as read-only buffers, in order; kept while `entry`, the object they belong to, lives.
@@ -40,8 +50,8 @@ class Copies:
             entry = None  # registered memory is read anew each time: it may have changed
         if entry is not None:
             kept = self._kept.get(entry)
-            if kept is not None and len(kept) == len(parts):
-                return kept
+            if kept is not None and kept[0] == parts:
+                return kept[1]
         buffers: list[Any] = [None] * len(parts)
         long = [index for index, part in enumerate(parts) if part[4] >= LONG_BYTES]
         if long:
@@ -52,7 +62,7 @@ class Copies:
             for index, data in zip(short, found, strict=True):
                 buffers[index] = data
         if entry is not None:
-            self._kept[entry] = buffers
+            self._kept[entry] = (parts, buffers)
         return buffers
 
     def _land(self, parts: list[Part], indices: list[int], buffers: list[Any]) -> None:
