@@ -341,6 +341,7 @@ class ActorHandle:
     """
 
     _core: Core
+    _ray_enable_tensor_transport: bool | None = None  # clients set it; nothing here depends on it
     __class_getitem__: Any = classmethod(GenericAlias)  # ActorHandle[C], in annotations
 
     def __init__(self, core: Core) -> None:

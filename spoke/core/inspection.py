@@ -89,7 +89,7 @@ class Inspections:
         """A worker that told of its calls is gone: keep what it said, the latest of all such."""
         if not worker.calls:
             return
-        row = ["worker", worker.worker_id, worker.node.node_id, worker.pid, worker.node.host, worker.job]
+        row = ["worker", worker.worker_id, worker.node.node_id, worker.pid, worker.node.address, worker.job]
         self._past.append([*row, worker.calls])
         self._past_bytes += len(worker.calls)
         while self._past_bytes > PAST_BYTES:

@@ -13,7 +13,7 @@ from spoke import wire
 from spoke.core import Drop
 from spoke.core.fit import FitIndex
 from spoke.core.ledger import CPU, GPU, UNIT, Ledger, to_units
-from spoke.core.state import Holders, Node, State
+from spoke.core.state import ADDRESS_LABEL, Holders, Node, State
 from spoke.core.topology import Topology
 from spoke.limits import MAX_DEAD_RECORDS
 
@@ -49,7 +49,7 @@ class Nodes:
             return
         config = s.config
         head = peer == config.head_node_id if config.head_node_id is not None else not s.nodes
-        amounts.setdefault(f"node:{host}", UNIT)
+        amounts.setdefault(f"node:{labels.get(ADDRESS_LABEL, host)}", UNIT)
         if head:
             amounts.setdefault(HEAD_RESOURCE, UNIT)
         node = Node(peer, host, port, Ledger(amounts), {**labels, NODE_ID_LABEL: peer.hex()}, pid)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Key = tuple[str, "tuple[int, ...] | None"]  # what a worker was started with: env key, GPUs shown
 
+ADDRESS_LABEL: Final = "spoke.io/address"
 NO_TOPOLOGY: Final = Topology({})
 
 
@@ -49,6 +50,7 @@ class Node:
         self.pid = pid
         self.alive = True
         self.is_head = False
+        self.address = labels.get(ADDRESS_LABEL, host)  # by which programs know it; it listens on `host`
         self.death = ""
         self.last_heard = 0.0
         self.joined_at = 0.0
