@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
-from tests.conformance.kit import caught
+from tests.conformance.kit import FLAG_PREFIX, caught
 
 INIT = None
 THROUGH_RAY_COMPAT = True
@@ -24,7 +25,7 @@ def _program(text: str, **variables: str | None) -> Any:
     )
     return [
         done.returncode,
-        ((done.stderr if done.returncode else done.stdout).splitlines() or [""])[-1][:300],
+        ((done.stderr if done.returncode else done.stdout).splitlines() or [""])[-1][:1500],
     ]
 
 
@@ -88,11 +89,11 @@ import ray
 try:
     ray.init("auto", log_to_driver=False)
 except ConnectionError as error:
-    print(type(error).__name__, type(error).__mro__[1].__name__)
     ray.init(None, num_cpus=1, num_gpus=1, log_to_driver=False, include_dashboard=False)
-    print(ray.is_initialized(), ray.cluster_resources()["GPU"])
+    print(type(error).__name__, ray.is_initialized(), ray.cluster_resources()["GPU"])
 """
-    return _program(code, RAY_ADDRESS=None, RAY_TMPDIR="/tmp/none", SPOKE_TMPDIR=None, XDG_RUNTIME_DIR=None)
+    folder = tempfile.mkdtemp(prefix=FLAG_PREFIX)  # so that nobody else's cluster of this machine is found
+    return _program(code, RAY_ADDRESS=None, RAY_TMPDIR=folder, XDG_RUNTIME_DIR=folder)
 
 
 def init_twice(ray: Any) -> Any:
@@ -141,12 +142,11 @@ import subprocess, sys
 class Launcher:
     def run(self):
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-        code = "import ray; ray.init(log_to_driver=False); print(ray.cluster_resources()['CPU'], ray.is_initialized())"
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        return subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True).stdout.strip()
+CHILD = "import ray; ray.init(); print(ray.cluster_resources()['CPU'], ray.is_initialized())"
 launcher = Launcher.remote()
-mine = subprocess.run(
-    [sys.executable, "-c", "import ray; ray.init(log_to_driver=False); print(ray.cluster_resources()['CPU'])"],
-    env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}, capture_output=True, text=True)
+mine = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True,
+                      env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address})
 print(ray.get(launcher.run.remote()), mine.stdout.strip())
 """
     return _program(_START + code, RAY_ADDRESS="local")
