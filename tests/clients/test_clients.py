@@ -77,6 +77,18 @@ def test_vllm_tokens_and_a_killed_worker(models: str, apart: str) -> None:
     assert seen["kill"]["error"] is not None and seen["kill"]["seconds"] < 15, seen["kill"]
 
 
+@pytest.mark.parametrize("ranks", ["tensor", "pipeline"])
+def test_vllm_over_a_compiled_graph(models: str, ranks: str) -> None:
+    """The older of vLLM's two Ray executors: each step is an execution of a compiled graph."""
+    options = ("--pipeline",) if ranks == "pipeline" else ()
+    seen = run(
+        "vllm", "vllm_engine.py", models, *options, VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        VLLM_USE_RAY_V2_EXECUTOR_BACKEND="0", **VLLM,
+    )  # fmt: skip
+    assert _is_spoke(seen) and seen["executor"] == "RayDistributedExecutor"
+    assert seen["tokens"] == seen["wanted"]
+
+
 ROUNDS = 3  # on a machine that is busy with other things, the faster of several runs says more
 
 
