@@ -413,6 +413,21 @@ def tensor_transport_of_a_worker(ray: Any) -> Any:
     return [ray.get(made.tell.remote()), made._ray_enable_tensor_transport]
 
 
+def a_method_with_a_direct_transport(ray: Any) -> Any:
+    class Trainer:
+        @ray.method(tensor_transport="nixl")
+        def weights(self) -> int:
+            return 1
+
+    made = ray.remote(Trainer).options(num_cpus=0, enable_tensor_transport=True).remote()
+    return [
+        caught(lambda: ray.get(made.weights.remote(), timeout=30), kinds=(ValueError,)),
+        caught(lambda: ray.put(1, _tensor_transport="nonsense"), kinds=(ValueError,)),
+        callable(sub(ray, "experimental").register_nixl_memory),
+        callable(sub(ray, "experimental").set_target_for_ref),
+    ]
+
+
 def version_is_new_enough(ray: Any) -> Any:
     version = sub(ray, "_version").version if ray.__name__ == "ray" else ray.RAY_VERSION
     return [int(part) for part in version.split(".")]
