@@ -58,6 +58,16 @@ def parse_seconds(text: str) -> float:
     return value
 
 
+def parse_limit(text: str) -> float:
+    """A time in seconds, or -1 for no limit.
+
+    Raises:
+        ValueError: anything else.
+    """
+    value = -1.0 if float(text) == -1 else parse_seconds(text)
+    return int(value) if value.is_integer() else value
+
+
 def parse_count(text: str) -> int:
     """A whole number, not negative.
 
@@ -199,6 +209,9 @@ KNOBS: dict[str, Knob] = {
         "SPOKE_SCHEDULER", parse_scheduler, "fifo", "of jobs: fifo, strict_fifo, locality or spread"
     ),
     "runtime_env": Knob("SPOKE_RUNTIME_ENV", parse_text, None, "JSON runtime_env of the submitted job"),
+    "ray_job_config": Knob(
+        "RAY_JOB_CONFIG_JSON_ENV_VAR", parse_text, None, "the same under Ray's name: JSON with a runtime_env"
+    ),
     "runtime_env_package_bytes": Knob(
         "SPOKE_RUNTIME_ENV_PACKAGE_BYTES",
         parse_bytes,
@@ -274,6 +287,25 @@ KNOBS: dict[str, Knob] = {
         "SPOKE_HUB_WAIT_S", parse_seconds, 60.0, "processes wait this long for a head that is restarted"
     ),
     "trace": Knob("SPOKE_TRACE", parse_bool, False, "record a timeline of every call"),
+    **{
+        f"graph_{name}": Knob(
+            f"SPOKE_CGRAPH_{name.upper()}",
+            parse,
+            default,
+            f"{name} of compiled graphs",
+            also=(f"RAY_CGRAPH_{name}",),
+        )
+        for name, parse, default in (
+            ("submit_timeout", parse_limit, 10),
+            ("get_timeout", parse_limit, 10),
+            ("teardown_timeout", parse_limit, 30),
+            ("read_iteration_timeout_s", parse_seconds, 0.1),
+            ("buffer_size_bytes", parse_count, 1_000_000),
+            ("max_inflight_executions", parse_count, 10),
+            ("max_buffered_results", parse_count, 1000),
+            ("overlap_gpu_communication", parse_bool, False),
+        )
+    },
     "noset_visible_devices": Knob(
         "SPOKE_NOSET_CUDA_VISIBLE_DEVICES",
         parse_bool,

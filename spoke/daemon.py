@@ -210,7 +210,7 @@ class Daemon:
         if gpus > found and devices.nvml() is not None:
             self.log("warning", f"{gpus} GPUs are offered, and NVML finds {found}")
         node.topology = devices.topology(visible, gpus)
-        node.labels = {**devices.labels(node.topology), **mine.labels}
+        node.labels = {**devices.labels(node.topology, node.host), **mine.labels}
         node.store_limit = int(node.resources.get("object_store_memory", 0))
         node.first_segment = (self._boot << 32) + 1
         node.sys_path = mine.sys_path

@@ -15,7 +15,7 @@ import sys
 from typing import Any, Final
 
 from spoke import config
-from spoke.machine import read_text
+from spoke.machine import known_address, read_text
 
 UNKNOWN: Final = -1
 CUDA: Final = "CUDA_VISIBLE_DEVICES"
@@ -125,10 +125,11 @@ def topology(visible: list[str] | None, gpus: int | None) -> dict[str, Any]:
     }
 
 
-def labels(found: dict[str, Any]) -> dict[str, str]:
-    """Labels of a node by what `topology` found: its kind of GPU, their memory, its number of NICs."""
+def labels(found: dict[str, Any], host: str) -> dict[str, str]:
+    """Labels of a node that listens on `host`: the machine's name and address, and of what `topology` found
+    the kind of GPU, their memory, the number of NICs."""
     gpus, nics = found["gpus"], found["nics"]
-    table = {}
+    table = {"spoke.io/hostname": os.uname().nodename, "spoke.io/address": known_address(host)}
     if gpus and accelerator_type(gpus[0]["name"]):
         table["ray.io/accelerator-type"] = accelerator_type(gpus[0]["name"])
         table["spoke.io/gpu-memory-gib"] = str(round(gpus[0]["memory"] / 2**30))

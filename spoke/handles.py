@@ -341,6 +341,8 @@ class ActorHandle:
     """
 
     _core: Core
+    _ray_is_cross_language = False
+    _ray_enable_tensor_transport: bool | None = None  # clients set it; nothing here depends on it
     __class_getitem__: Any = classmethod(GenericAlias)  # ActorHandle[C], in annotations
 
     def __init__(self, core: Core) -> None:
@@ -362,10 +364,6 @@ class ActorHandle:
         return ActorID(self._core.actor_id)
 
     _ray_actor_id = _actor_id
-
-    @property
-    def _ray_is_cross_language(self) -> bool:
-        return False
 
     def init_rdma(self, timeout: float = 5.0) -> bool:
         """Let the calls of this process to the actor, and their answers, go over RDMA.

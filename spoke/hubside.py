@@ -331,7 +331,7 @@ class HubSide:
             for node in self.request("nodes", timeout=10.0):
                 if node["Alive"]:
                     known = bytes.fromhex(node["NodeID"])
-                    self._agents[known] = [known, known, node["NodeManagerAddress"], node["NodeManagerPort"]]
+                    self._agents[known] = [known, known, node["Host"], node["NodeManagerPort"]]
             address = self._agents.get(node_id)
             if address is None:
                 raise KeyError(f"node {node_id.hex()[:12]} is not alive")

@@ -122,7 +122,8 @@ def init(
         if ignore_reinit_error:
             return _context()
         raise RuntimeError(
-            "Maybe you called init twice by accident? Give 'ignore_reinit_error=True' or call 'shutdown()'."
+            "Maybe you called ray.init twice by accident? This error can be suppressed by passing in "
+            "'ignore_reinit_error=True' or by calling 'ray.shutdown()' prior to 'ray.init()'."
         )
     options = _options(namespace, runtime_env, job_config, log_to_driver, logging_level)
     options["temp_dir"] = kwargs.get("_temp_dir")
@@ -182,7 +183,7 @@ def _connect(
 
         ray_process.start(address, options, {**node, **more})
         return
-    _connect_here(address, target, options, node)
+    _connect_here(target, options, node)
     if more["local_mode"]:
         from spoke import localmode
 
@@ -190,9 +191,7 @@ def _connect(
         localmode.install(current.client)
 
 
-def _connect_here(
-    address: str | None, target: str | None, options: dict[str, Any], node: dict[str, Any]
-) -> None:
+def _connect_here(target: str | None, options: dict[str, Any], node: dict[str, Any]) -> None:
     """Start or join a cluster of Spoke's own."""
     if target is None or target == "local":
         from spoke import embedded
@@ -203,10 +202,9 @@ def _connect_here(
     from spoke import driver
 
     given = [name for name, value in node.items() if value is not None]
-    if given and address is not None:
-        raise ValueError(
-            f"When connecting to an existing cluster, {' and '.join(given)} must not be provided."
-        )
+    if given:  # clients compare these texts with Ray's
+        names = "num_cpus and num_gpus" if given[0] in ("num_cpus", "num_gpus") else given[0]
+        raise ValueError(f"When connecting to an existing cluster, {names} must not be provided.")
     driver.join(_plain_address(target), options)
 
 
@@ -218,12 +216,12 @@ def _check_unknown(kwargs: dict[str, Any]) -> None:
 
 def _env_of_job() -> dict[str, Any]:
     """The runtime environment that a submitted job's driver was started with."""
-    text = config.get("runtime_env")
-    if not text:
+    text, ray_text = config.get("runtime_env"), config.get("ray_job_config")
+    if not text and not ray_text:
         return {}
     import json
 
-    found = json.loads(text)
+    found = json.loads(text) if text else json.loads(ray_text).get("runtime_env")
     return found if isinstance(found, dict) else {}
 
 

@@ -7,7 +7,13 @@ GPUs and other devices are in `spoke.devices`.
 from __future__ import annotations
 
 import os
+from typing import Final
 
+from spoke import config
+
+_OF_NO_MACHINE: Final = frozenset(
+    {"", "127.0.0.1", "localhost", "::1", "0.0.0.0", "::"}
+)  # hosts to listen on
 OBJECT_STORE_SHARE = 0.3  # of memory, when the user names no limit
 
 
@@ -56,6 +62,15 @@ def outward_ip() -> str:
         return "127.0.0.1"
     finally:
         probe.close()
+
+
+def known_address(host: str) -> str:
+    """The address by which programs know a node that listens on `host`.
+
+    It is the machine's own, also where the node listens on the loopback only: programs ask the kernel for
+    it and name it in ``node:<address>``, and what they bind there must be found by all of the node.
+    """
+    return str(config.get("node_ip") or outward_ip()) if host in _OF_NO_MACHINE else host
 
 
 def resources(

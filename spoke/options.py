@@ -148,6 +148,16 @@ def _check_count(given: Mapping[str, Any], name: str, *, infinite: bool) -> None
     raise ValueError(f"The keyword {name!r} only accepts {accepted}, not {value}.")
 
 
+def _backpressure(given: Mapping[str, Any]) -> int | None:
+    value: int | None = given.get("_generator_backpressure_num_objects")
+    if value == 0:
+        raise ValueError(
+            "_generator_backpressure_num_objects=0 is not allowed: a generator may be that many items "
+            "ahead, at least 1; -1 is no limit."
+        )
+    return value
+
+
 def parse_num_returns(value: int | str | None, is_generator: bool) -> int:
     """None, a count, "streaming" or "dynamic" as one number: >= 0, `STREAMING` or `DYNAMIC`.
 
@@ -372,7 +382,7 @@ class TaskOptions(_Placed):
         self.retry_exceptions: Any = given.get("retry_exceptions", False)
         _check_retry_exceptions(self.retry_exceptions)
         self.retry_on = _retry_on(self.retry_exceptions)
-        self.backpressure: int | None = given.get("_generator_backpressure_num_objects")
+        self.backpressure = _backpressure(given)
         super().__init__(given, what, 1.0)
 
     def updated(self, more: Mapping[str, Any], what: str = "the task") -> TaskOptions:
@@ -524,7 +534,7 @@ class MethodOptions:
         self.retry_exceptions: Any = given.get("retry_exceptions")
         _check_retry_exceptions(self.retry_exceptions)
         self.retry_on = _retry_on(self.retry_exceptions)
-        self.backpressure: int | None = given.get("_generator_backpressure_num_objects")
+        self.backpressure = _backpressure(given)
         self.name: str | None = given.get("name")
         self.tensor_transport: str | None = given.get("tensor_transport")
         if self.tensor_transport:

@@ -175,7 +175,6 @@ PREPARE_ENV = next(_NEXT)
 # -- process <-> process of its node, calls through shared memory (rings.py)
 RING_PART = next(_NEXT)
 RING_SWITCH = next(_NEXT)
-LOST = next(_NEXT)
 
 # -- process <-> process, leases that nobody asked for (core/rdma.py)
 RDMA_OFFER = next(_NEXT)
@@ -183,6 +182,9 @@ RDMA_WITHDRAW = next(_NEXT)
 
 # -- log files, added later: hub -> agent, which answers with LOG_CHUNK
 READ_FILES = next(_NEXT)
+
+# -- process -> owner: the node that a result lay on is gone (core/lineage.py)
+LOST = next(_NEXT)
 
 _B, _I, _S, _F, _D, _L, _BOOL = (bytes,), (int,), (str,), (float, int), (dict,), (list,), (bool,)
 _NB, _NS, _NI = (bytes, type(None)), (str, type(None)), (int, type(None))

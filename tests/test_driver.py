@@ -51,6 +51,23 @@ def joined(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
 # -- start
 
 
+KNOWN = """
+import spoke
+from spoke.util import get_node_ip_address, placement_group
+context = spoke.init(num_cpus=1)
+(node,) = spoke.nodes()
+pg = placement_group([{"CPU": 1, "node:192.0.2.77": 0.001}])
+inside = spoke.get(spoke.remote(num_cpus=0)(get_node_ip_address).remote())
+print(node["NodeManagerAddress"], inside, pg.wait(30), context["gcs_address"].rpartition(":")[0])
+"""
+
+
+def test_a_node_on_the_loopback_is_known_by_its_machines_address(tmp_path: Path) -> None:
+    """Programs ask the kernel for that address and name it in resources; the cluster's stays its own."""
+    done = run(KNOWN, tmp_path, SPOKE_NODE_IP="192.0.2.77")
+    assert done.stdout.split() == ["192.0.2.77", "192.0.2.77", "True", "127.0.0.1"], done.stderr
+
+
 def test_an_address_where_nobody_listens_is_named_at_once(tmp_path: Path) -> None:
     started = time.monotonic()
     done = run("import spoke; spoke.init(address='127.0.0.1:1')", tmp_path)

@@ -81,7 +81,7 @@ class Inspections:
         question.bytes += len(answer)
         if question.bytes <= BYTES_MAX:
             del question.waits[client.peer]
-            question.answers.append([*_row(client), answer])
+            question.answers.append([*self._row(client), answer])
         if not question.waits or question.bytes > BYTES_MAX:
             self._close(number)
 
@@ -89,7 +89,7 @@ class Inspections:
         """A worker that told of its calls is gone: keep what it said, the latest of all such."""
         if not worker.calls:
             return
-        row = ["worker", worker.worker_id, worker.node.node_id, worker.pid, worker.node.host, worker.job]
+        row = ["worker", worker.worker_id, worker.node.node_id, worker.pid, worker.node.address, worker.job]
         self._past.append([*row, worker.calls])
         self._past_bytes += len(worker.calls)
         while self._past_bytes > PAST_BYTES:
@@ -113,11 +113,15 @@ class Inspections:
 
     def _close(self, number: int) -> None:
         question = self._open.pop(number)
-        value = {"answers": question.answers, "missing": [_row(client) for client in question.waits.values()]}
+        value = {
+            "answers": question.answers,
+            "missing": [self._row(client) for client in question.waits.values()],
+        }
         self.s.out.append(Send(question.asker, (wire.RESPONSE, question.request_id, None, value)))
 
-
-def _row(client: Client) -> list[Any]:
-    """``[role, process id, node id, pid, host, job id]``."""
-    job = client.job if client.worker is None else client.worker.job
-    return [client.role, client.peer, client.node_id, client.pid, client.address[2], job]
+    def _row(self, client: Client) -> list[Any]:
+        """``[role, process id, node id, pid, address of the node, job id]``."""
+        job = client.job if client.worker is None else client.worker.job
+        node = self.s.nodes.get(client.node_id)
+        address = client.address[2] if node is None else node.address
+        return [client.role, client.peer, client.node_id, client.pid, address, job]

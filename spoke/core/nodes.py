@@ -19,6 +19,7 @@ from spoke.limits import MAX_DEAD_RECORDS
 
 HEAD_RESOURCE: Final = "node:__internal_head__"
 NODE_ID_LABEL: Final = "ray.io/node-id"
+ADDRESS_LABEL: Final = "spoke.io/address"
 START_MAX: Final = 8  # processes starting at once, at least
 
 
@@ -49,11 +50,12 @@ class Nodes:
             return
         config = s.config
         head = peer == config.head_node_id if config.head_node_id is not None else not s.nodes
-        amounts.setdefault(f"node:{host}", UNIT)
+        address = labels.get(ADDRESS_LABEL, host)
+        amounts.setdefault(f"node:{address}", UNIT)
         if head:
             amounts.setdefault(HEAD_RESOURCE, UNIT)
         node = Node(peer, host, port, Ledger(amounts), {**labels, NODE_ID_LABEL: peer.hex()}, pid)
-        node.is_head = head
+        node.is_head, node.address = head, address
         node.joined_at = node.last_heard = s.now
         cpus = amounts.get(CPU, 0) // UNIT
         node.prestart = min(cpus, config.prestart_max) if config.prestart is None else config.prestart

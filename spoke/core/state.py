@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from spoke.core.shape import Shape
 
 Key = tuple[str, "tuple[int, ...] | None"]  # what a worker was started with: env key, GPUs shown
-
 NO_TOPOLOGY: Final = Topology({})
 
 
@@ -49,6 +48,7 @@ class Node:
         self.pid = pid
         self.alive = True
         self.is_head = False
+        self.address = host  # by which programs know it, while it listens on `host`
         self.death = ""
         self.last_heard = 0.0
         self.joined_at = 0.0

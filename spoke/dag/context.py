@@ -5,21 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from spoke import absent
+from spoke import absent, config
 
-DEFAULT_SUBMIT_TIMEOUT_S: Final = 10
-DEFAULT_GET_TIMEOUT_S: Final = 10
-DEFAULT_TEARDOWN_TIMEOUT_S: Final = 30
-DEFAULT_READ_ITERATION_TIMEOUT_S: Final = 0.1
-DEFAULT_BUFFER_SIZE_BYTES: Final = 1_000_000
-DEFAULT_MAX_INFLIGHT_EXECUTIONS: Final = 10
-DEFAULT_MAX_BUFFERED_RESULTS: Final = 1000
-DEFAULT_OVERLAP_GPU_COMMUNICATION: Final = False
+DEFAULT_SUBMIT_TIMEOUT_S: Final = config.get("graph_submit_timeout")
+DEFAULT_GET_TIMEOUT_S: Final = config.get("graph_get_timeout")
+DEFAULT_TEARDOWN_TIMEOUT_S: Final = config.get("graph_teardown_timeout")
+DEFAULT_READ_ITERATION_TIMEOUT_S: Final = config.get("graph_read_iteration_timeout_s")
+DEFAULT_BUFFER_SIZE_BYTES: Final = config.get("graph_buffer_size_bytes")
+DEFAULT_MAX_INFLIGHT_EXECUTIONS: Final = config.get("graph_max_inflight_executions")
+DEFAULT_MAX_BUFFERED_RESULTS: Final = config.get("graph_max_buffered_results")
+DEFAULT_OVERLAP_GPU_COMMUNICATION: Final = config.get("graph_overlap_gpu_communication")
 
 
 @dataclass
 class DAGContext:
     """What `experimental_compile` takes where it is not told; times are in seconds.
+
+    Each has a variable, for `get_timeout` RAY_CGRAPH_get_timeout or SPOKE_CGRAPH_GET_TIMEOUT, which is
+    read when this module is imported.
 
     submit_timeout, get_timeout: how long `execute` and ``get`` wait at most; -1 waits for ever.
     teardown_timeout: how long `teardown` waits for the actors' threads to end.

@@ -82,30 +82,11 @@ def __getattr__(name: str) -> Any:
 
 
 def get_node_ip_address(address: str | None = None) -> str:
-    """The address of this node as the cluster's other nodes see it."""
-    from spoke import current
+    """The address by which programs know this node, connected to a cluster or not."""
+    from spoke import current, machine
 
     client = current.client
-    if client is not None:
-        return str(client.address[2])
-    return _outward_address()
-
-
-def _outward_address() -> str:
-    """The address that this machine would use to reach others; nothing is sent for it."""
-    import socket
-
-    from spoke import config
-
-    chosen = config.get("node_ip")
-    if chosen:
-        return str(chosen)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
+    return machine.known_address("" if client is None else str(client.address[2]))
 
 
 def list_named_actors(all_namespaces: bool = False) -> list[Any]:

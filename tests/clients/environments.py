@@ -3,6 +3,9 @@
 They stand in ``SPOKE_CLIENT_ENVS`` (default ``~/.cache/spoke-clients``), one folder per client and list
 of requirements.  Each has real Ray too, as the clients ask for it: Spoke must win over it by the search
 path alone, and the comparison runs it.
+
+``python -m tests.clients.environments CLIENT`` prints the interpreter; it exits with 77, as a test that is
+left out, where the registry of packages cannot be reached.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unittest
 from pathlib import Path
 
 RAY = "ray==2.60.0"
@@ -39,6 +43,13 @@ REQUIREMENTS: dict[str, tuple[list[str], list[str], list[str]]] = {
 }  # fmt: skip
 
 
+LEFT_OUT = 77
+
+
+class RegistryUnreachable(unittest.SkipTest):
+    """An environment is not there, and this machine cannot reach the packages for it: no fault of a test."""
+
+
 def root() -> Path:
     """The folder of all environments."""
     return Path(os.environ.get("SPOKE_CLIENT_ENVS") or Path.home() / ".cache" / "spoke-clients")
@@ -48,7 +59,8 @@ def python_of(client: str) -> str:
     """The interpreter of a client's environment, which is made if it is not there.
 
     Raises:
-        subprocess.CalledProcessError: a package cannot be installed; the output says which.
+        subprocess.CalledProcessError: a package cannot be installed; the output says which and why.
+        RegistryUnreachable: nothing can be installed here.
     """
     wanted, alone, unwanted = REQUIREMENTS[client]
     told = repr((sys.version_info[:2], wanted, alone, unwanted, OURS)).encode()
@@ -57,6 +69,8 @@ def python_of(client: str) -> str:
     done = folder / "complete"
     if done.exists():
         return str(python)
+    if (reason := _unreachable.get(root())) is not None:
+        raise RegistryUnreachable(reason)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -67,6 +81,38 @@ def python_of(client: str) -> str:
     if unwanted:
         commands.append([*pip, "uninstall", "-y", *unwanted])
     for command in commands:
-        subprocess.run(command, check=True, env=environment, stderr=subprocess.DEVNULL)
+        made = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+        if made.returncode:
+            raise _fault(client, made)
     done.touch()
     return str(python)
+
+
+_unreachable: dict[Path, str] = {}  # asked once: pip tries for a while
+
+
+def _fault(client: str, failed: subprocess.CompletedProcess[str]) -> Exception:
+    """What to raise: pip has lost its connection and so found nothing, or this package is at fault."""
+    nothing = ("No matching distribution found", "Max retries exceeded")
+    if "connection broken by" not in failed.stderr or not any(text in failed.stderr for text in nothing):
+        print(failed.stderr, file=sys.stderr)
+        return subprocess.CalledProcessError(failed.returncode, failed.args, stderr=failed.stderr)
+    reason = _unreachable[root()] = (
+        f"the environment of {client} is not in {root()}, and pip reaches no registry of packages: "
+        f"{failed.stderr.splitlines()[-1]}"
+    )
+    return RegistryUnreachable(reason)
+
+
+def main() -> int:
+    """Print the interpreter of the environment that the command line names."""
+    try:
+        print(python_of(sys.argv[1]))
+    except RegistryUnreachable as error:
+        print(error, file=sys.stderr)
+        return LEFT_OUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

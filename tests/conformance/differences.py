@@ -15,11 +15,36 @@ class Difference(NamedTuple):
     spoke: Any
 
 
+_LOOPBACK = "a cluster of one machine listens on the loopback, and its own address says so"
 _OK = {"value": "defined"}
 _VALUE_ERROR = {"error": "ValueError"}
 _TYPE_ERROR = {"error": "TypeError"}
 
 DIFFERENCES: dict[str, Difference] = {
+    "client_calls/ids_of_groups_have_no_order": Difference(
+        "ids of one kind have an order, so that they can be sorted", [{"value": True}, True, True]
+    ),
+    "client_calls/a_method_with_a_direct_transport": Difference(
+        "direct transports are Spoke's own and need no further library; Ray's needs nixl",
+        [{"value": 1}, {"error": "ValueError", "is": ["ValueError"]}, True, True],
+    ),
+    "client_imports/names_that_are_not_there": Difference(
+        "Ray's log monitor and the patches of its environments' modules reach into files that Spoke has not; "
+        "ray.internal.free and two names of older versions of Ray are there",
+        [
+            "LOCAL_MODE", "ActorHandle",
+            "_private.log_monitor.LogFileInfo", "_private.log_monitor.LogMonitor",
+            "_private.log_monitor.RAY_RUNTIME_ENV_LOG_TO_DRIVER_ENABLED",
+            "_private.log_monitor.RUNTIME_ENV_SETUP_PATTERN.match",
+            "_private.log_monitor.WORKER_LOG_PATTERN.match", "_private.log_monitor.is_proc_alive",
+            "_private.runtime_env.nsight", "_private.runtime_env.packaging", "_private.object_store",
+        ],
+    ),
+    "client_imports/a_name_from_the_wrong_module": Difference(
+        "programs for older versions of Ray import it from there", {"value": None}
+    ),
+    "client_imports/addresses_of_the_worker": Difference(_LOOPBACK, [True, False, True, True, True]),
+    "clients/addresses": Difference(_LOOPBACK, [False, True, True]),
     "collectives/barrier_and_second_group": Difference(
         "src_rank is a rank of the group that the call names; Ray takes it for one of the first group",
         [[[1.0], 0, 1], [[1.0], 1, 0]],
@@ -32,9 +57,17 @@ DIFFERENCES: dict[str, Difference] = {
         "an unknown option of a method is a ValueError that names the known ones, as elsewhere",
         {"error": "ValueError"},
     ),
+    "errors/a_cancelled_error_of_the_users": Difference(
+        "an error of a task never counts as the cancellation of the coroutine that awaits it",
+        {"tuple": [[True, False], "CancelledError"]},
+    ),
     "errors/task_error_pickles": Difference(
         "errors pickle, so that they can be results, arguments and log records",
         {"error": "RayTaskError(ValueError)", "has": ["text"], "is": ["RayTaskError", "ValueError"]},
+    ),
+    "generators/more_items_than_returns": Difference(
+        "items beyond num_returns fail the call, as values of a list do; Ray drops them",
+        [{"error": "RayTaskError(ValueError)", "is": ["ValueError"]}] * 2,
     ),
     "generators/yield_from": Difference("yield from an iterator works as in plain Python", [1, 2, 3]),
     "graphs/collective_nodes": Difference(

@@ -4,6 +4,8 @@
 ends: ``{"case": name, "result": ..., "seconds": ...}``.  A case that raises gives its error's
 description as its result.  A case that hangs ends the process: the parent (`run_area`) notes it as
 hanging and starts another process for the cases after it, so that one hang hides nothing.
+
+An area with ``THROUGH_RAY_COMPAT = True`` imports ``ray`` on both engines: Spoke under Ray's name.
 """
 
 from __future__ import annotations
@@ -96,6 +98,15 @@ def _run_case(ray: Any, case: Callable[[Any], Any]) -> Any:
         gc.collect()
 
 
+def _engine(name: str, area: str) -> ModuleType:
+    if name == "spoke" and getattr(load(area), "THROUGH_RAY_COMPAT", False):
+        import ray_compat
+
+        ray_compat.install()
+        name = "ray"
+    return importlib.import_module(name)
+
+
 def _main() -> None:
     parser = argparse.ArgumentParser(description="run the cases of one area on one engine")
     parser.add_argument("--engine", default="spoke", help="module to import: spoke or ray")
@@ -104,7 +115,7 @@ def _main() -> None:
     parser.add_argument("--extra-path", action="append", default=[], help="appended to sys.path")
     arguments = parser.parse_args()
     sys.path.extend(arguments.extra_path)
-    ray = importlib.import_module(arguments.engine)
+    ray = _engine(arguments.engine, arguments.area)
     options = init_options(arguments.area)
     if options is not None:
         ray.init(**options)

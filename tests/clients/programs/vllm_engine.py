@@ -1,9 +1,10 @@
-"""A vLLM engine of two tensor-parallel ranks through its Ray executor, on a tiny model with random weights.
+"""A vLLM engine of two ranks through its Ray executor, on a tiny model with random weights.
 
-    python vllm_engine.py FOLDER [--kill]
+    python vllm_engine.py FOLDER [--ready] [--kill] [--pipeline]
 
 Prints JSON: the tokens, those of Hugging Face, seconds to a ready engine, and with ``--kill`` how long
-the engine took to notice that a worker was killed, and how.  FOLDER keeps the model.
+the engine took to notice that a worker was killed, and how.  With ``--ready`` it ends when the engine is
+ready.  FOLDER keeps the model.  The ranks are tensor parallel, with ``--pipeline`` stages of a pipeline.
 """
 
 from __future__ import annotations
@@ -72,10 +73,17 @@ def noticed_kill(llm: Any, generate: Any) -> dict[str, Any]:
     return {"error": None, "seconds": time.monotonic() - started}
 
 
+def executor_of(llm: Any) -> str | None:
+    """The kind of executor of an engine in this process."""
+    core = getattr(llm.llm_engine.engine_core, "engine_core", None)
+    return None if core is None else type(core.model_executor).__name__
+
+
 def main() -> None:
     """Entry of the program."""
     path = model(sys.argv[1])
-    wanted = reference(path)
+    only_ready = "--ready" in sys.argv
+    wanted = [] if only_ready else reference(path)
     import ray
     from vllm import LLM, SamplingParams
 
@@ -83,9 +91,12 @@ def main() -> None:
     ray.init(num_cpus=4, num_gpus=4, log_to_driver=False)
     # An engine in a process of its own joins the cluster as a second driver.
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    parallel: dict[str, Any] = {"tensor_parallel_size": 2, "enforce_eager": True}
+    if "--pipeline" in sys.argv:  # which vLLM's CPU runner cannot do eagerly, with any executor
+        parallel = {"pipeline_parallel_size": 2, "compilation_config": {"mode": 2, "backend": "eager"}}
     llm = LLM(
-        model=path, skip_tokenizer_init=True, tensor_parallel_size=2, distributed_executor_backend="ray",
-        enforce_eager=True, dtype="float32", max_model_len=128,
+        model=path, skip_tokenizer_init=True, distributed_executor_backend="ray", dtype="float32",
+        max_model_len=128, **parallel,
     )  # fmt: skip
     ready = time.monotonic() - started
     sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, detokenize=False)
@@ -96,7 +107,8 @@ def main() -> None:
 
     seen: dict[str, Any] = {
         "engine": ray.__file__,
-        "tokens": generate(),
+        "executor": executor_of(llm),
+        "tokens": [] if only_ready else generate(),
         "wanted": wanted,
         "ready_s": round(ready, 2),
     }

@@ -1,4 +1,35 @@
-"""What known clients of Ray (vLLM, verl, OpenRLHF, SGLang, lmdeploy, NeMo-RL, modin) rely on."""
+"""What known clients of Ray (vLLM, verl, OpenRLHF, SGLang, lmdeploy, NeMo-RL, modin) rely on.
+
+`client_calls` has the shapes of their calls, `client_imports` what they import, private modules included,
+`client_drivers` how they start and join clusters.  Where each behaviour has its case (no module: here):
+
+    init, joining, "auto", exact texts  client_drivers: all; sessions.a_second_driver_joins
+    RAY_ADDRESS, RAY_AUTH_MODE, ...     client_drivers.variables_*, joining_by_*, timeouts_of_graphs_*
+    RAY_RAYLET_PID                      marks_of_a_worker
+    NOSET_*                             visible_devices_left_alone; client_drivers.hidden_devices_*;
+                                        client_calls.devices_hidden_of_other_makers, forms_of_the_switch_*
+    nodes, resources, addresses         addresses; client_calls.fields_of_a_node, counts_of_resources_*,
+                                        the_own_address_*; client_imports.resources_per_node*
+    groups: shapes, int keys, pending,  group_*, waiting_for_a_group_*, actors_against_a_pending_group,
+      node:<ip>, ended more than once   bundles_tied_*, removing_a_group_*; client_calls.group_by_keywords,
+                                        workers_and_engine_*; client_imports.table_of_a_group_*
+    old-style options, capture          old_style_*; client_calls.old_style_*, capture_of_children_*
+    shared and scouted GPUs             fractions_*, a_killed_info_actor_*; client_calls.shares_of_*,
+                                        an_info_task_*
+    ActorClass(C), the user's methods   name_of_the_actor_class, actor_class_shows_*, methods_added_*
+    async __init__, __ray_call__, ...   ray_call_*; concurrency.async_constructor; lifecycle.ray_*
+    handles: keys, copies, _actor_id    handles_as_dict_keys, deepcopy_*, missing_attribute_*, types_as_*
+    kwargs of remote, options, wait     client_calls.every_option_of_a_worker, keywords_of_*
+    refs nested and at the top level    client_calls.a_box_keeps_its_ref
+    death sentinels, kill               a_long_call_as_a_death_sentinel, a_worker_that_dies_by_itself
+    exceptions                          errors_and_their_kinds; client_calls.exceptions_made_by_hand
+    cloudpickle by value, metrics       client_calls.pickle_of_a_module_*, metrics_by_keywords
+    compiled graphs                     client_imports.tensor_parallel_graph, pipeline_parallel_graph
+    direct tensor transport             client_calls.a_method_with_a_direct_transport, tensor_transport_*
+    names, find_spec, versions, pickle  client_imports.names_that_are_not_there, versions, pickled_by_*
+
+Queues, collectives, job submission, timelines have areas of their own.
+"""
 
 from __future__ import annotations
 

@@ -460,3 +460,30 @@ def except_clause_order(ray: Any) -> Any:
         ray.get(_fails(ray, FileNotFoundError("f")))
     except OSError as error:
         return [type(error).__name__, isinstance(error, FileNotFoundError)]
+
+
+def a_cancelled_error_of_the_users(ray: Any) -> Any:
+    import asyncio
+
+    @ray.remote(max_retries=0)
+    def f() -> None:
+        raise asyncio.CancelledError
+
+    try:
+        ray.get(f.remote())
+    except BaseException as error:
+        kinds = (ray.exceptions.RayTaskError, asyncio.CancelledError)
+        return [isinstance(error, kind) for kind in kinds], type(error.cause).__name__  # type: ignore[attr-defined]
+
+
+def notes_of_an_exception(ray: Any) -> Any:
+    @ray.remote(max_retries=0)
+    def f() -> None:
+        error = ValueError("text")
+        error.add_note("a note")
+        raise error
+
+    try:
+        ray.get(f.remote())
+    except ValueError as error:
+        return [error.cause.__notes__, "a note" in str(error)]  # type: ignore[attr-defined]

@@ -317,3 +317,22 @@ def dropped_generator(ray: Any) -> Any:
         return 1
 
     return ray.get(f.remote())
+
+
+def backpressure_of_none_and_without_limit(ray: Any) -> Any:
+    numbers = _numbers(ray)
+    option = "_generator_backpressure_num_objects"
+    free = numbers.options(**{option: -1}).remote(5)
+    return [
+        caught(lambda: numbers.options(**{option: 0}).remote(1), kinds=(ValueError,)),
+        caught(lambda: numbers.options(**{option: "2"}).remote(1), kinds=(TypeError,)),
+        [ray.get(ref) for ref in free],
+    ]
+
+
+def more_items_than_returns(ray: Any) -> Any:
+    numbers = _numbers(ray)
+    return [
+        caught(lambda: ray.get(numbers.options(num_returns=2, max_retries=0).remote(3)), kinds=(ValueError,)),
+        caught(lambda: ray.get(numbers.options(num_returns=3, max_retries=0).remote(2)), kinds=(ValueError,)),
+    ]

@@ -26,6 +26,7 @@ __all__ = [
     "kill",
     "logger",
     "print_to_stdstream",
+    "print_worker_logs",
     "put",
     "remote",
     "shutdown",
@@ -189,7 +190,12 @@ def __getattr__(name: str) -> Any:
 
 def print_to_stdstream(data: dict[str, Any], ignore_prefix: bool = False) -> None:
     """Print lines of a worker: to stderr if they are from there."""
-    where = sys.stderr if data.get("is_err") else sys.stdout
-    prefix = "" if ignore_prefix else f"({data.get('actor_name') or ''} pid={data.get('pid')}) "
+    print_worker_logs(data, sys.stderr if data.get("is_err") else sys.stdout, ignore_prefix)
+
+
+def print_worker_logs(data: dict[str, Any], print_file: Any, ignore_prefix: bool = False) -> None:
+    """Print lines of a worker to a file."""
+    name = data.get("actor_name") or data.get("task_name")
+    prefix = "" if ignore_prefix else f"({name + ' ' if name else ''}pid={data.get('pid')}) "
     for line in data.get("lines", ()):
-        print(f"{prefix}{line}", file=where, flush=True)
+        print(f"{prefix}{line}", file=print_file, flush=True)

@@ -7,6 +7,8 @@ unknown are refused.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from typing import Final
 
@@ -59,6 +61,27 @@ def translated(arguments: list[str]) -> tuple[list[str], list[str]]:
         if not command and not word.startswith("-"):
             command = word
     return kept, left_out
+
+
+def memory_summary(
+    address: str | None = None,
+    group_by: str = "NODE_ADDRESS",
+    sort_by: str = "OBJECT_SIZE",
+    units: str = "B",
+    line_wrap: bool = True,
+    stats_only: bool = False,
+    num_entries: int | None = None,
+) -> str:
+    """What ``ray memory`` prints, as a text."""
+    arguments = ["memory", "--group-by", group_by, "--sort-by", sort_by, "--units", units]
+    arguments += ["--address", address] if address else []
+    arguments += ["--stats-only"] if stats_only else []
+    arguments += ["--num-entries", str(num_entries)] if num_entries else []
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        cli(
+            args=[*arguments, *([] if line_wrap else ["--no-format"])], prog_name="ray", standalone_mode=False
+        )
+    return text.getvalue()
 
 
 def main() -> None:
