@@ -11,7 +11,7 @@ import builtins
 from types import MemberDescriptorType
 from typing import Any
 
-_EXCEPTION_GROUP: type | None = getattr(builtins, "BaseExceptionGroup", None)
+_EXCEPTION_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # came with Python 3.11
 
 
 class RayError(Exception):
@@ -291,11 +291,12 @@ def _dual_class(cause_class: type) -> type:
 
 def _dual(error: RayTaskError, cause: BaseException) -> RayError:
     made: Any = _dual_class(type(cause))
-    if _EXCEPTION_GROUP is not None and isinstance(cause, _EXCEPTION_GROUP):
-        group: Any = cause
-        instance = made.__new__(made, group.message, group.exceptions)
-    else:
-        instance = made.__new__(made)
+    group: Any = cause
+    given = (group.message, group.exceptions) if isinstance(group, _EXCEPTION_GROUP) else ()
+    try:
+        instance = made.__new__(made, *given)
+    except TypeError:  # one that wants arguments, or MemoryError's, which refuses other classes
+        instance = BaseException.__new__(made)
     instance.__init__(error, cause)  # apart, since __new__ may take other arguments
     return instance  # type: ignore[no-any-return]
 

@@ -6,6 +6,8 @@ asks nobody.  It is a shortcut only: a process that meets a block whose segment 
 its agent.  The agent is told of every mapping (MAPPED), so that its word that the segment is gone
 (UNMAP) finds it.
 
+Between nodes what goes ahead is a lease of the blocks, for a peer that reads by RDMA (`transport/rdma.py`).
+
 All methods run with the client's lock held.
 """
 

@@ -175,9 +175,15 @@ class Values:
         context.source, context.lease = source, lease
         try:
             if len(parts) == 1 and type(parts[0]) is bytes:
-                return codec.loads(parts[0])
+                try:
+                    return codec.loads(parts[0])
+                except Exception as error:
+                    raise _broken(error)  # noqa: B904
             opened = self._open(parts, lease, source if type(source) is Entry else None)
-            return codec.loads(opened[0], opened[1:])
+            try:
+                return codec.loads(opened[0], opened[1:])
+            except Exception as error:
+                raise _broken(error)  # noqa: B904
         finally:
             context.source, context.lease = before
 
@@ -231,6 +237,8 @@ class Values:
             before, context.source = context.source, entry
             try:
                 return pickle.loads(parts[0])
+            except Exception as error:
+                raise _broken(error)  # noqa: B904  # its context is the error
             finally:
                 context.source = before
         client = self._client
@@ -249,3 +257,12 @@ class Values:
 def has_blocks(parts: list[Any]) -> bool:
     """Whether any part lies in shared memory."""
     return any(type(part) is not bytes for part in parts)
+
+
+def _broken(error: Exception) -> Exception:
+    """What to raise where a value does not unpickle: no error of the call, and not the user's to catch."""
+    from spoke.errors import RayError, RaySystemError
+
+    if isinstance(error, RayError):
+        return error
+    return RaySystemError(f"the value cannot be unpickled: {type(error).__name__}: {error}")

@@ -126,13 +126,20 @@ def test_dual_of_a_class_with_its_own_constructor() -> None:
     assert (error.first, error.second, error.total()) == (1, 2, 3)
 
 
+@pytest.mark.parametrize("cause", [Demanding(1), MemoryError("all of it")])
+def test_dual_of_a_class_that_is_not_made_without_arguments(cause: Exception) -> None:
+    error = dual_of(cause)
+    assert isinstance(error, type(cause)) and error.args == (cause,)
+    assert type(pickle.loads(pickle.dumps(error))) is type(error)
+
+
 def test_dual_shows_the_fields_of_built_in_errors() -> None:
     error = dual_of(FileNotFoundError(2, "no such file", "/x"))
     assert (error.errno, error.filename) == (2, "/x")
     assert dual_of(UnicodeDecodeError("utf8", b"a", 0, 1, "why")).reason == "why"
 
 
-@pytest.mark.parametrize("cause", [Sealed("s"), Demanding(1), SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.parametrize("cause", [Sealed("s"), SystemExit(3), KeyboardInterrupt()])
 def test_what_cannot_be_dual_stays_a_task_error(cause: BaseException) -> None:
     error = dual_of(cause)
     assert type(error) is errors.RayTaskError

@@ -487,3 +487,57 @@ def notes_of_an_exception(ray: Any) -> Any:
         ray.get(f.remote())
     except ValueError as error:
         return [error.cause.__notes__, "a note" in str(error)]  # type: ignore[attr-defined]
+
+
+class _Breaks:
+    def __reduce__(self) -> Any:
+        return _broken, ()
+
+
+def _broken() -> None:
+    raise ValueError("does not come back")
+
+
+def built_in_errors(ray: Any) -> Any:
+    found = (MemoryError, OSError, RecursionError, SyntaxError, KeyError, ImportError, EOFError, TimeoutError)
+
+    @ray.remote(max_retries=0)
+    def fails(kind: Any) -> None:
+        raise kind("text")
+
+    refs = {kind: fails.remote(kind) for kind in found}
+    return [caught(lambda ref=ref: ray.get(ref), kinds=(kind,)) for kind, ref in refs.items()]  # type: ignore[misc]
+
+
+def an_error_whose_class_wants_arguments(ray: Any) -> Any:
+    class Wants(Exception):
+        def __new__(cls, code: int) -> Any:
+            made = super().__new__(cls)
+            made.code = code
+            return made
+
+        def __init__(self, code: int) -> None:
+            super().__init__(code)
+
+    @ray.remote(max_retries=0)
+    def fails() -> None:
+        raise Wants(7)
+
+    try:
+        ray.get(fails.remote())
+    except Wants as error:
+        return [type(error).__name__, error.cause.code]  # type: ignore[attr-defined]
+    except Exception as error:
+        return type(error).__name__
+
+
+def a_value_that_does_not_unpickle(ray: Any) -> Any:
+    @ray.remote
+    def makes() -> Any:
+        return _Breaks()
+
+    kinds = (ray.exceptions.RaySystemError, ValueError)
+    return [
+        caught(lambda: ray.get(ray.put(_Breaks())), "does not come back", kinds=kinds),
+        caught(lambda: ray.get(makes.remote()), "does not come back", kinds=kinds),
+    ]
