@@ -159,22 +159,36 @@ def open_args(
         value = client.values.unpack(parts, source, None)
         args, kwargs = value if type(value) is list else (value, {})
         return args, kwargs
-    if slots:
-        while True:
-            try:
-                return _open(client, source, call_id, extra, args_id, owner)
-            except UNREADABLE:
-                client.waiting.gone([part for slot in slots for part in slot[3]])
-                refs = lost_arguments(client, source, slots)
-                if not refs:
-                    raise
-            client.waiting.wait_all(list(refs.values()), None)
-            renew(client, slots, refs)
-    return _open(client, source, call_id, extra, args_id, owner)
+    found: dict[int, ObjectRef[Any]] = {}
+    while True:
+        before = [ref._entry.value for ref in found.values()]
+        try:
+            return _open(client, source, call_id, extra, args_id, owner, found)
+        except UNREADABLE:
+            if not slots:
+                raise
+            lost = _lost_arguments(client, source, slots, found)
+            entries = [ref._entry for ref in lost.values()]
+            if before == [None if one.status == PENDING else one.value for one in entries]:
+                raise  # nothing is known now that was not known when it was read
+            found = lost
+        client.waiting.wait_all(list(found.values()), None)
+        for ref in found.values():
+            if ref._entry.status > 0:
+                raise client.replies.error_of(ref._entry)
 
 
-def lost_arguments(client: Client, source: CallSource, slots: list[Any]) -> dict[int, ObjectRef[Any]]:
-    """By slot, refs to the arguments that lay on nodes which are gone: pending while they are made again."""
+def _lost_arguments(
+    client: Client, source: CallSource, slots: list[Any], found: dict[int, ObjectRef[Any]]
+) -> dict[int, ObjectRef[Any]]:
+    """By slot, refs to the arguments that lay on nodes which are gone: pending while they are made again.
+
+    found: what was returned before, and could not be read.
+    """
+    parts = [part for slot in slots for part in slot[3]]
+    for ref in found.values():
+        parts.extend(ref._entry.value or ())
+    client.waiting.gone(parts)
     gone = client.refs.gone
     refs: dict[int, ObjectRef[Any]] = {}
     with client.lock:
@@ -188,17 +202,14 @@ def lost_arguments(client: Client, source: CallSource, slots: list[Any]) -> dict
     return refs
 
 
-def renew(client: Client, slots: list[Any], refs: dict[int, ObjectRef[Any]]) -> None:
-    """The arguments of `lost_arguments` are there, or raise their error."""
-    for index, ref in refs.items():
-        entry = ref._entry
-        if entry.status > 0:
-            raise client.replies.error_of(entry)
-        slots[index][3] = entry.value
-
-
 def _open(
-    client: Client, source: CallSource, call_id: bytes, extra: list[Any], args_id: bytes | None, owner: Any
+    client: Client,
+    source: CallSource,
+    call_id: bytes,
+    extra: list[Any],
+    args_id: bytes | None,
+    owner: Any,
+    found: dict[int, ObjectRef[Any]],
 ) -> tuple[Any, Any]:
     parts, slots, _ = extra
     lease = None
@@ -209,9 +220,12 @@ def _open(
     args, kwargs = value if type(value) is list else (value, {})
     if slots:
         args = list(args)
-        for position, object_id, slot_owner, slot_parts in slots:
-            lease = source.lease(object_id, slot_owner) if has_blocks(slot_parts) else None
-            item = client.values.unpack(slot_parts, _SlotSource(source, object_id), lease)
+        for index, (position, object_id, slot_owner, slot_parts) in enumerate(slots):
+            if index in found:
+                item = client.values.read(found[index]._entry)
+            else:
+                lease = source.lease(object_id, slot_owner) if has_blocks(slot_parts) else None
+                item = client.values.unpack(slot_parts, _SlotSource(source, object_id), lease)
             if type(position) is int:
                 args[position] = item
             else:

@@ -142,36 +142,32 @@ class Waiting:
             if entry.status == VALUE and entry.value is parts:
                 raise error
 
-    def gone(self, parts: list[Any]) -> bytes:
-        """A node of these blocks that is gone for good, empty where there is none; waits for the hub's word.
-
-        The tables of this process know of the loss then.
-        """
+    def gone(self, parts: list[Any]) -> None:
+        """See which nodes of these blocks are gone for good, by the hub's word: the tables know it then."""
         for node_id in {part[0]: None for part in parts if type(part) is not bytes}:
-            if node_id != self._client.node_id and self._is_gone(node_id):
-                return bytes(node_id)
-        return b""
+            if node_id != self._client.node_id:
+                self._look_at(node_id)
 
-    def _is_gone(self, node_id: bytes) -> bool:
+    def _look_at(self, node_id: bytes) -> None:
         client = self._client
         gone = client.refs.gone
         verdict = (node_id, Waiter(1))
         with client.lock:
             if node_id in gone:
-                return True
+                return
             self._verdicts.append(verdict)
         try:
             try:
                 rows = client.request("nodes", HUB_ANSWER_S)
             except (GetTimeoutError, RaySystemError):
-                return node_id in gone  # the hub stays away
-            if not any(row["Alive"] and row["NodeID"] == node_id.hex() for row in rows):
+                return  # the hub stays away
+            alive = [row["NodeID"] for row in rows if row["Alive"]]
+            if node_id.hex() not in alive:
                 with client.lock:  # it was gone before the hub knew of this process
                     client.lineage.node_lost(node_id)
                     client._settle()
             elif node_id not in client.links.by_peer:  # else it lives, and has said that nothing is there
                 client.lead.wait(verdict[1], time.monotonic() + VERDICT_S)
-            return node_id in gone
         finally:
             with client.lock:
                 self._verdicts.remove(verdict)

@@ -23,7 +23,7 @@ from spoke import _native, objectref, wire
 from spoke.client import Client
 from spoke.core import Drop, Log, Lost, Received, Send, Tick
 from spoke.core.hub import HubConfig, HubCore
-from spoke.core.refs import Entry
+from spoke.core.refs import PENDING, Entry
 from spoke.links import Links
 from spoke.objectref import ObjectRef
 from spoke.running import running
@@ -273,23 +273,22 @@ class Proc:
             raise ObjectLostError.from_message("the node is gone")
         return bytes(entry.segment.view(part[3], part[4]))
 
-    def _gone(self, parts: list[Any]) -> bytes:
+    def _gone(self, parts: list[Any]) -> None:
         """As `spoke.waiting.Waiting.gone`, which asks the hub."""
         world, client = self.world, self.client
         for node_id in {part[0]: None for part in parts if type(part) is not bytes}:
             if node_id in client.refs.gone:
-                return bytes(node_id)
+                continue
             if all(node.node_id != node_id for node in world.hub.core.state.alive):
                 with client.lock:
                     client.lineage.node_lost(node_id)
                     client._settle()
-                return bytes(node_id)
-            if not world.agents_by_id[node_id].alive:
+            elif not world.agents_by_id[node_id].alive:
                 raise Suspended([])  # the hub does not know yet
-        return b""
 
     def _suspend(self, refs: list[Any], timeout: float | None) -> None:
-        raise Suspended(refs)
+        if any(ref._entry.status == PENDING for ref in refs):
+            raise Suspended(refs)
 
     # -- events
 

@@ -9,7 +9,7 @@ from spoke import wire
 from spoke.core.refs import PENDING, VALUE, Entry
 from spoke.errors import ObjectLostError
 from spoke.execution import Executor, Job
-from spoke.incoming import CallSource, open_args, renew
+from spoke.incoming import CallSource, open_args
 from spoke.objectref import ObjectRef
 from spoke.running import running
 
@@ -100,22 +100,12 @@ class SimExecutor(Executor):
                 refs = pause.refs
             if refs:
                 yield "until", refs
-                renew(self.client, extra[1], dict(zip(self._lost(extra[1]), refs, strict=True)))
                 refs.clear()
             else:
                 yield "sleep", 0.1
         program = self.proc.world.programs.body(self.proc, job, args, kwargs)
         del args, kwargs
         return (yield from program)
-
-    def _lost(self, slots: list[Any]) -> list[int]:
-        """As `lost_arguments` chooses them."""
-        gone = self.client.refs.gone
-        return [
-            index
-            for index, slot in enumerate(slots)
-            if any(type(part) is not bytes and part[0] in gone for part in slot[3])
-        ]
 
     def _ended(self, job: Job, started: int, source: Any, result: Any, error: BaseException | None) -> None:
         num_returns = job.message[5] if job.message[0] == wire.CALL else job.message[4]
