@@ -92,6 +92,7 @@ class SimExecutor(Executor):
         """The code of a job, arguments opened first; where they are lost, it waits for them."""
         args: Any = ()
         kwargs: Any = {}
+        refs: list[ObjectRef[Any]] = []  # kept until the arguments are opened, as `open_args` itself does
         while source is not None:
             try:
                 args, kwargs = open_args(self.client, source, job.call_id, extra)
@@ -99,12 +100,11 @@ class SimExecutor(Executor):
             except Suspended as pause:
                 refs = pause.refs
             if refs:
-                yield "until", refs
-                refs.clear()
+                yield "until", list(refs)
             else:
                 yield "sleep", 0.1
         program = self.proc.world.programs.body(self.proc, job, args, kwargs)
-        del args, kwargs
+        del args, kwargs, refs
         return (yield from program)
 
     def _ended(self, job: Job, started: int, source: Any, result: Any, error: BaseException | None) -> None:
