@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from spoke import wire
 from spoke.core.refs import PENDING
@@ -18,6 +18,9 @@ from spoke.wire import encode
 if TYPE_CHECKING:
     from spoke.client import Client
     from spoke.links import Link
+
+
+METHOD_PATIENCE_S: Final = 10.0
 
 
 class CallSource:
@@ -43,6 +46,15 @@ class CallSource:
         """The caller's address, as far as a callee knows it: by the link to it."""
         assert self._link is not None
         return self._client.refs.addresses.get(self._link.peer) or [self._link.peer, b"", "", 0]
+
+    @property
+    def patience_s(self) -> float | None:
+        """How long to wait for arguments that are made again; None: for ever.
+
+        A method's may come from earlier calls of this very actor, which can not run while it waits.
+        """
+        of_method = self._link is not None and self._client.executor.actor is not None
+        return METHOD_PATIENCE_S if of_method else None
 
     # -- refs inside the arguments (see Client.resolve_ref)
 
@@ -152,7 +164,8 @@ def open_args(
     """``(args, kwargs)`` of a call.
 
     Raises:
-        whatever unpickling raises, ObjectLostError for a block that is gone.
+        whatever unpickling raises, ObjectLostError for a block that is gone, GetTimeoutError for one that
+            is not made again in time.
     """
     parts, slots, _ = extra
     if not slots and len(parts) == 1 and type(parts[0]) is bytes:
@@ -172,7 +185,7 @@ def open_args(
             if before == [None if one.status == PENDING else one.value for one in entries]:
                 raise  # nothing is known now that was not known when it was read
             found = lost
-        client.waiting.wait_all(list(found.values()), None)
+        client.waiting.wait_all(list(found.values()), source.patience_s)
         for ref in found.values():
             if ref._entry.status > 0:
                 raise client.replies.error_of(ref._entry)

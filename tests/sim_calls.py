@@ -288,7 +288,7 @@ class Proc:
 
     def _suspend(self, refs: list[Any], timeout: float | None) -> None:
         if any(ref._entry.status == PENDING for ref in refs):
-            raise Suspended(refs)
+            raise Suspended(refs, timeout)
 
     # -- events
 

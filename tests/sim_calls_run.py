@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from spoke import wire
 from spoke.core.refs import PENDING, VALUE, Entry
-from spoke.errors import ObjectLostError
+from spoke.errors import GetTimeoutError, ObjectLostError
 from spoke.execution import Executor, Job
 from spoke.incoming import CallSource, open_args
 from spoke.objectref import ObjectRef
@@ -30,8 +30,9 @@ class Exited(BaseException):
 class Suspended(BaseException):
     """Code that would block for these refs, or for the hub's word on a node where there are none."""
 
-    def __init__(self, refs: list[ObjectRef[Any]]) -> None:
+    def __init__(self, refs: list[ObjectRef[Any]], timeout: float | None = None) -> None:
         self.refs = refs
+        self.timeout = 1e6 if timeout is None else timeout
 
 
 class FakeOs:
@@ -92,19 +93,21 @@ class SimExecutor(Executor):
         """The code of a job, arguments opened first; where they are lost, it waits for them."""
         args: Any = ()
         kwargs: Any = {}
+        refs: list[ObjectRef[Any]] = []  # kept until the arguments are opened, as `open_args` itself does
         while source is not None:
             try:
                 args, kwargs = open_args(self.client, source, job.call_id, extra)
                 break
             except Suspended as pause:
-                refs = pause.refs
+                refs, timeout = pause.refs, pause.timeout
             if refs:
-                yield "until", refs
-                refs.clear()
+                yield "until", list(refs), timeout
+                if any(ref._entry.status == PENDING for ref in refs):
+                    raise GetTimeoutError("the arguments are not made again in time")
             else:
                 yield "sleep", 0.1
         program = self.proc.world.programs.body(self.proc, job, args, kwargs)
-        del args, kwargs
+        del args, kwargs, refs
         return (yield from program)
 
     def _ended(self, job: Job, started: int, source: Any, result: Any, error: BaseException | None) -> None:
@@ -192,7 +195,7 @@ class Run:
         if what == "sleep":
             world.after(args[0], lambda: self.wake(turn))
         elif what == "until":
-            waiting = self.waiter = Waiting(self, args[0], len(args[0]), 1e6, read=False)
+            waiting = self.waiter = Waiting(self, args[0], len(args[0]), args[1], read=False)
             waiting.begin()
             world.after(0.004, lambda: self._block(turn))
         elif what == "item":

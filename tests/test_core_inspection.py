@@ -128,3 +128,16 @@ def test_what_a_worker_said_before_it_was_stopped_is_kept() -> None:
     hub.step(hub.exit_of(grant[3][0]))
     assert inspections._past[-1][-1] == b"later" and inspections._past_bytes <= PAST_BYTES
     assert inspections._past_bytes == sum(len(row[-1]) for row in inspections._past)
+
+
+def test_calls_of_an_actor_whose_constructor_failed_are_rows_too() -> None:
+    """Their error is a whole exception, where that of others is a name and a text."""
+    from spoke import codec, inspecting
+    from spoke.errors import ActorDiedError
+
+    for error in (ActorDiedError("no luck"), ("ActorDiedError", "no luck")):
+        packed = codec.dumps(error)[0]
+        kept = [b"c" * 24, None, "A.f", b"a" * 16, "FAILED", 1, 0, "", 0, None, None, False, packed]
+        row = inspecting._failed(kept)
+        assert len(row) == len(inspecting.TASK_FIELDS)
+        assert row[7] == "ACTOR_DIED" and "no luck" in row[-1]
