@@ -11,9 +11,8 @@ from typing import Final
 
 from spoke import config
 
-_OF_NO_MACHINE: Final = frozenset(
-    {"", "127.0.0.1", "localhost", "::1", "0.0.0.0", "::"}
-)  # hosts to listen on
+# Hosts that one may listen on, and that name no machine.
+_OF_NO_MACHINE: Final = frozenset({"", "127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
 OBJECT_STORE_SHARE = 0.3  # of memory, when the user names no limit
 
 

@@ -37,7 +37,7 @@ DIFFERENCES: dict[str, Difference] = {
             "_private.log_monitor.RAY_RUNTIME_ENV_LOG_TO_DRIVER_ENABLED",
             "_private.log_monitor.RUNTIME_ENV_SETUP_PATTERN.match",
             "_private.log_monitor.WORKER_LOG_PATTERN.match", "_private.log_monitor.is_proc_alive",
-            "_private.runtime_env.nsight", "_private.runtime_env.packaging", "_private.object_store",
+            "_private.runtime_env.nsight", "_private.runtime_env.packaging",
         ],
     ),
     "client_imports/a_name_from_the_wrong_module": Difference(

@@ -56,7 +56,7 @@ _private.log_monitor.LogFileInfo _private.log_monitor.LogMonitor
 _private.log_monitor.RAY_RUNTIME_ENV_LOG_TO_DRIVER_ENABLED
 _private.log_monitor.RUNTIME_ENV_SETUP_PATTERN.match _private.log_monitor.WORKER_LOG_PATTERN.match
 _private.log_monitor.is_proc_alive _private.runtime_env.nsight _private.runtime_env.packaging
-_private.object_store scripts.scripts.memory_summary
+scripts.scripts.memory_summary
 """
 
 
