@@ -194,6 +194,7 @@ def test_a_stopped_process_is_named(cluster: Any) -> None:
     spoke = cluster
     actor = spoke.remote(Holder).options(num_cpus=0).remote()
     pid = spoke.get(actor.__ray_call__.remote(lambda self: os.getpid()), timeout=LIMIT_S)
+    until(spoke, actor, "ALIVE")  # the hub has heard it, too: the answer may be here before
     os.kill(pid, signal.SIGSTOP)
     try:
         assert re.search(
