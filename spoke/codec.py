@@ -67,6 +67,11 @@ def use_pickler(dumps: Callable[[Any], bytes], table: dict[type, Any]) -> None:
     table.update(_register)
 
 
+def is_foreign() -> bool:
+    """Whether an engine with a pickler of its own is in use."""
+    return _foreign is not None
+
+
 def use_own_pickler() -> None:
     """Undo `use_pickler`."""
     global _foreign

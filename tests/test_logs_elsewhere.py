@@ -18,7 +18,7 @@ from spoke.joblogs import tail_offset
 from spoke.logreading import FILES_MAX, WAITING_MAX, LogReading
 from spoke.logs import MARK, marker
 from spoke.util.state.exception import RayStateApiException
-from spoke.util.state.logs import Cutter, get_log, list_logs
+from spoke.util.state.logs import PART_CHARS, Cutter, get_log, list_logs
 from spoke.wire import LOG_CHUNK
 
 # Whatever this program would open or list below the other node's folder ends it.
@@ -246,6 +246,13 @@ def test_the_last_lines(seed: int) -> None:
         assert list(Cutter().cut(text[start:] + b"")) == [
             line.decode() for line in lines[len(lines) - min(count, len(lines)) :] if line.endswith(b"\n")
         ]
+
+
+def test_a_line_without_an_end_is_given_out_in_parts() -> None:
+    cutter = Cutter()
+    found = [part for _ in range(3) for part in cutter.cut(b"x" * (PART_CHARS - 1))]
+    assert [len(part) for part in found] == [2 * PART_CHARS - 2]
+    assert [len(part) for part in cutter.cut(b"\n")] == [PART_CHARS]
 
 
 def test_lines_in_pieces() -> None:

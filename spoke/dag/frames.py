@@ -1,7 +1,8 @@
 """Values to frames of links and back.
 
 A frame's body is a pickle of the value, of what was raised, or of a ref to the value: values above a
-size, and those with buffers, travel as objects.
+size, and those with buffers, travel as objects.  On an engine with a pickler of its own they do not: its refs
+are whole in its own pickles only, and what it finds in one of those is kept for ever.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Failed(Exception):
 def encode(value: Any, stored_above: int) -> tuple[int, bytes, Any]:
     """Kind, body, and what must be kept until the frame was used; TypeError for what cannot be pickled."""
     body, buffers, refs = codec.dumps(value)
-    if not buffers and len(body) <= stored_above:
+    if codec.is_foreign() and (buffers or refs):
+        return VALUE, codec.dumps_function(value), None
+    if codec.is_foreign() or (not buffers and len(body) <= stored_above):
         return VALUE, body, refs
     ref = api.put([value])
     return STORED, pickle.dumps(ref), ref

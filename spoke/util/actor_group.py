@@ -119,9 +119,9 @@ class ActorGroup:
         self.start()
 
     def __getattr__(self, name: str) -> ActorGroupMethod:
-        if not self.__dict__.get("actors", True):
-            raise RuntimeError("This ActorGroup has been shutdown. Please start it again.")
         if name in self.__dict__.get("_methods", ()):
+            if not self.actors:
+                raise RuntimeError("This ActorGroup has been shutdown. Please start it again.")
             return ActorGroupMethod(self, name)
         raise AttributeError(f"'ActorGroup' object has no attribute {name!r}")
 

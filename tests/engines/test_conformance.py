@@ -22,6 +22,7 @@ AREAS = (
     "cancel",
     "gpus",
     "options",
+    "compiled",
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout_s(1200), pytest.mark.leaks("dirs")]

@@ -18,6 +18,7 @@ from spoke.util.state.exception import RayStateApiException
 from spoke.util.state.source import Source, looking
 
 WAIT_S: Final = 2.0  # how long a reader that follows waits for one answer
+PART_CHARS: Final = 4 * 1024 * 1024  # of a line that wait for its end
 _MARK: Final = MARK.decode()  # begins what tells whose output follows
 _KINDS: Final = {".out": "worker_out", ".err": "worker_err"}
 
@@ -200,11 +201,11 @@ class Cutter:
         self._decoder = codecs.getincrementaldecoder(encoding)(errors)
 
     def cut(self, piece: bytes) -> Iterator[str]:
-        """The lines that end in this piece; b"" gives out what has waited for its end."""
+        """The lines that end in this piece; b"" gives out what has waited for its end, as does its length."""
         *lines, self._part = (self._part + self._decoder.decode(piece)).split("\n")
         for line in lines:
             yield from self._shown(line + "\n")
-        if not piece and self._part and _MARK not in self._part:
+        if (not piece or len(self._part) > PART_CHARS) and self._part and _MARK not in self._part:
             line, self._part = self._part, ""
             yield from self._shown(line)
 
