@@ -57,7 +57,8 @@ def shared_memory_of_worker(worker: Any = None) -> list[str]:
     """Runs in each rank, and here: vLLM's blocks of shared memory that this process has mapped."""
     with open("/proc/self/maps", encoding="utf-8") as file:
         lines = file.read().splitlines()
-    return sorted({line.rsplit("/", 1)[1].split()[0] for line in lines if "/dev/shm/psm_" in line})
+    names = {line.rsplit("/", 1)[1].split()[0] for line in lines if "/dev/shm/" in line}
+    return sorted(name for name in names if name.startswith("psm_") or "-cpushm_" in name)
 
 
 def noticed_kill(llm: Any, generate: Any) -> dict[str, Any]:
@@ -105,16 +106,16 @@ def main() -> None:
         prompts: Any = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
         return [list(out.outputs[0].token_ids) for out in llm.generate(prompts, sampling, use_tqdm=False)]
 
+    mapped = [shared_memory_of_worker(), *llm.collective_rpc(shared_memory_of_worker)]
     seen: dict[str, Any] = {
         "engine": ray.__file__,
         "executor": executor_of(llm),
         "tokens": [] if only_ready else generate(),
         "wanted": wanted,
         "ready_s": round(ready, 2),
+        "shared_memory": sorted({name for names in mapped for name in names}),
     }
     if "--kill" in sys.argv:
-        mapped = [shared_memory_of_worker(), *llm.collective_rpc(shared_memory_of_worker)]
-        seen["shared_memory"] = sorted({name for names in mapped for name in names})
         seen["kill"] = noticed_kill(llm, generate)
     print("\n@result " + json.dumps(seen), flush=True)
 
