@@ -172,9 +172,10 @@ def test_l6_connections_that_say_nothing_cost_no_threads(gpus: Any) -> None:
 
     import psutil
 
-    (daemon,) = (one for one in psutil.Process().children() if "daemon" in one.name())
+    (node,) = gpus.nodes()
+    daemon = psutil.Process(node["pid"])
     before = daemon.num_threads()
-    address = ("127.0.0.1", gpus.nodes()[0]["NodeManagerPort"])
+    address = ("127.0.0.1", node["NodeManagerPort"])
     idle = [socket.create_connection(address) for _ in range(200)]
     try:
         assert gpus.get(gpus.remote(num_cpus=0)(lambda: os.getpid()).remote(), timeout=30) > 0
