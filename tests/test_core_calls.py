@@ -116,6 +116,26 @@ def test_a_second_reply_is_nobodys() -> None:
     assert take(calls, "done") == []
 
 
+def test_what_is_queued_behind_a_call_that_fails_without_a_reply_is_sent() -> None:
+    calls = table()
+    first, second = leased(calls, 1, 2)
+    assert take(calls, "send") == [first]
+    calls.fail_named(first, "ObjectLostError", "its argument is gone")
+    assert take(calls, "send") == [second]
+
+
+def test_who_gives_the_last_worker_back_asks_for_another_while_something_is_queued() -> None:
+    calls = table()
+    first, second = leased(calls, 1, 2)
+    calls.tasks.reclaim(0.0)
+    calls.tasks.tick(TURN_S + 0.01)
+    take(calls, "hub")
+    calls.fail_named(first, "ObjectLostError", "its argument is gone")
+    assert take(calls, "hub") == [(wire.GIVE_BACK, 1, False), (wire.WANT, 7, {}, 1)]
+    calls.tasks.granted(1.0, 7, 2, OTHER_HOST, {})
+    assert take(calls, "send") == [second]
+
+
 def test_a_late_reply_takes_the_call_out_of_the_queue() -> None:
     """The worker was declared dead and its task queued again; then its answer came after all."""
     calls = table()

@@ -198,11 +198,9 @@ class TaskClasses:
         lease.calls_done += 1
         if group.max_calls and lease.calls_done >= group.max_calls:
             self._give_back(lease, retire=True)
-            self._want(group)
         elif lease.returning:
             if not lease.inflight:
                 self._give_back(lease, retire=False)
-                self._want(group)
         elif group.queue:
             if len(lease.inflight) * 2 <= self._depth(group):  # refill by halves: fewer wakes
                 self._dispatch(group)
@@ -212,7 +210,6 @@ class TaskClasses:
     def _now_idle(self, now: float, lease: Lease) -> None:
         if lease.return_at is not None:  # the hub waits for it
             self._give_back(lease, retire=False)
-            self._want(lease.task_class)
             return
         lease.idle_since = now
         self.idle[lease.lease_id] = lease
@@ -235,8 +232,11 @@ class TaskClasses:
             return
         if call.peer is not None:
             lease = self.by_peer.get(call.peer)
-            if lease is not None and lease.inflight.pop(call.id, None) is not None and not lease.inflight:
-                self._now_idle(self.clock, lease)
+            if lease is not None and lease.inflight.pop(call.id, None) is not None and lease.lost is None:
+                if group.queue and not lease.returning:
+                    self._dispatch(group)
+                elif not lease.inflight:
+                    self._now_idle(self.clock, lease)
             return
         try:
             group.queue.remove(call)
@@ -288,6 +288,7 @@ class TaskClasses:
             group.wanted = len(group.leases)
             self.table.out.append(("hub", (wire.WANT, group.class_id, group.spec, group.wanted)))
         self.table.out.append(("hub", (wire.GIVE_BACK, lease.lease_id, retire)))
+        self._want(group)  # what is queued needs another one
 
     def _remove(self, lease: Lease) -> None:
         self.leases.pop(lease.lease_id, None)
@@ -375,7 +376,6 @@ class TaskClasses:
                 lease.returning = True
                 if not lease.inflight and lease.lost is None:
                     self._give_back(lease, retire=False)
-                    self._want(lease.task_class)
         for lease in list(self.lost.values()):
             if lease.lost is not None and lease.lost <= now:
                 # The hub still counts the lease: the worker lives, only the link to it broke.
@@ -416,5 +416,6 @@ class TaskClasses:
             for call in lease.inflight.values():
                 assert call.id in self.table.calls, f"CALL-1: {call} in flight but resolved"
         for group in self.classes.values():
+            assert not group.queue or group.wanted or group.leases, "CALL-3: nobody will run what is queued"
             for call in group.queue:
                 assert call.peer is None and call.id in self.table.calls
