@@ -133,6 +133,21 @@ def test_arguments_that_can_be_made_again_are_not_counted() -> None:
     assert not owner.lineage.records and not owner.refs.entries
 
 
+def test_an_argument_may_be_freed_and_needed_again_in_one_step() -> None:
+    """Its release is carried out after it was revived, and must not forget that it is made again."""
+    owner = Owner()
+    first = made(owner)
+    last = made(owner, first)
+    owner.refs.drop(first)  # not settled: its blocks are still to be given back
+    owner.lose(NODE)
+    assert first.status == last.status == PENDING
+    assert owner.lineage.lost_item(first.id) is first
+    (call,) = owner.queued
+    owner.calls.fail(call, SYSTEM, ["WorkerCrashedError", "its worker died"])
+    owner.settle()
+    assert first.status == last.status == SYSTEM
+
+
 def test_other_arguments_stay_counted() -> None:
     owner = Owner()
     put = owner.refs.own(b"p" * 28)

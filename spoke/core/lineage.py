@@ -214,6 +214,8 @@ class Lineage:
 
     def released(self, entry: Entry) -> None:
         """A result in blocks was freed: its last ref is gone."""
+        if self.refs.entries.get(entry.id) is entry:
+            return  # and was revived in the same step, before its blocks were given back
         record = self.records.get(entry.id[:ID_BYTES])
         if record is not None and record.live.pop(entry.id, None) is not None:
             entry.value = None
