@@ -1,20 +1,21 @@
 """What one process knows of calls and objects, put into rows for somebody who asks (wire.INSPECT).
 
-Rules of this module: it only reads, with the client's lock held, and costs nothing until it is asked.  A
-call is known to its caller until it is answered, and to the worker that ran it for a while longer; who
-puts the answers together (`spoke.util.state`) prefers the worker's row.  Times are wall clock, in
-microseconds since the epoch.
+Rules of this module: it only reads, with the client's lock held, unpickles nothing of the user's, and costs
+nothing until it is asked.  A call is known to its caller until it is answered, and to the worker that ran it
+for a while longer; who puts the answers together (`spoke.util.state`) prefers the worker's row.  Times are
+wall clock, in microseconds since the epoch.
 """
 
 from __future__ import annotations
 
+import io
+import pickle
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from msgpack import packb
 
-from spoke import codec
 from spoke.core.refs import CANCELLED, EXCEPTION, PENDING, SYSTEM, Entry
 
 if TYPE_CHECKING:
@@ -133,15 +134,26 @@ def remember_failure(client: Client, call: Any, status: int, value: list[Any]) -
     )  # fmt: skip
 
 
+class _NoClasses(pickle.Unpickler):
+    """Reads what `client.encode_error` wrote, a name and a text.
+
+    The error of an actor's constructor is an exception of the user's instead: its class may run anything, and
+    a ref in it takes the lock that is held here.
+    """
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        raise pickle.UnpicklingError(name)
+
+
 def _failed(row: list[Any]) -> list[Any]:
     """A call that ended at its caller, without an answer."""
     *most, error, attempt, parent, peer, here, packed = row
     text = ""
     if packed:
-        found = codec.loads(packed)
-        # A dead actor's calls have the error of its constructor, or of an argument of that.
-        is_error = isinstance(found, BaseException)
-        name, text = (type(found).__name__, str(found)) if is_error else found
+        try:
+            name, text = _NoClasses(io.BytesIO(packed)).load()
+        except pickle.UnpicklingError:
+            name, text = "ActorDiedError", "The actor's constructor raised; its own row says what."
         error = _ERRORS.get(name, name)
     return [*most, error, attempt, parent, peer, here, text[:MESSAGE_CHARS]]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from spoke import wire
 from spoke.core.inspection import BYTES_MAX, OPEN_MAX, PAST_BYTES
 from tests.hub_harness import Harness
@@ -130,14 +132,20 @@ def test_what_a_worker_said_before_it_was_stopped_is_kept() -> None:
     assert inspections._past_bytes == sum(len(row[-1]) for row in inspections._past)
 
 
-def test_calls_of_an_actor_whose_constructor_failed_are_rows_too() -> None:
-    """Their error is a whole exception, where that of others is a name and a text."""
-    from spoke import codec, inspecting
-    from spoke.errors import ActorDiedError
+class Untouchable(Exception):
+    """What unpickling a ref inside an exception does with the lock held: it never returns."""
 
-    for error in (ActorDiedError("no luck"), ("ActorDiedError", "no luck")):
+    def __reduce__(self) -> Any:
+        return pytest.fail, ("it was unpickled",)
+
+
+def test_calls_of_an_actor_whose_constructor_failed_are_rows_too() -> None:
+    """Their error is an exception of the user's, which is not unpickled: the client's lock is held."""
+    from spoke import codec, inspecting
+
+    for error, said in ((Untouchable(), "constructor raised"), (("ActorDiedError", "no luck"), "no luck")):
         packed = codec.dumps(error)[0]
         kept = [b"c" * 24, None, "A.f", b"a" * 16, "FAILED", 1, 0, "", 0, None, None, False, packed]
         row = inspecting._failed(kept)
         assert len(row) == len(inspecting.TASK_FIELDS)
-        assert row[7] == "ACTOR_DIED" and "no luck" in row[-1]
+        assert row[7] == "ACTOR_DIED" and said in row[-1]
