@@ -21,7 +21,7 @@ SHELL: Final = ("/bin/sh", "-c")
 # this one passes SIGTERM on to all, and reaps.
 _INIT: Final = """
 "$@" < /dev/null & child=$!
-trap 'kill -TERM -1' TERM
+trap 'if [ $$ = 1 ]; then kill -TERM -1; else kill -TERM $child; fi' TERM
 while :; do
     wait $child
     code=$?
