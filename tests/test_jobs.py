@@ -559,13 +559,15 @@ print(job.wait(60), list(job.logs()), job.message)
 print(jobs.submit(os.getcwd, runtime="docker", **options).result(60) != os.getcwd())
 job = jobs.submit("sleep 300", runtime="podman", **options)
 job.wait_until("RUNNING", 60); job.terminate(); print(job.wait(60))
+job = jobs.submit("sleep 300", runtime="podman", **options)
+job.wait_until("RUNNING", 60); job.terminate(force=True); print(job.wait(60))
 print(jobs.submit("true", runtime="podman").wait(60))
 """
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "FAKE_LOG": str(log),
                    "PYTHONPATH": str(ROOT)}  # fmt: skip
     argv = [sys.executable, "-c", code]
     out = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=90)
-    expected = ["SUCCEEDED ['in yes c1'] ", "True", "KILLED", "FAILED"]
+    expected = ["SUCCEEDED ['in yes c1'] ", "True", "KILLED", "KILLED", "FAILED"]
     assert out.stdout.splitlines() == expected, out.stderr
     words = log.read_text().split()
     for flag in ("--rm", "no-new-privileges", "ALL", "img:1"):
