@@ -579,19 +579,6 @@ print(jobs.submit("true", runtime="podman").wait(60))
     assert any(line.startswith("rm -f -t 0 spoke-") for line in log.read_text().splitlines())
 
 
-def test_f19_sigterm_goes_to_all_only_from_process_1() -> None:
-    """Elsewhere all would be the machine's processes; so `kill` is not the real one here."""
-    from spoke.jobruntimes import _INIT
-
-    kill = 'kill() { if [ "$1" = -0 ]; then command kill "$@"; else echo "$@"; command kill -9 $child; fi; }'
-    argv = ["/bin/sh", "-c", f"{kill}\n{_INIT}", "init", "sh", "-c", "echo up; exec sleep 30 > /dev/null"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "up\n"
-        process.terminate()
-        said = process.stdout.read().split()
-    assert len(said) == 2 and said[0] == "-TERM" and int(said[1]) > 1
-
-
 def test_f19_a_runtime_that_is_not_there_fails_by_name_and_harms_nobody(tmp_path: Path) -> None:
     (tmp_path / "sh").symlink_to("/bin/sh")
     code = """
