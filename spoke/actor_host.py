@@ -14,8 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from spoke.incoming import CallSource, open_args
+from spoke.outcome import runs_when_read
 from spoke.running import running
-from spoke.submit import DYNAMIC
+from spoke.submit import STREAMING
 
 if TYPE_CHECKING:
     from spoke.execution import Executor, Job
@@ -219,7 +220,7 @@ class ActorHost:
                 del args, kwargs
                 if hasattr(result, "__await__"):
                     result = await result
-                if message[5] < 0:
+                if runs_when_read(result, message[5]):
                     await self._stream(job, result, message[5], started, source)
                 else:
                     outcome.returned(job, result, message[5], started, source)
@@ -232,7 +233,7 @@ class ActorHost:
 
     async def _stream(self, job: Job, result: Any, num_returns: int, started: int, source: Any) -> None:
         outcome = self.executor.outcome
-        if num_returns == DYNAMIC or not hasattr(result, "__aiter__"):
+        if num_returns != STREAMING or not hasattr(result, "__aiter__"):
             outcome.generator(job, result, num_returns, started, source)
             return
         import asyncio

@@ -540,12 +540,16 @@ class Client:
         """
         self.check_open()
         parts, contains, _ = self.values.pack(value)
+        return self.own(VALUE, parts, contains)
+
+    def own(self, status: int, parts: list[Any], contains: list[Entry] | None = None) -> ObjectRef[Any]:
+        """A new object of this process, of a packed value or error."""
         object_id = self.new_call_id() + b"\xff\xff\xff\x7f"
         with self.lock:
             entry = self.refs.own(object_id)
             entry.value = parts
             entry.contains = contains
-            entry.status = VALUE
+            entry.status = status
             ref = self.make_ref(entry)
             if self._dropped:
                 self._settle()

@@ -21,7 +21,7 @@ from spoke.actor_host import ActorHost
 from spoke.cancelling import Interrupts
 from spoke.incoming import CallSource, open_args
 from spoke.lead import Waiter
-from spoke.outcome import Outcome
+from spoke.outcome import Outcome, runs_when_read
 from spoke.running import running
 from spoke.wire import encode
 
@@ -171,7 +171,7 @@ class Executor:
                     num_returns = message[5]
                 else:
                     num_returns = message[4]
-                if num_returns < 0:
+                if num_returns != 1 and runs_when_read(result, num_returns):
                     self.outcome.generator(job, result, num_returns, started, source)
                     return None
             finally:

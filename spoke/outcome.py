@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import traceback
 from collections import deque
 from threading import get_ident
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from msgpack import Packer, packb
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from spoke.execution import Executor, Job
     from spoke.incoming import CallSource
     from spoke.store import Block
+    from spoke.values import Packed
 
 
 class Outcome:
@@ -59,7 +62,26 @@ class Outcome:
         else:
             packed = values.pack_all(_split(result, num_returns))
         del result
-        self._reply(job, VALUE, started, [self._lend(job, job.call_id, *one) for one in packed], source)
+        self._values(job, packed, started, source)
+
+    def _values(
+        self,
+        job: Job,
+        packed: list[Packed],
+        started: int,
+        source: CallSource | None,
+        error: bytes | None = None,
+    ) -> None:
+        """Send values; or an error, and the values that were there before it if it is not retried."""
+        if job.cancelled:
+            self._client.values.discard(packed)
+            self.cancelled(job, source)
+            return
+        lent = [self._lend(job, job.call_id, *one) for one in packed]
+        if error is None:
+            self._reply(job, VALUE, started, lent, source)
+        else:
+            self._reply(job, EXCEPTION, started, [[[error], None], *lent], source)
 
     def _lend(
         self, job: Job, key: bytes, parts: list[Any], contains: list[Entry] | None, blocks: list[Block]
@@ -102,9 +124,12 @@ class Outcome:
         if isinstance(error, (SystemExit, AsyncioActorExit)):
             self._exit(error)
             return
+        self._reply(job, EXCEPTION, started, [[[self._packed_error(job, error)], None]], source)
+
+    def _packed_error(self, job: Job, error: BaseException) -> bytes:
         body = self.pack_error(job.name or "task", error)
         error.__traceback__ = None  # its frames hold the arguments, which may be views
-        self._reply(job, EXCEPTION, started, [[[body], None]], source)
+        return body
 
     def _exit(self, error: BaseException) -> None:
         """exit_actor() or sys.exit(): the process ends, and its end answers the call.
@@ -174,10 +199,10 @@ class Outcome:
     ) -> None:
         """Run a synchronous generator and send what it yields."""
         if num_returns == DYNAMIC:
-            from spoke.streams import DynamicObjectRefGenerator
-
-            refs = [self._client.put(item) for item in result]
-            self.returned(job, DynamicObjectRefGenerator(refs), 1, started, source)
+            self._dynamic(job, result, started, source)
+            return
+        if num_returns > 0:
+            self._static(job, result, num_returns, started, source)
             return
         index = 0
         for item in _iterate(result, job.name or "task"):
@@ -188,6 +213,50 @@ class Outcome:
             if job.cancelled:
                 raise KeyboardInterrupt
         self.end_stream(job, index, started, source)
+
+    def _static(
+        self, job: Job, result: Any, num_returns: int, started: int, source: CallSource | None
+    ) -> None:
+        """A generator with a fixed number of returns: those before its error are there, as in Ray."""
+        values = self._client.values
+        packed: list[Packed] = []
+        failure = None
+        try:
+            for item in result:
+                if len(packed) == num_returns:
+                    raise ValueError(f"Task returned more than num_returns={num_returns} objects.")
+                packed.append(values.pack(item))
+                del item
+            if len(packed) < num_returns:
+                raise ValueError(f"Task returned {len(packed)} objects, but num_returns={num_returns}.")
+        except Exception as error:
+            failure = error
+        except BaseException:
+            values.discard(packed)
+            raise
+        if failure is None or len(packed) == num_returns:
+            if failure is not None:
+                print(f"{job.name}: an error after all {num_returns} return values:", file=sys.stderr)
+                traceback.print_exception(failure)
+            self._values(job, packed, started, source)
+            return
+        self._values(job, packed, started, source, self._packed_error(job, failure))
+
+    def _dynamic(self, job: Job, result: Any, started: int, source: CallSource | None) -> None:
+        """One value: the refs of all items, the last one that of the error if there is one, as in Ray."""
+        from spoke.streams import DynamicObjectRefGenerator
+
+        refs: list[Any] = []
+        body = None
+        try:
+            for item in _iterate(result, job.name or "task", "dynamic"):
+                refs.append(self._client.put(item))
+                del item
+        except Exception as error:
+            body = self._packed_error(job, error)
+            refs.append(self._client.own(EXCEPTION, [body]))
+        packed = [self._client.values.pack(DynamicObjectRefGenerator(refs))]
+        self._values(job, packed, started, source, body)
 
     def send_item(self, job: Job, index: int, item: Any) -> None:
         packed = self._client.values.pack(item)
@@ -213,12 +282,17 @@ class Outcome:
             job.credit = None
 
 
-def _iterate(result: Any, name: str) -> Any:
+def runs_when_read(result: Any, num_returns: int) -> bool:
+    """Does the body of a call run only while its values are taken, as a generator's does?"""
+    return num_returns < 0 or (num_returns > 1 and type(result) is GeneratorType)
+
+
+def _iterate(result: Any, name: str, kind: str = "streaming") -> Any:
     try:
         return iter(result)
     except TypeError:
         raise TypeError(
-            f"{name} was called with num_returns='streaming' and must be a generator, "
+            f"{name} was called with num_returns={kind!r} and must be a generator, "
             f"but returned {type(result).__name__}"
         ) from None
 

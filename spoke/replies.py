@@ -74,8 +74,11 @@ class Replies:
         else:
             may_retry = status == EXCEPTION and call.retry_on is not None and call.retries_left != 0
             if may_retry and self._may_retry(call, values) and client.calls.retry(call):
+                self._refuse(link, call_id, values[1:])
                 return
             value = values[0][0] if values else []
+            if len(values or ()) > 1:  # the values that a generator gave before its error
+                self._resolve_each(link, call, values[1:])
             if call.stream is not None:
                 self._fail_stream(call, status, value)
             else:

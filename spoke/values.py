@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from spoke.client import Client
 
 EMPTY_ARGS: list[Any] = []
+Packed = tuple[list[Any], list[Entry] | None, list[Block]]  # parts, refs and blocks of a value
 
 
 def _reduce_on_device(tensor: Any) -> Any:
@@ -107,20 +108,24 @@ class Values:
         parts, blocks = self._store.write(body, buffers)
         return parts, self._count(refs) if refs else None, blocks
 
-    def pack_all(self, values: list[Any]) -> list[tuple[list[Any], list[Entry] | None, list[Block]]]:
+    def pack_all(self, values: list[Any]) -> list[Packed]:
         """`pack` of each; where one raises, nothing is counted for the others."""
-        packed: list[tuple[list[Any], list[Entry] | None, list[Block]]] = []
+        packed: list[Packed] = []
         try:
             for value in values:
                 packed.append(self.pack(value))  # noqa: PERF401
         except BaseException:
-            for _, contains, blocks in packed:
-                for entry in contains or ():
-                    self._client.release(entry)
-                for block in blocks:
-                    self._store.release(block)
+            self.discard(packed)
             raise
         return packed
+
+    def discard(self, packed: list[Packed]) -> None:
+        """Give back what these packed values carry: nobody takes them."""
+        for _, contains, blocks in packed:
+            for entry in contains or ():
+                self._client.release(entry)
+            for block in blocks:
+                self._store.release(block)
 
     def _count(self, refs: list[Any]) -> list[Entry]:
         entries = [ref._entry for ref in refs]

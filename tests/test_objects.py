@@ -115,6 +115,27 @@ def test_REF_1_a_block_is_reused_only_when_its_last_reader_let_go(spoke_cluster:
     until(lambda: stats()["blocks"] == 0)
 
 
+def test_REF_1_blocks_of_what_a_generator_gave_before_its_error_come_back(spoke_cluster: Any) -> None:
+    ray = spoke_cluster
+
+    @ray.remote(max_retries=1, retry_exceptions=True)
+    def stopping() -> Any:
+        yield numpy.zeros(MIB)
+        yield [ray.put(numpy.zeros(MIB))]
+        raise ValueError("stopped")
+
+    until(lambda: stats()["blocks"] == 0)  # of the test before
+    for kind in (3, "dynamic"):
+        made = stopping.options(num_returns=kind).remote()
+        refs = list(ray.get(made)) if kind == "dynamic" else made
+        first, (inner,) = ray.get(refs[:2])
+        assert len(first) == len(ray.get(inner)) == MIB
+        with pytest.raises(ValueError, match="stopped"):
+            ray.get(refs[2])
+        del made, refs, first, inner
+        until(lambda: stats()["blocks"] == 0)
+
+
 def test_MEM_2_what_was_got_cannot_be_written(spoke_cluster: Any) -> None:
     ray = spoke_cluster
     ref = ray.put(numpy.zeros(MIB, numpy.uint8))

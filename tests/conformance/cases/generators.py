@@ -336,3 +336,84 @@ def more_items_than_returns(ray: Any) -> Any:
         caught(lambda: ray.get(numbers.options(num_returns=2, max_retries=0).remote(3)), kinds=(ValueError,)),
         caught(lambda: ray.get(numbers.options(num_returns=3, max_retries=0).remote(2)), kinds=(ValueError,)),
     ]
+
+
+def _stopping(ray: Any) -> Any:
+    @ray.remote(max_retries=0)
+    def stopping(path: str, items: list[Any], retried: bool = False) -> Any:
+        first = not os.path.exists(path)
+        with open(path, "a", encoding="utf-8"):
+            pass
+        for item in items:  # noqa: UP028 (Ray drives a generator by send, which a list has not)
+            yield item
+        if first or not retried:
+            raise ValueError("stopped")
+
+    return stopping
+
+
+def _each(ray: Any, refs: Any) -> list[Any]:
+    return [caught(lambda ref=ref: ray.get(ref), kinds=(ValueError,)) for ref in refs]
+
+
+def values_before_an_error(ray: Any) -> Any:
+    refs = _stopping(ray).options(num_returns=3).remote(Flag().path, ["a", "b"])
+    return _each(ray, refs)
+
+
+def an_error_after_all_values(ray: Any) -> Any:
+    return _each(ray, _stopping(ray).options(num_returns=2).remote(Flag().path, ["a", "b"]))
+
+
+def large_values_and_refs_before_an_error(ray: Any) -> Any:
+    inner = ray.put("inner")
+    refs = _stopping(ray).options(num_returns=3).remote(Flag().path, [[inner], bytes(1 << 20)])
+    found = ray.get(refs[:2])
+    return [ray.get(found[0][0]), len(found[1]), _each(ray, refs[2:])]
+
+
+def values_before_an_error_that_is_retried(ray: Any) -> Any:
+    inner, flag = ray.put("inner"), Flag()
+    again = _stopping(ray).options(num_returns=2, max_retries=1, retry_exceptions=True)
+    refs = again.remote(flag.path, [bytes(1 << 20), [inner]], True)
+    return [len(ray.get(refs[0])), ray.get(ray.get(refs[1])[0]), flag.is_set()]
+
+
+def fewer_items_than_returns(ray: Any) -> Any:
+    return _each(ray, _numbers(ray).options(num_returns=3, max_retries=0).remote(1))
+
+
+def an_item_that_does_not_serialize(ray: Any) -> Any:
+    import threading
+
+    @ray.remote(num_returns=2, max_retries=0)
+    def odd() -> Any:
+        yield 1
+        yield threading.Lock()
+
+    first, second = odd.remote()
+    return [ray.get(first), caught(lambda: ray.get(second), kinds=(TypeError,))]
+
+
+def dynamic_items_before_an_error(ray: Any) -> Any:
+    inner = ray.put("inner")
+    made = _stopping(ray).options(num_returns="dynamic").remote(Flag().path, [[inner], bytes(1 << 20)])
+    refs = list(ray.get(made))
+    return [len(refs), ray.get(ray.get(refs[0])[0]), len(ray.get(refs[1])), _each(ray, refs[2:])]
+
+
+def dynamic_items_of_a_call_that_is_retried(ray: Any) -> Any:
+    again = _stopping(ray).options(num_returns="dynamic", max_retries=1, retry_exceptions=True)
+    return ray.get(list(ray.get(again.remote(Flag().path, [1, 2], True))))
+
+
+def fixed_returns_of_an_actors_generator(ray: Any) -> Any:
+    @ray.remote
+    class Actor:
+        @ray.method(num_returns=2)
+        def two(self) -> Any:
+            yield 1
+            raise ValueError("second")
+
+    actor = Actor.remote()
+    return _each(ray, actor.two.remote())
