@@ -86,7 +86,7 @@ class CollectiveOutputNode(ClassMethodNode):
     def _run(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], other: dict[str, Any], execution: Execution
     ) -> Any:
-        raise RuntimeError("CollectiveOutputNode is only supported with dag.experimental_compile()")
+        raise NotImplementedError("CollectiveOutputNode is only supported with dag.experimental_compile()")
 
     def __repr__(self) -> str:
         return f"CollectiveOutputNode({self._name})"

@@ -97,7 +97,7 @@ class _Planner:
                 f"Actor.remote(), not to {node!r}"
             )
         else:
-            raise TypeError(f"{NODES_ONLY}, not {node!r}.")
+            raise NotImplementedError(f"{NODES_ONLY}, not {node!r}.")
 
     def _slot(self, node: DAGNode) -> Slot:
         if isinstance(node, InputNode):

@@ -54,7 +54,7 @@ class InputNode(DAGNode):
 
     def __getitem__(self, key: int | str) -> InputAttributeNode:
         if not isinstance(key, (int, str)):
-            raise ValueError(
+            raise AssertionError(
                 "Please only use int index or str as first-level key to access fields of dag input."
             )
         return InputAttributeNode(self, key, "__getitem__", self._type_of(key))

@@ -223,7 +223,7 @@ class DAGNode:
             others: see `DAGContext`; those about GPUs say nothing here.
 
         Raises:
-            TypeError: a node is not a call of an actor's method.
+            NotImplementedError: a node is not a call of an actor's method.
             ValueError: an actor does not exist yet; a call takes neither the input nor another node, or
                 nothing comes of it; the input is taken as a whole here and by its parts there; this node was
                 compiled before.
@@ -461,10 +461,10 @@ class OutputNode(ClassMethodNode):
 
 
 class MultiOutputNode(DAGNode):
-    """Several nodes as one output: `execute` returns the list of their refs.
+    """Several nodes as one output: `execute` returns the list of their refs, and values as they are.
 
     Raises:
-        ValueError: something in `args` is no node.
+        ValueError: `args` is no list or tuple.
     """
 
     def __init__(
@@ -474,9 +474,6 @@ class MultiOutputNode(DAGNode):
     ) -> None:
         if not isinstance(args, (list, tuple)):
             raise ValueError(f"Invalid input type for `args`, {type(args)}: give a list of nodes.")
-        for node in args:
-            if not isinstance(node, DAGNode):
-                raise ValueError(f"MultiOutputNode takes nodes, not {node!r}.")
         super().__init__(tuple(args), {}, {}, other_args_to_resolve)
 
     def _run(
