@@ -96,11 +96,6 @@ class BaseID:
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._bytes == other._bytes
 
-    def __lt__(self, other: Any) -> bool:
-        if type(self) is not type(other):
-            return NotImplemented
-        return self._bytes < other._bytes
-
     def __hash__(self) -> int:
         return hash(self._bytes)
 

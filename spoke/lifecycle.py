@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from spoke import config, current
-from spoke.options import check_namespace, check_quantity
+from spoke.options import check_namespace, check_node_quantity
 
 # Accepted by `init` for compatibility and without effect here: what they turn does not exist in Spoke.
 _IGNORED = frozenset({
@@ -229,13 +229,15 @@ def _node_options(node: dict[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name in ("num_cpus", "num_gpus"):
         value = node[name] if node[name] is not None else config.get(name)
-        options[name] = None if value is None else check_quantity(name, value)
+        options[name] = None if value is None else check_node_quantity(name, value)
     custom = node["resources"] or {}
     if not isinstance(custom, dict):
         raise TypeError(f"resources must be a dict, got {type(custom)}")
     if "CPU" in custom or "GPU" in custom:
         raise ValueError("Use 'num_cpus' and 'num_gpus' instead of 'CPU' and 'GPU' in 'resources'")
-    options["resources"] = {str(name): check_quantity(str(name), amount) for name, amount in custom.items()}
+    options["resources"] = {
+        str(name): check_node_quantity(str(name), amount) for name, amount in custom.items()
+    }
     options["labels"] = {str(name): str(value) for name, value in (node["labels"] or {}).items()}
     memory = node["object_store_memory"]
     if memory is not None and (not isinstance(memory, int) or memory <= 0):

@@ -1,8 +1,10 @@
 """Options of tasks, actors and methods, parsed once, at decoration or ``.options()``.
 
-Rules of this module: a wrong option fails here, at the line that gives it, never at the call.  An
-unknown name is a ValueError that offers the nearest known one, a wrong type a TypeError, a wrong
-value a ValueError.  What the hub needs of them is one plain dict, built once (`scheduling_spec`).
+Rules of this module: a wrong option fails at the line that gives it.  An unknown name is a ValueError
+(of a method a TypeError, as for any unknown keyword of a call) that offers the nearest known one, a wrong
+type a TypeError, a wrong value a ValueError.  Where something may run (strategy, group, whole GPUs) is
+checked when it is submitted, as Ray does: a program may define what it never runs.  What the hub needs of
+them is one plain dict, built once (`scheduling_spec`).
 """
 
 from __future__ import annotations
@@ -94,20 +96,22 @@ def _words(types: tuple[type, ...]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def reject_unknown(name: str, known: Mapping[str, Any], what: str) -> NoReturn:
-    """Raise the ValueError for an option that does not exist."""
+def reject_unknown(
+    name: str, known: Mapping[str, Any], what: str, kind: type[Exception] = ValueError
+) -> NoReturn:
+    """Raise the error for an option that does not exist."""
     import difflib
 
     near = difflib.get_close_matches(name, known, 1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"Invalid option keyword {name} for {what}.{hint} Valid ones are {list(known)}.")
+    raise kind(f"Invalid option keyword {name} for {what}.{hint} Valid ones are {list(known)}.")
 
 
 def _check_types(given: Mapping[str, Any], table: Mapping[str, tuple[type, ...]], what: str) -> None:
     for name, value in given.items():
         types = table.get(name)
         if types is None:
-            reject_unknown(name, table, what)
+            reject_unknown(name, table, what, TypeError if table is CALL else ValueError)
         if isinstance(value, types) or (types is _STRATEGY and hasattr(value, "_scheduling")):
             continue
         if name == "placement_group" and hasattr(value, "bundle_specs"):
@@ -135,9 +139,20 @@ def check_quantity(name: str, value: Any) -> float:
         raise ValueError(
             f"The precision of the fractional quantity of resource {name} cannot go beyond {RESOURCE_UNIT}"
         )
-    if name in ("num_gpus", "GPU") and value > 1 and value != int(value):
-        raise ValueError(f"{name}: quantities above 1 must be whole numbers, {value} is not")
     return float(value)
+
+
+def _check_whole_gpus(amount: float) -> None:
+    if amount > 1 and amount != int(amount):
+        raise ValueError(f"num_gpus: quantities above 1 must be whole numbers, {amount} is not")
+
+
+def check_node_quantity(name: str, value: Any) -> float:
+    """An amount that a node or a bundle has: `check_quantity`, and GPUs above one are whole."""
+    amount = check_quantity(name, value)
+    if name in ("num_gpus", "GPU"):
+        _check_whole_gpus(amount)
+    return amount
 
 
 def _check_count(given: Mapping[str, Any], name: str, *, infinite: bool) -> None:
@@ -162,13 +177,14 @@ def parse_num_returns(value: int | str | None, is_generator: bool) -> int:
     """None, a count, "streaming" or "dynamic" as one number: >= 0, `STREAMING` or `DYNAMIC`.
 
     Raises:
-        ValueError: negative, an unknown word, or a word for a function that is no generator.
+        TypeError: an unknown word.
+        ValueError: negative, or a word for a function that is no generator.
     """
     if value is None:
         return STREAMING if is_generator else 1
     if isinstance(value, str):
         if value not in ("streaming", "dynamic"):
-            raise ValueError(f"num_returns must be a number, 'streaming' or 'dynamic', not {value!r}")
+            raise TypeError(f"num_returns must be a number, 'streaming' or 'dynamic', not {value!r}")
         if not is_generator:
             raise ValueError(f"num_returns={value!r} can only be used with generator functions")
         return STREAMING if value == "streaming" else DYNAMIC
@@ -253,13 +269,20 @@ def _resources(given: Mapping[str, Any], default_cpus: float) -> dict[str, float
     return {name: amount for name, amount in found.items() if amount > 0}
 
 
+def _check_one_way(given: Mapping[str, Any]) -> None:
+    group = given.get("placement_group", "default")
+    if given.get("scheduling_strategy") is not None and group not in (None, "default"):
+        raise ValueError(
+            "Placement groups should be specified via the scheduling_strategy option, and not by "
+            "placement_group too."
+        )
+
+
 def _strategy(given: Mapping[str, Any], resources: dict[str, float], what: str) -> Any:
     """None, "SPREAD" or the dict of a strategy object, checked against the group's bundles."""
     strategy = given.get("scheduling_strategy")
     group = given.get("placement_group", "default")
     index = given.get("placement_group_bundle_index", -1)
-    if strategy is not None and group not in (None, "default"):
-        raise ValueError("Give the placement group by scheduling_strategy only, not by placement_group too.")
     if isinstance(strategy, str):
         if strategy not in ("DEFAULT", "SPREAD"):
             raise ValueError(
@@ -306,10 +329,11 @@ class _Placed:
     """What tasks and actors have in common: resources, strategy, environment."""
 
     __slots__ = ("_spec", "capture_child_tasks", "fallback_strategy", "given", "inherits_group",
-                 "label_selector", "labels", "name", "resources", "runtime_env", "strategy")  # fmt: skip
+                 "label_selector", "labels", "name", "resources", "runtime_env", "what")  # fmt: skip
 
     def __init__(self, given: Mapping[str, Any], what: str, default_cpus: float) -> None:
         self.given = dict(given)
+        self.what = what
         self.name: str | None = given.get("name")
         self.label_selector: dict[str, str] = given.get("label_selector") or {}
         check_label_selector(self.label_selector)
@@ -318,7 +342,7 @@ class _Placed:
         self.labels: dict[str, str] = given.get("_labels") or {}
         self.runtime_env = environments.checked(given.get("runtime_env") or {})
         self.resources = _resources(given, default_cpus)
-        self.strategy = _strategy(given, self.resources, what)
+        _check_one_way(given)
         # A task of a group member runs in that group too if it captures and nothing else is said.
         self.inherits_group = (
             given.get("scheduling_strategy") is None and given.get("placement_group", "default") == "default"
@@ -338,6 +362,9 @@ class _Placed:
 
         `resolve` makes a runtime environment of one's own fit for other nodes.  The same dict is given for
         the same `job_env` object: do not change it.
+
+        Raises:
+            ValueError: what the options ask for could never be placed.
         """
         cached = self._spec
         if cached is not None and cached[0] is job_env:
@@ -352,7 +379,9 @@ class _Placed:
         return spec
 
     def _build_spec(self) -> dict[str, Any]:
-        spec: dict[str, Any] = {"resources": self.resources, "strategy": self.strategy}
+        _check_whole_gpus(self.resources.get("GPU", 0))
+        strategy = _strategy(self.given, self.resources, self.what)
+        spec: dict[str, Any] = {"resources": self.resources, "strategy": strategy}
         if self.label_selector:
             spec["label_selector"] = self.label_selector
         if self.fallback_strategy:

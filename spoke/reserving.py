@@ -16,7 +16,7 @@ from spoke.gang import Gang
 from spoke.handles import engine
 from spoke.ids import PlacementGroupID
 from spoke.limits import MAX_BUNDLES
-from spoke.options import check_label_selector, check_quantity
+from spoke.options import check_label_selector, check_node_quantity
 from spoke.util.placement_group import PlacementGroup
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _check_resources(given: dict[str, float] | None) -> dict[str, float]:
     if given is None:
         return {"CPU": 1.0}
     try:
-        amounts = {str(name): check_quantity(name, amount) for name, amount in given.items()}
+        amounts = {str(name): check_node_quantity(name, amount) for name, amount in given.items()}
     except (TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"resources_per_actor: {error}") from None
     amounts = {name: amount for name, amount in amounts.items() if amount > 0}

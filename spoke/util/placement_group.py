@@ -11,7 +11,7 @@ from typing import Any
 from spoke import absent, current
 from spoke.handles import engine
 from spoke.ids import JOB_BYTES, PlacementGroupID
-from spoke.options import check_label_selector, check_quantity
+from spoke.options import check_label_selector, check_node_quantity
 
 NODE_ID_LABEL_KEY = "ray.io/node-id"
 PLACEMENT_GROUP_BUNDLE_RESOURCE_NAME = "bundle"
@@ -211,7 +211,7 @@ def _check_bundles(bundles: Any) -> list[dict[str, float]]:
             isinstance(name, str) and isinstance(amount, (int, float)) for name, amount in bundle.items()
         ):
             raise ValueError(example)
-        kept = {name: check_quantity(name, amount) for name, amount in bundle.items()}
+        kept = {name: check_node_quantity(name, amount) for name, amount in bundle.items()}
         kept = {name: amount for name, amount in kept.items() if amount > 0}
         if not kept:
             raise ValueError(
