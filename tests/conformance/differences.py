@@ -61,10 +61,6 @@ DIFFERENCES: dict[str, Difference] = {
         {"value": ["own"]},
     ),
     "metrics/pickled": Difference("a metric keeps its default tags where it is passed on", "pickled_counter"),
-    "pools/imap_error_and_on": Difference(
-        "an iterator raises what the function raised, as multiprocessing does; Ray yields an object",
-        [{"value": 1.0}, {"error": "ZeroDivisionError", "is": ["ZeroDivisionError"]}, {"value": 0.5}],
-    ),
     "serialization/shared_identity_in_one_value": Difference(
         "one object twice in one value stays one object, as in plain pickle", True
     ),

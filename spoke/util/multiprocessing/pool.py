@@ -28,7 +28,7 @@ Callback = Callable[[Any], Any] | None
 
 
 class PoolTaskError(Exception):
-    """What an error callback gets; `underlying` is what the user's function raised."""
+    """What an error callback gets, and an iterator gives; `underlying` is what the user's function raised."""
 
     def __init__(self, underlying: BaseException) -> None:
         super().__init__(underlying)
@@ -191,12 +191,12 @@ class IMapIterator:
         return self.next()
 
     def next(self, timeout: float | None = None) -> Any:
-        """The next result.
+        """The next result; a `PoolTaskError` where the function raised, as in Ray (not in `multiprocessing`).
 
         Raises:
             StopIteration: there is none.
             multiprocessing.TimeoutError: none within `timeout` seconds; it may be asked for again.
-            whatever the function raised for this item.
+            RayActorError: the process died.
         """
         while not self._ready:
             if not self._running:
@@ -205,7 +205,7 @@ class IMapIterator:
             self._submit()
         item = self._ready.popleft()
         if type(item) is Failure:
-            raise item.error()
+            return PoolTaskError(item.error())
         if isinstance(item, RayError):
             raise item
         return item
