@@ -36,6 +36,7 @@ class ActorHost:
         self.class_name: str = spec.get("class_name") or "actor"
         self.shown_name = self.class_name  # of its output
         self.instance: Any = None
+        self.under_construction: Any = None  # the class, while its constructor runs
         self.owner: Any = None  # address of the process that counts the handles
         self.is_async = bool(spec.get("is_async"))
         limit = spec.get("max_concurrency")
@@ -59,6 +60,7 @@ class ActorHost:
 
     def construct(self, cls: Any, args: Any, kwargs: Any) -> None:
         """Make the instance on the main thread (in the loop for an async ``__init__``)."""
+        self.under_construction = cls
         if self.is_async:
             import asyncio
 
@@ -66,6 +68,7 @@ class ActorHost:
             asyncio.run_coroutine_threadsafe(self._construct_async(cls, args, kwargs), self._loop).result()
         else:
             self.instance = cls(*args, **kwargs)
+        self.under_construction = None
         own_repr: Any = type(self.instance).__repr__
         if own_repr is not object.__repr__:
             self.shown_name = self._repr()

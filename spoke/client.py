@@ -158,8 +158,9 @@ class Client:
         }
         self.handlers.update({**self.hub.handlers, **self.rdma.handlers, **self.rings.handlers})
         objectref.install(
-            address, self.release, self.resolve_ref, self.futures.future, self.futures.asyncio_future
-        )
+            address, self.release, self.resolve_ref, self.futures.future, self.futures.asyncio_future,
+            find=self.find_entry,
+        )  # fmt: skip
 
     # -- the face's view of the engine
 
@@ -212,6 +213,14 @@ class Client:
         """A counted ref; call with the lock held."""
         entry.local += 1
         return ObjectRef(entry)
+
+    def find_entry(self, object_id: bytes) -> Entry | None:
+        """What is known of an object, counted once more for who asks."""
+        with self.lock:
+            entry = self.refs.entries.get(object_id)
+            if entry is not None:
+                entry.local += 1
+        return entry
 
     def release(self, entry: Entry) -> None:
         """One use of `entry` less; safe at any instruction of any thread."""

@@ -56,15 +56,31 @@ def of_worker(client: Client) -> dict[str, Any]:
         facts.update(resources=grant.get("resources"), gpu_ids=grant.get("gpu_ids"))
         _add_group(facts, grant.get("strategy"))
     if job is not None:
+        module = _module(job.function if host is None else type(host.instance))
+        function_name = f"{module}.{job.function_name}"
         facts.update(
-            task_id=job.call_id, task_name=job.name, function_name=job.function_name, cancelled=job.cancelled
+            task_id=job.call_id, task_name=job.name, function_name=function_name, cancelled=job.cancelled
         )
     elif host is not None:
         facts["task_id"] = host.actor_id + b"\0" * 8
+        if host.under_construction is not None:
+            facts["task_name"] = f"{host.class_name}.__init__"
+            facts["function_name"] = f"{_module(host.under_construction)}.{host.class_name}.__init__"
     for name in ("job_id", "namespace", "runtime_env", "address"):
         if grant.get(name):
             facts[name] = grant[name]
     return facts
+
+
+def _module(of: Any) -> str:
+    """The module of a function or class; of the driver's own program the name of its file, as in Ray."""
+    module = str(getattr(of, "__module__", None) or "")
+    if module != "__main__":
+        return module
+    codes = (getattr(one, "__code__", None) for one in (of, *getattr(of, "__dict__", {}).values()))
+    files = [code.co_filename for code in codes if code is not None]
+    stem, suffix = os.path.splitext(os.path.basename(files[0])) if files else ("", "")
+    return stem if suffix == ".py" else module
 
 
 def _add_group(facts: dict[str, Any], strategy: Any) -> None:

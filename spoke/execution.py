@@ -36,7 +36,7 @@ _NO_OPTIONS: dict[str, Any] = {}
 class Job:
     """One call to run."""
 
-    __slots__ = ("cancelled", "credit", "link", "message", "options", "payload", "task_name")
+    __slots__ = ("cancelled", "credit", "function", "link", "message", "options", "payload", "task_name")
 
     def __init__(self, link: Link, message: list[Any], payload: Any) -> None:
         self.link = link
@@ -44,7 +44,8 @@ class Job:
         self.payload = payload
         self.cancelled = False
         self.credit: Any = None  # waiter of a generator that is ahead of its consumer
-        self.task_name = ""  # of a task's function, once it is known
+        self.function: Any = None  # of a task, once it is known
+        self.task_name = ""  # its name
         extra = message[6] if message[0] == wire.CALL else message[5]
         self.options: dict[str, Any] = (extra[2] if extra else None) or _NO_OPTIONS
 
@@ -124,7 +125,7 @@ class Executor:
                 self.actor.run_here(job)
             else:
                 function = self.functions[job.message[3]]
-                job.task_name = function.__name__
+                job.function, job.task_name = function, function.__name__
                 self.execute(job, function)
 
     def _wait_for_more(self) -> None:
@@ -417,6 +418,6 @@ class _Unloaded:
         function = codec.loads(self.blob)
         job = running.job()
         if job is not None:
-            job.task_name = getattr(function, "__name__", "task")
+            job.function, job.task_name = function, getattr(function, "__name__", "task")
         self.executor.functions[self.function_id] = function
         return function(*args, **kwargs)

@@ -5,6 +5,7 @@ The engine installs itself with `install`; before that, and after shutdown, refs
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -22,23 +23,31 @@ T = TypeVar("T")
 class _Hooks:
     """What refs ask of the engine; one instance, filled by `install`."""
 
-    __slots__ = ("address", "asyncio_future", "future", "rebuild", "release", "resolve")
+    __slots__ = ("address", "asyncio_future", "find", "future", "rebuild", "release", "resolve")
 
     def __init__(self) -> None:
         self.address: Any = None
         self.release: Callable[[Entry], None] | None = None
         self.resolve: Callable[[bytes, Any], ObjectRef[Any]] | None = None
+        self.find: Callable[[bytes], Entry | None] | None = None  # counts what it finds
         self.future: Callable[[ObjectRef[Any]], Any] | None = None
         self.asyncio_future: Callable[[ObjectRef[Any]], Any] | None = None
         self.rebuild: Callable[[bytes, Any], ObjectRef[Any]] = rebuild_ref  # what pickled refs name
 
 
 def install(
-    address: Any, release: Any, resolve: Any, future: Any, asyncio_future: Any, rebuild: Any = None
+    address: Any,
+    release: Any,
+    resolve: Any,
+    future: Any,
+    asyncio_future: Any,
+    rebuild: Any = None,
+    find: Any = None,
 ) -> None:
     """Connect refs with the engine of this process; None everywhere disconnects them."""
     _hooks.address, _hooks.release, _hooks.rebuild = address, release, rebuild or rebuild_ref
     _hooks.resolve, _hooks.future, _hooks.asyncio_future = resolve, future, asyncio_future
+    _hooks.find = find
 
 
 class ObjectRef(Generic[T]):
@@ -46,14 +55,30 @@ class ObjectRef(Generic[T]):
 
     Made by ``put``, by ``.remote()`` calls, and by receiving one.  The object lives as long as any
     ref to it.  Refs are equal when they name the same object; they can be awaited in asyncio code.
+
+    Args:
+        id: the 28 bytes of the id of an object that this process knows.  Any other id names an object that
+            never comes: `wait` and `get` need a timeout then.
+
+    Raises:
+        TypeError: `id` is no bytes.
+        ValueError: not 28 bytes.
     """
 
     __slots__ = ("__weakref__", "_entry", "_id")
 
-    def __init__(self, entry: Entry) -> None:
-        # The engine has counted this ref in entry.local before it calls here.
-        self._entry = entry
-        self._id = entry.id
+    def __init__(self, id: Entry | bytes) -> None:
+        # The engine gives an entry, and has counted this ref in entry.local before it calls here.
+        entry: Any = id
+        self._id: bytes
+        try:
+            self._id = entry.id
+        except AttributeError:
+            self._entry = _nothing()
+            self._entry = entry = _named(entry)
+            self._id = entry.id
+        else:
+            self._entry = entry
 
     def __del__(self) -> None:
         release = _hooks.release
@@ -84,19 +109,26 @@ class ObjectRef(Generic[T]):
     @classmethod
     def nil(cls) -> ObjectRef[Any]:
         """A ref that names no object."""
-        from spoke.core.refs import Entry
+        return cls(_nothing())
 
-        entry = Entry(b"\xff" * 28, None)
-        entry.local = 1 << 40  # never released
-        return cls(entry)
+    @classmethod
+    def from_binary(cls, id: bytes) -> ObjectRef[Any]:
+        """As ``ObjectRef(id)``."""
+        return cls(id)
+
+    @classmethod
+    def from_random(cls) -> ObjectRef[Any]:
+        """A ref that names an object which never comes."""
+        return cls(os.urandom(28))
 
     def is_nil(self) -> bool:
         """Whether this ref names no object."""
         return self._id == b"\xff" * 28
 
-    def size(self) -> int:
+    @classmethod
+    def size(cls) -> int:
         """Length of the id in bytes."""
-        return len(self._id)
+        return 28
 
     def task_id(self) -> Any:
         """The id of the call that returns this object."""
@@ -142,6 +174,29 @@ class ObjectRef(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         return self.as_future().__await__()
+
+
+def _nothing() -> Entry:
+    from spoke.core.refs import Entry
+
+    entry = Entry(b"\xff" * 28, None)
+    entry.local = 1 << 40  # never released
+    return entry
+
+
+def _named(id: Any) -> Entry:
+    """The counted entry of an id that a program gives."""
+    from spoke.core.refs import Entry
+
+    if not isinstance(id, bytes):
+        raise TypeError(f"Unsupported type: {type(id)}, expected bytes")
+    if len(id) != ObjectRef.size():
+        raise ValueError(f"ID string needs to have length {ObjectRef.size()}, got {len(id)}")
+    entry = _hooks.find(id) if _hooks.find is not None else None
+    if entry is None:
+        entry = Entry(id, None)
+        entry.local = 1
+    return entry
 
 
 def rebuild_ref(object_id: bytes, owner: Any) -> ObjectRef[Any]:

@@ -103,9 +103,8 @@ class RuntimeContext:
         return _text(_facts().get("task_name"))
 
     def get_task_function_name(self) -> str | None:
-        """The function of the running task, or None in a driver."""
-        facts = _facts()
-        return _text(facts.get("function_name") or facts.get("task_name"))
+        """The running ``module.function`` or ``module.Class.method``; None in a driver."""
+        return _text(_facts().get("function_name"))
 
     def get_placement_group_id(self) -> str | None:
         """The placement group of the running task or actor, or None."""

@@ -215,3 +215,39 @@ def node_labels(ray: Any) -> Any:
 
 def session_name(ray: Any) -> Any:
     return [isinstance(ray.get_runtime_context().get_session_name(), str)]
+
+
+class _Named:
+    def __init__(self, ray: Any) -> None:
+        context = ray.get_runtime_context()
+        self._first = [context.get_task_function_name(), context.get_task_name()]
+
+    def first(self) -> list[str]:
+        return self._first
+
+    async def later(self, ray: Any) -> str:
+        return str(ray.get_runtime_context().get_task_function_name())
+
+    def items(self, ray: Any) -> Any:
+        yield ray.get_runtime_context().get_task_function_name()
+
+
+def names_of_functions_have_their_module(ray: Any) -> Any:
+    def name() -> Any:
+        return ray.get_runtime_context().get_task_function_name()
+
+    class Inner:
+        def method(self) -> Any:
+            return ray.get_runtime_context().get_task_function_name()
+
+    actor, inner = ray.remote(_Named).remote(ray), ray.remote(Inner).remote()
+    seen = [
+        ray.get(ray.remote(name).remote()),
+        ray.get(ray.remote(name).options(name="other").remote()),
+        ray.get(actor.later.remote(ray)),
+        ray.get(next(actor.items.remote(ray))),
+        ray.get(inner.method.remote()),
+        *ray.get(actor.first.remote()),
+        ray.get_runtime_context().get_task_function_name(),
+    ]
+    return [one and one.rpartition("conformance.cases.")[2] for one in seen]

@@ -295,3 +295,29 @@ def ref_result_passed_through_three_processes(ray: Any) -> Any:
         return len(ray.get(items[0]))
 
     return ray.get(size.remote(pass_on.remote(make.remote())))
+
+
+def made_of_the_bytes_of_an_id(ray: Any) -> Any:
+    ref = ray.put("value")
+    made = ray.ObjectRef(ref.binary())
+    seen = [made == ref, ray.get(made), ray.ObjectRef.from_binary(ref.binary()) == ref]
+    del ref
+    return [*seen, ray.get(made)]
+
+
+def made_of_something_else(ray: Any) -> Any:
+    return [
+        caught(lambda: ray.ObjectRef(b"x"), "28", kinds=(ValueError,)),
+        caught(lambda: ray.ObjectRef("x" * 28), "expected bytes", kinds=(TypeError,)),
+        ray.ObjectRef.size(),
+        ray.ObjectRef.nil().is_nil(),
+    ]
+
+
+def a_random_ref_names_nothing(ray: Any) -> Any:
+    ref = ray.ObjectRef.from_random()
+    ready, missing = ray.wait([ref], timeout=0.1)
+    return [
+        ready == [], missing == [ref], len(ref.binary()), ref.is_nil(),
+        caught(lambda: ray.get(ref, timeout=0.1), kinds=(TimeoutError,)),
+    ]  # fmt: skip
