@@ -111,8 +111,6 @@ REFUSED: Final[dict[str, str]] = {
 
 # What parts of a name that works are not there, and why.
 PARTS: Final[dict[str, str]] = {
-    "ray.ObjectID": "a ref is made by the call or the put that makes its object",
-    "ray.ObjectRef": "a ref is made by the call or the put that makes its object",
     "ray.ObjectRefGenerator": "iterate it; Ray's refuse these, too",
     "ray.TaskID": "an id is random, nothing is encoded in it",
     "ray.util.multiprocessing.pool.AsyncResult": "made by Pool",

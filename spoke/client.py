@@ -157,10 +157,8 @@ class Client:
             wire.INSPECT: self._on_inspect,
         }
         self.handlers.update({**self.hub.handlers, **self.rdma.handlers, **self.rings.handlers})
-        objectref.install(
-            address, self.release, self.resolve_ref, self.futures.future, self.futures.asyncio_future,
-            find=self.find_entry,
-        )  # fmt: skip
+        future, in_loop = self.futures.future, self.futures.asyncio_future
+        objectref.install(address, self.release, self.resolve_ref, future, in_loop, find=self.find_entry)
 
     # -- the face's view of the engine
 

@@ -112,9 +112,18 @@ class ObjectRef(Generic[T]):
         return cls(_nothing())
 
     @classmethod
-    def from_binary(cls, id: bytes) -> ObjectRef[Any]:
-        """As ``ObjectRef(id)``."""
-        return cls(id)
+    def from_binary(cls, id_bytes: bytes) -> ObjectRef[Any]:
+        """As ``ObjectRef(id_bytes)``."""
+        return cls(id_bytes)
+
+    @classmethod
+    def from_hex(cls, hex_id: str) -> ObjectRef[Any]:
+        """The ref of an id as `hex` gives it.
+
+        Raises:
+            ValueError: not hexadecimal, or of another length.
+        """
+        return cls(bytes.fromhex(hex_id))
 
     @classmethod
     def from_random(cls) -> ObjectRef[Any]:
