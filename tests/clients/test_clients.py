@@ -88,6 +88,14 @@ def test_vllm_over_a_compiled_graph(models: str, ranks: str) -> None:
     assert seen["tokens"] == seen["wanted"]
 
 
+def test_vllm_engines_as_actors(models: str) -> None:
+    """Data parallel over Ray: each engine is an actor of a group of its own, and its worker another."""
+    seen = run("vllm", "vllm_data_parallel.py", models, **VLLM)
+    assert _is_spoke(seen)
+    assert seen["tokens"] == seen["wanted"]
+    assert seen["actors"] == ["EngineCoreActor"] * 2 + ["RayWorkerProc"] * 2
+
+
 ROUNDS = 3  # on a machine that is busy with other things, the faster of several runs says more
 
 
