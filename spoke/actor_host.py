@@ -135,7 +135,7 @@ class ActorHost:
             elif name == "__ray_ready__":
                 found = _ready
             else:
-                found = getattr(self.instance, name)
+                found = _bound(self.instance, name)
             self._methods[name] = found
         return found
 
@@ -195,7 +195,7 @@ class ActorHost:
                     args, kwargs = open_args(executor.client, source, message[1], message[6])
                 result = self.method(message[4])(*args, **kwargs)
                 del args, kwargs
-                if hasattr(result, "__await__"):
+                if asyncio.iscoroutine(result):  # and not any awaitable: a ref that is returned stays one
                     result = await result
                 if message[5] < 0:
                     await self._stream(job, result, message[5], started, source)
@@ -223,6 +223,10 @@ class ActorHost:
                 await asyncio.get_running_loop().run_in_executor(None, outcome.keep_pace, job, index)
         outcome.end_stream(job, index, started, source)
 
+    def tasks(self) -> list[tuple[bytes, Any]]:
+        """The asyncio tasks of calls that have not ended."""
+        return [pair for loop in list(self._loops.values()) for pair in list(loop.tasks.items())]
+
     def cancel(self, job: Job) -> None:
         """Cancel a call that is not in the main queue; lock held."""
         if self.is_async:
@@ -238,7 +242,7 @@ class GroupLoop:
 
         self.loop = asyncio.new_event_loop()
         self.places = asyncio.Semaphore(limit)
-        self._tasks: dict[bytes, Any] = {}
+        self.tasks: dict[bytes, Any] = {}
         name = f"spoke-asyncio-{group}" if group else "spoke-asyncio"
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
@@ -253,17 +257,28 @@ class GroupLoop:
         self.loop.call_soon_threadsafe(self._start, call_id, coroutine)
 
     def _start(self, call_id: bytes, coroutine: Any) -> None:
-        task = self._tasks[call_id] = self.loop.create_task(coroutine)
-        task.add_done_callback(lambda _: self._tasks.pop(call_id, None))
+        task = self.tasks[call_id] = self.loop.create_task(coroutine)
+        task.add_done_callback(lambda _: self.tasks.pop(call_id, None))
 
     def cancel(self, call_id: bytes) -> None:
         """Cancel a call that has not ended; from any thread."""
         self.loop.call_soon_threadsafe(self._cancel, call_id)
 
     def _cancel(self, call_id: bytes) -> None:
-        task = self._tasks.get(call_id)
+        task = self.tasks.get(call_id)
         if task is not None:
             task.cancel()
+
+
+def _bound(instance: Any, name: str) -> Any:
+    """The method that the class has: an attribute of the instance may have the same name."""
+    cls = type(instance)
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            attribute = base.__dict__[name]
+            bind = getattr(attribute, "__get__", None)
+            return bind(instance, cls) if bind is not None else attribute
+    return getattr(instance, name)
 
 
 def _raise(error: BaseException, *args: Any, **kwargs: Any) -> Any:

@@ -156,8 +156,8 @@ class ActorClass:
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
         raise ActorClassInheritanceException(
-            f"Inheriting from the actor class {self.__name__} is not supported: inherit from the plain class "
-            "and make both remote."
+            f"A class inherits from the actor class {self.__name__}. Inheriting from actor classes is not "
+            "currently supported. You can inherit from a plain class, and make both remote with @ray.remote."
         )
 
     def __repr__(self) -> str:

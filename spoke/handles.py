@@ -221,16 +221,20 @@ class Core:
     """An actor as calls need it: its id, what keeps it alive, and its class's methods.
 
     `life` is counted like any object, and the actor ends with its last reference; a `weak` core was
-    looked up by name and has some other object in its place.
+    looked up by name and has some other object in its place.  So has the `own` one of an actor, which would
+    never end if it kept its handle; it is counted where it is passed on.
     """
 
-    __slots__ = ("actor_id", "life", "meta", "weak")
+    __slots__ = ("actor_id", "life", "meta", "own", "weak")
 
-    def __init__(self, actor_id: bytes, life: ObjectRef[Any], meta: ActorMeta, weak: bool = False) -> None:
+    def __init__(
+        self, actor_id: bytes, life: ObjectRef[Any], meta: ActorMeta, weak: bool = False, own: bool = False
+    ) -> None:
         self.actor_id = actor_id
         self.life = life
         self.meta = meta
         self.weak = weak
+        self.own = own
 
 
 class ActorMethod:
@@ -382,7 +386,7 @@ class ActorHandle:
         return client.rdma.pipes.path(self._core.actor_id)
 
     def __dir__(self) -> list[str]:
-        return sorted(self._core.meta.methods)
+        return sorted({"__init__", *self._core.meta.methods})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ActorHandle) and self._core.actor_id == other._core.actor_id
@@ -398,6 +402,9 @@ class ActorHandle:
         core = self._core
         if core.weak:
             return rebuild_weak_handle, (core.actor_id, core.meta.blob)
+        if core.own:
+            _, life, _ = engine().own_actor(keep=True)
+            return rebuild_handle, (life, core.meta.blob)
         return rebuild_handle, (core.life, core.meta.blob)
 
     def __copy__(self) -> ActorHandle:
@@ -432,7 +439,6 @@ def find_actor(name: str, namespace: str | None = None) -> ActorHandle:
 
 
 def own_handle() -> ActorHandle:
-    """The handle of the actor that runs in this process; the engine gives its reference and meta."""
-    client = current.client or engine()
-    life, blob = client.own_actor()
-    return rebuild_handle(life, blob)
+    """The handle of the actor that runs in this process, which does not keep it alive."""
+    actor_id, life, blob = engine().own_actor(keep=False)
+    return ActorHandle(Core(actor_id, life, meta_from_blob(blob), own=True))
