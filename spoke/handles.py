@@ -15,7 +15,7 @@ from types import FunctionType, GenericAlias
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from spoke import current
-from spoke.actormeta import ActorMeta, meta_from_blob
+from spoke.actormeta import INVOCATION_DECORATOR, ActorMeta, meta_from_blob
 from spoke.envs.resolving import resolver
 from spoke.options import MethodOptions, TaskOptions, check_name
 from spoke.signature import is_coroutine, is_generator, signature_of
@@ -50,6 +50,9 @@ class RemoteFunction:
 
     Made by `remote`.  ``f.options(num_gpus=1)`` is the same function with other options.
     """
+
+    def __new__(cls, function: FunctionType, given: dict[str, Any]) -> RemoteFunction:
+        return object.__new__(_DecoratedFunction if hasattr(function, INVOCATION_DECORATOR) else cls)
 
     def __init__(self, function: FunctionType, given: dict[str, Any]) -> None:
         if is_coroutine(function):
@@ -137,7 +140,7 @@ class RemoteFunction:
         Raises:
             ValueError, TypeError: an unknown option, or a wrong value.
         """
-        other = RemoteFunction.__new__(RemoteFunction)
+        other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._options = self._options.updated(task_options, self._function.__name__)
         other._prepare()
@@ -177,6 +180,16 @@ class RemoteFunction:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFunction, (self._function, self._options.given)
+
+
+class _DecoratedFunction(RemoteFunction):
+    """One whose function says what is done around a submission, in its `__ray_invocation_decorator__`."""
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """What the decorated submission returns."""
+        submit = super().remote
+        decorator = getattr(self._function, INVOCATION_DECORATOR)
+        return decorator(lambda args, kwargs: submit(*args, **kwargs))(args, kwargs)
 
 
 class Exported:
@@ -298,7 +311,7 @@ class ActorMethod:
         Raises:
             ValueError, TypeError: an unknown option, or a wrong value.
         """
-        return ActorMethod(self._core, self._name, self._options.updated(options), self._signature)
+        return type(self)(self._core, self._name, self._options.updated(options), self._signature)
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
         """A node of a graph that stands for a call, one per return; see `spoke.dag`.
@@ -329,9 +342,20 @@ class ActorMethod:
         return _rebuild_method, (ActorHandle(self._core), self._name, self._options)
 
 
+class _DecoratedMethod(ActorMethod):
+    """As `_DecoratedFunction`."""
+
+    __slots__ = ()
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """What the decorated call returns."""
+        submit = super().remote
+        return self._options.decorator(lambda args, kwargs: submit(*args, **kwargs))(args, kwargs)
+
+
 def _rebuild_method(handle: ActorHandle, name: str, options: MethodOptions) -> ActorMethod:
     method: ActorMethod = getattr(handle, name)
-    return ActorMethod(method._core, name, options, method._signature)
+    return type(method)(method._core, name, options, method._signature)
 
 
 class ActorHandle:
@@ -355,7 +379,8 @@ class ActorHandle:
         found = core.meta.methods.get(name) if core is not None else None
         if found is None or core is None:
             raise AttributeError(f"'ActorHandle' object has no attribute '{name}'")
-        stub = self.__dict__[name] = ActorMethod(core, name, *found)
+        kind = ActorMethod if found[0].decorator is None else _DecoratedMethod
+        stub = self.__dict__[name] = kind(core, name, *found)
         return stub
 
     @property
