@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final, NoReturn
 
 from spoke import absent
+from spoke.actorclass import ActorClass as ActorClass
+from spoke.actorclass import ActorClassInheritanceException as ActorClassInheritanceException
 from spoke.actormeta import ASYNC_CONCURRENCY
 from spoke.api import method as method
 from spoke.errors import AsyncioActorExit
-from spoke.handles import ActorClass as ActorClass
-from spoke.handles import ActorClassInheritanceException as ActorClassInheritanceException
 from spoke.handles import ActorHandle as ActorHandle
 from spoke.handles import ActorMethod as ActorMethod
 

@@ -2,7 +2,8 @@
 
 - plain: on the main thread, in order;
 - threaded (`max_concurrency` > 1 or concurrency groups): a pool of threads per group;
-- async (any coroutine method): one event loop thread, at most `max_concurrency` methods at a time.
+- async (any coroutine method): a thread with an event loop, at most `max_concurrency` methods at a time;
+  each concurrency group has its own, so that a method that blocks its loop holds up no other group.
 """
 
 from __future__ import annotations
@@ -45,9 +46,7 @@ class ActorHost:
         self.method_groups: dict[str, str] = spec.get("method_groups") or {}
         self._waiting: list[Job] | None = []  # until the constructor returned
         self._pools: dict[str, queue.SimpleQueue[Any]] = {}
-        self._loop: Any = None
-        self._semaphores: dict[str, Any] = {}
-        self._tasks: dict[bytes, Any] = {}
+        self._loops: dict[str, GroupLoop] = {}
         self._methods: dict[str, Any] = {}
         # Calls of a plain actor go straight to the main thread's queue.
         self._plain = not self.is_async and self.limit == 1 and not self.groups
@@ -64,8 +63,8 @@ class ActorHost:
         if self.is_async:
             import asyncio
 
-            self._start_loop()
-            asyncio.run_coroutine_threadsafe(self._construct_async(cls, args, kwargs), self._loop).result()
+            loop = self._group_loop("").loop
+            asyncio.run_coroutine_threadsafe(self._construct_async(cls, args, kwargs), loop).result()
         else:
             self.instance = cls(*args, **kwargs)
         self.under_construction = None
@@ -117,7 +116,8 @@ class ActorHost:
             self.executor.jobs.pop(job.call_id, None)
             self.executor.outcome.raised(job, error, time.perf_counter_ns(), None)
         elif self.is_async and job.message[4] != "__ray_terminate__":
-            self._loop.call_soon_threadsafe(self._spawn_task, job)
+            loop = self._group_loop(self._group(job))
+            loop.start(job.call_id, self._run_async(job, loop.places))
         elif self.threaded:
             self._pool(self._group(job)).put(job)
         else:
@@ -139,7 +139,7 @@ class ActorHost:
             elif name == "__ray_ready__":
                 found = _ready
             else:
-                found = getattr(self.instance, name)
+                found = _bound(self.instance, name)
             self._methods[name] = found
         return found
 
@@ -173,35 +173,13 @@ class ActorHost:
 
     # -- async
 
-    def _start_loop(self) -> None:
-        import asyncio
+    def _group_loop(self, group: str) -> GroupLoop:
+        loop = self._loops.get(group)
+        if loop is None:
+            loop = self._loops[group] = GroupLoop(group, self.groups.get(group, self.limit))
+        return loop
 
-        loop = asyncio.new_event_loop()
-        self._loop = loop
-        threading.Thread(target=self._run_loop, args=(loop,), name="spoke-asyncio", daemon=True).start()
-
-    @staticmethod
-    def _run_loop(loop: Any) -> None:
-        import asyncio
-
-        asyncio.set_event_loop(loop)
-        loop.run_forever()
-
-    def _spawn_task(self, job: Job) -> None:
-        task = self._loop.create_task(self._run_async(job))
-        self._tasks[job.call_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(job.call_id, None))
-
-    def _semaphore(self, group: str) -> Any:
-        import asyncio
-
-        semaphore = self._semaphores.get(group)
-        if semaphore is None:
-            limit = self.groups.get(group, self.limit)
-            semaphore = self._semaphores[group] = asyncio.Semaphore(limit)
-        return semaphore
-
-    async def _run_async(self, job: Job) -> None:
+    async def _run_async(self, job: Job, places: Any) -> None:
         import asyncio
 
         executor = self.executor
@@ -209,7 +187,7 @@ class ActorHost:
         started = time.perf_counter_ns()
         source = None
         try:
-            async with self._semaphore(self._group(job)):
+            async with places:
                 if job.cancelled:
                     raise asyncio.CancelledError
                 running.enter(job)
@@ -221,7 +199,7 @@ class ActorHost:
                     args, kwargs = open_args(executor.client, source, message[1], message[6])
                 result = self.method(message[4])(*args, **kwargs)
                 del args, kwargs
-                if hasattr(result, "__await__"):
+                if asyncio.iscoroutine(result):  # and not any awaitable: a ref that is returned stays one
                     result = await result
                 if runs_when_read(result, message[5]):
                     await self._stream(job, result, message[5], started, source)
@@ -249,16 +227,62 @@ class ActorHost:
                 await asyncio.get_running_loop().run_in_executor(None, outcome.keep_pace, job, index)
         outcome.end_stream(job, index, started, source)
 
+    def tasks(self) -> list[tuple[bytes, Any]]:
+        """The asyncio tasks of calls that have not ended."""
+        return [pair for loop in list(self._loops.values()) for pair in list(loop.tasks.items())]
+
     def cancel(self, job: Job) -> None:
         """Cancel a call that is not in the main queue; lock held."""
         if self.is_async:
-            self._loop.call_soon_threadsafe(self._cancel_task, job.call_id)
+            self._group_loop(self._group(job)).cancel(job.call_id)
         # A thread cannot be interrupted safely: a queued call is skipped when its turn comes.
 
-    def _cancel_task(self, call_id: bytes) -> None:
-        task = self._tasks.get(call_id)
+
+class GroupLoop:
+    """A thread with an event loop, for the calls of one concurrency group of an async actor."""
+
+    def __init__(self, group: str, limit: int) -> None:
+        import asyncio
+
+        self.loop = asyncio.new_event_loop()
+        self.places = asyncio.Semaphore(limit)
+        self.tasks: dict[bytes, Any] = {}
+        name = f"spoke-asyncio-{group}" if group else "spoke-asyncio"
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def _run(self) -> None:
+        import asyncio
+
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def start(self, call_id: bytes, coroutine: Any) -> None:
+        """Run a call; from any thread."""
+        self.loop.call_soon_threadsafe(self._start, call_id, coroutine)
+
+    def _start(self, call_id: bytes, coroutine: Any) -> None:
+        task = self.tasks[call_id] = self.loop.create_task(coroutine)
+        task.add_done_callback(lambda _: self.tasks.pop(call_id, None))
+
+    def cancel(self, call_id: bytes) -> None:
+        """Cancel a call that has not ended; from any thread."""
+        self.loop.call_soon_threadsafe(self._cancel, call_id)
+
+    def _cancel(self, call_id: bytes) -> None:
+        task = self.tasks.get(call_id)
         if task is not None:
             task.cancel()
+
+
+def _bound(instance: Any, name: str) -> Any:
+    """The method that the class has: an attribute of the instance may have the same name."""
+    cls = type(instance)
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            attribute = base.__dict__[name]
+            bind = getattr(attribute, "__get__", None)
+            return bind(instance, cls) if bind is not None else attribute
+    return getattr(instance, name)
 
 
 def _raise(error: BaseException, *args: Any, **kwargs: Any) -> Any:

@@ -14,6 +14,7 @@ from spoke.signature import ANYTHING, Signature, is_async, is_generator, signatu
 
 ASYNC_CONCURRENCY = 1000  # calls at a time of an async actor that does not say
 METHOD_MARK = "__spoke_method__"  # where `method` leaves its options
+INVOCATION_DECORATOR = "__ray_invocation_decorator__"  # of a function or method: wraps what `remote` does
 
 # Methods that every actor has: answered by the worker, not by the class.
 BUILT_IN = {
@@ -61,7 +62,7 @@ class ActorMeta:
 
     def _dump(self) -> bytes:
         methods = [
-            (name, options.given, options.is_generator, signature.plain())
+            (name, options.given, options.is_generator, options.decorator, signature.plain())
             for name, (options, signature) in self.methods.items()
             if name not in BUILT_IN
         ]
@@ -74,10 +75,13 @@ class ActorMeta:
             self.out_of_order,
             methods,
         )
-        if any(isinstance(given.get("retry_exceptions"), (list, tuple)) for _, given, _, _ in methods):
+        if any(
+            decorator is not None or isinstance(given.get("retry_exceptions"), (list, tuple))
+            for _, given, _, decorator, _ in methods
+        ):
             from spoke import codec
 
-            return codec.dumps_function(plain)  # it holds classes, perhaps of __main__
+            return codec.dumps_function(plain)  # it holds classes or functions, perhaps of __main__
         import pickle
 
         return pickle.dumps(plain, 5)
@@ -108,7 +112,11 @@ def meta_of_class(cls: type, options: ActorOptions) -> ActorMeta:
         marked: MethodOptions | None = getattr(function, METHOD_MARK, None)
         generator = is_generator(function)
         asynchronous = asynchronous or is_async(function)
-        method_options = MethodOptions(marked.given if marked else {}, is_generator=generator)
+        method_options = MethodOptions(
+            marked.given if marked else {},
+            is_generator=generator,
+            decorator=getattr(function, INVOCATION_DECORATOR, None),
+        )
         methods[name] = (method_options, signature_of(function, skip_first=skip_first))
     methods.update({name: (MethodOptions({}), signature) for name, signature in BUILT_IN.items()})
     concurrency = options.max_concurrency or (ASYNC_CONCURRENCY if asynchronous else 1)
@@ -156,8 +164,8 @@ def meta_from_blob(blob: bytes) -> ActorMeta:
 
     name_, is_async_, retries, pending, concurrency, out_of_order, listed = pickle.loads(blob)
     methods = {
-        name: (MethodOptions(given, is_generator=generator), Signature(*plain))
-        for name, given, generator, plain in listed
+        name: (MethodOptions(given, is_generator=generator, decorator=decorator), Signature(*plain))
+        for name, given, generator, decorator, plain in listed
     }
     methods.update({name: (MethodOptions({}), signature) for name, signature in BUILT_IN.items()})
     meta = ActorMeta(name_, is_async_, retries, pending, concurrency, out_of_order, methods)

@@ -11,7 +11,8 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from spoke import current
-from spoke.handles import ActorClass, ActorHandle, RemoteFunction, engine, find_actor
+from spoke.actorclass import ActorClass
+from spoke.handles import ActorHandle, RemoteFunction, engine, find_actor
 from spoke.lifecycle import init as init
 from spoke.lifecycle import is_initialized as is_initialized
 from spoke.lifecycle import shutdown as shutdown

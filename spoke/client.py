@@ -155,6 +155,7 @@ class Client:
             wire.NODE_STATE: self._on_node_state,
             wire.OWNS: self.replies.on_owns,
             wire.INSPECT: self._on_inspect,
+            wire.CANCEL: self.submitter.on_cancel,
         }
         self.handlers.update({**self.hub.handlers, **self.rdma.handlers, **self.rings.handlers})
         future, in_loop = self.futures.future, self.futures.asyncio_future
@@ -191,13 +192,13 @@ class Client:
         self._abandoned.append(completed)
         self.release_later()
 
-    def own_actor(self) -> tuple[ObjectRef[Any], bytes]:
-        """The counted reference and the class description of the actor that runs in this process."""
+    def own_actor(self, keep: bool) -> tuple[bytes, ObjectRef[Any], bytes]:
+        """Id, reference and class description of the actor that runs here; the reference counts if `keep`."""
         from spoke.running import running
 
         host = running.actor
-        life = self.resolve_ref(host.actor_id + ACTOR_SUFFIX, host.owner)
-        return life, host.spec["meta"]
+        life = self.resolve_ref(host.actor_id + ACTOR_SUFFIX, host.owner) if keep else self.put(None)
+        return host.actor_id, life, host.spec["meta"]
 
     # -- ids
 

@@ -156,11 +156,11 @@ class Executor:
             running.enter(job)
         try:
             extra = message[6] if message[0] == wire.CALL else message[5]
-            if job.cancelled:
-                return self.outcome.cancelled(job)
-            if on_main:
-                interrupts.inside = job
             try:
+                if on_main:
+                    interrupts.inside = job  # ahead of the look: one that is cancelled later is interrupted
+                if job.cancelled:
+                    raise KeyboardInterrupt
                 if extra is None or not (extra[0] or extra[1]):
                     result = function()
                 else:
@@ -355,8 +355,10 @@ class Executor:
     def _on_cancel(self, link: Link, message: list[Any], payload: Any) -> None:
         _, call_id, force, recursive = message
         job = self.jobs.get(call_id)
-        if job is None or job.cancelled:
-            return
+        if job is None:
+            return self.client.submitter.on_cancel(link, message, payload)
+        if job.cancelled:
+            return None
         job.cancelled = True
         if recursive:
             self.client.submitter.cancel_children(call_id, force)

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from spoke import runtime_env
+from spoke.actorclass import ActorClass
 from spoke.api import kill, remote
 from spoke.core import ranks
 from spoke.errors import (
@@ -24,7 +25,7 @@ from spoke.errors import (
     RayActorError,
     RaySystemError,
 )
-from spoke.handles import ActorClass, ActorHandle
+from spoke.handles import ActorHandle
 from spoke.util.placement_group import PlacementGroup
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Remote functions, actor classes, actor handles: what ``.remote()`` is called on.
+"""Remote functions and actor handles: what ``.remote()`` is called on.
 
 Rules of this module: no protocol here.  A call is checked against the signature, then handed to the
 engine of the process; between the user's line and the engine there is one Python frame.  Options were
@@ -12,12 +12,12 @@ last handle ends the actor at once.
 from __future__ import annotations
 
 from types import FunctionType, GenericAlias
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from spoke import current
-from spoke.actormeta import ActorMeta, meta_from_blob, meta_of_class
+from spoke.actormeta import INVOCATION_DECORATOR, ActorMeta, meta_from_blob
 from spoke.envs.resolving import resolver
-from spoke.options import ActorOptions, MethodOptions, TaskOptions, check_name
+from spoke.options import MethodOptions, TaskOptions, check_name
 from spoke.signature import is_coroutine, is_generator, signature_of
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ def engine() -> Client:
 # -- remote functions -------------------------------------------------------------------------------
 
 
-_RACES: Final = 20  # attempts at a name that others take and give up meanwhile
-
-
 class RemoteFunction:
     """A function that runs in the cluster: ``f.remote(*args, **kwargs)`` gives an ObjectRef.
 
     Made by `remote`.  ``f.options(num_gpus=1)`` is the same function with other options.
     """
+
+    def __new__(cls, function: FunctionType, given: dict[str, Any]) -> RemoteFunction:
+        return object.__new__(_DecoratedFunction if hasattr(function, INVOCATION_DECORATOR) else cls)
 
     def __init__(self, function: FunctionType, given: dict[str, Any]) -> None:
         if is_coroutine(function):
@@ -64,7 +64,7 @@ class RemoteFunction:
         self._name = function.__name__
         self._options = TaskOptions(given, is_generator=is_generator(function), what=function.__name__)
         self._signature: Any = None
-        self._shared = _Exported(function)
+        self._shared = Exported(function)
         self._prepare()
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
@@ -140,7 +140,7 @@ class RemoteFunction:
         Raises:
             ValueError, TypeError: an unknown option, or a wrong value.
         """
-        other = RemoteFunction.__new__(RemoteFunction)
+        other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._options = self._options.updated(task_options, self._function.__name__)
         other._prepare()
@@ -182,7 +182,17 @@ class RemoteFunction:
         return RemoteFunction, (self._function, self._options.given)
 
 
-class _Exported:
+class _DecoratedFunction(RemoteFunction):
+    """One whose function says what is done around a submission, in its `__ray_invocation_decorator__`."""
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """What the decorated submission returns."""
+        submit = super().remote
+        decorator = getattr(self._function, INVOCATION_DECORATOR)
+        return decorator(lambda args, kwargs: submit(*args, **kwargs))(args, kwargs)
+
+
+class Exported:
     """The pickled form of a function, shared by all its ``.options()`` variants."""
 
     __slots__ = ("blob", "function", "function_id")
@@ -224,16 +234,20 @@ class Core:
     """An actor as calls need it: its id, what keeps it alive, and its class's methods.
 
     `life` is counted like any object, and the actor ends with its last reference; a `weak` core was
-    looked up by name and has some other object in its place.
+    looked up by name and has some other object in its place.  So has the `own` one of an actor, which would
+    never end if it kept its handle; it is counted where it is passed on.
     """
 
-    __slots__ = ("actor_id", "life", "meta", "weak")
+    __slots__ = ("actor_id", "life", "meta", "own", "weak")
 
-    def __init__(self, actor_id: bytes, life: ObjectRef[Any], meta: ActorMeta, weak: bool = False) -> None:
+    def __init__(
+        self, actor_id: bytes, life: ObjectRef[Any], meta: ActorMeta, weak: bool = False, own: bool = False
+    ) -> None:
         self.actor_id = actor_id
         self.life = life
         self.meta = meta
         self.weak = weak
+        self.own = own
 
 
 class ActorMethod:
@@ -297,7 +311,7 @@ class ActorMethod:
         Raises:
             ValueError, TypeError: an unknown option, or a wrong value.
         """
-        return ActorMethod(self._core, self._name, self._options.updated(options), self._signature)
+        return type(self)(self._core, self._name, self._options.updated(options), self._signature)
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
         """A node of a graph that stands for a call, one per return; see `spoke.dag`.
@@ -328,9 +342,20 @@ class ActorMethod:
         return _rebuild_method, (ActorHandle(self._core), self._name, self._options)
 
 
+class _DecoratedMethod(ActorMethod):
+    """As `_DecoratedFunction`."""
+
+    __slots__ = ()
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """What the decorated call returns."""
+        submit = super().remote
+        return self._options.decorator(lambda args, kwargs: submit(*args, **kwargs))(args, kwargs)
+
+
 def _rebuild_method(handle: ActorHandle, name: str, options: MethodOptions) -> ActorMethod:
     method: ActorMethod = getattr(handle, name)
-    return ActorMethod(method._core, name, options, method._signature)
+    return type(method)(method._core, name, options, method._signature)
 
 
 class ActorHandle:
@@ -354,7 +379,8 @@ class ActorHandle:
         found = core.meta.methods.get(name) if core is not None else None
         if found is None or core is None:
             raise AttributeError(f"'ActorHandle' object has no attribute '{name}'")
-        stub = self.__dict__[name] = ActorMethod(core, name, *found)
+        kind = ActorMethod if found[0].decorator is None else _DecoratedMethod
+        stub = self.__dict__[name] = kind(core, name, *found)
         return stub
 
     @property
@@ -385,7 +411,7 @@ class ActorHandle:
         return client.rdma.pipes.path(self._core.actor_id)
 
     def __dir__(self) -> list[str]:
-        return sorted(self._core.meta.methods)
+        return sorted({"__init__", *self._core.meta.methods})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ActorHandle) and self._core.actor_id == other._core.actor_id
@@ -401,6 +427,9 @@ class ActorHandle:
         core = self._core
         if core.weak:
             return rebuild_weak_handle, (core.actor_id, core.meta.blob)
+        if core.own:
+            _, life, _ = engine().own_actor(keep=True)
+            return rebuild_handle, (life, core.meta.blob)
         return rebuild_handle, (core.life, core.meta.blob)
 
     def __copy__(self) -> ActorHandle:
@@ -421,164 +450,7 @@ def rebuild_weak_handle(actor_id: bytes, blob: bytes) -> ActorHandle:
     return ActorHandle(Core(actor_id, client.put(None), meta_from_blob(blob), weak=True))
 
 
-# -- actor classes ----------------------------------------------------------------------------------
-
-
-class ActorClassInheritanceException(TypeError):
-    """A class inherits from an actor class."""
-
-
-class ActorClass:
-    """A class whose instances are actors: ``A.remote(*args)`` makes one and gives its handle.
-
-    Made by `remote`.  ``A.options(name="a")`` is the same class with other options.  Its type is named
-    ``ActorClass(A)``, by which some programs name their actors.
-    """
-
-    def __new__(cls, target: type, given: dict[str, Any]) -> ActorClass:
-        named = type(f"ActorClass({target.__name__})", (ActorClass,), {"__module__": __name__})
-        return object.__new__(named)
-
-    def __init__(self, cls: type, given: dict[str, Any]) -> None:
-        self._cls = cls
-        self._options = ActorOptions(given, what=cls.__name__)
-        self._shared = _Exported(cls)
-        self._meta: ActorMeta | None = None
-        self.__doc__ = cls.__doc__
-        self.__module__ = cls.__module__
-        self.__name__ = cls.__name__
-        self.__qualname__ = cls.__qualname__
-
-    @property
-    def __ray_actor_class__(self) -> type:
-        """The class that was decorated."""
-        return self._cls
-
-    @property
-    def __ray_metadata__(self) -> Any:
-        return _ClassMetadata(self._cls)
-
-    def _described(self) -> ActorMeta:
-        """The class as callers see it, with these options."""
-        if self._meta is None:
-            self._meta = meta_of_class(self._cls, self._options)
-        return self._meta
-
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
-        """Make an actor; returns at once, the constructor runs in the actor's process.
-
-        Raises:
-            TypeError: the arguments do not fit the constructor, or cannot be serialized.
-            ActorAlreadyExistsError: the name is taken (it is a ValueError too).
-        """
-        meta = self._described()
-        signature = meta.constructor
-        if kwargs or not signature.low <= len(args) <= signature.high:
-            signature.check(args, kwargs)
-        options = self._options
-        options.check_names()
-        meta.check_groups(options.concurrency_groups)
-        client = current.client or engine()
-        if options.get_if_exists and options.name is not None:
-            from spoke.errors import ActorAlreadyExistsError
-
-            for _ in range(_RACES):  # others may make it, and end it, between two questions
-                try:
-                    return find_actor(options.name, options.namespace)
-                except ValueError:
-                    pass
-                try:
-                    return self._create(client, meta, args, kwargs)
-                except ActorAlreadyExistsError:
-                    pass
-        return self._create(client, meta, args, kwargs)
-
-    def _create(
-        self, client: Client, meta: ActorMeta, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> ActorHandle:
-        from spoke.ids import ACTOR_BYTES, JOB_BYTES, random_bytes
-        from spoke.objectref import ObjectRef
-
-        options = self._options
-        spec = dict(options.scheduling_spec(client.job_env, resolver(client)))
-        if client.captured_group is not None and options.inherits_group:
-            group = client.captured_group
-            spec["strategy"] = {"kind": "group", "group_id": group, "index": -1, "capture": True}
-        spec["get_if_exists"] = False  # a name that is taken is to be told, not passed over: see `remote`
-        spec["class_name"] = meta.class_name
-        spec["namespace"] = options.namespace or client.namespace
-        spec["max_concurrency"] = meta.max_concurrency
-        spec["is_async"] = meta.is_async
-        spec["out_of_order"] = meta.out_of_order
-        spec["meta"] = meta.blob
-        actor_id = random_bytes(ACTOR_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
-        entry = client.submitter.create_actor(actor_id, spec, self._shared.pickled(), args, kwargs)
-        if options.detached:
-            with client.lock:
-                entry.local += 1  # no handle keeps a detached actor alive, so none may end it
-        return ActorHandle(Core(entry.id[:ACTOR_BYTES], ObjectRef(entry), meta))
-
-    def options(self, **actor_options: Any) -> ActorClass:
-        """The same class with these options on top of its own.
-
-        Raises:
-            ValueError, TypeError: an unknown option, or a wrong value.
-        """
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other._options = self._options.updated(actor_options, self._cls.__name__)
-        other._meta = None
-        return other
-
-    def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """A node of a graph that stands for a new actor; see `spoke.dag`."""
-        from spoke.dag.nodes import ClassNode
-
-        return ClassNode(self, args, kwargs)
-
-    def _remote(self, args: Any = (), kwargs: Any = None, **actor_options: Any) -> ActorHandle:
-        """`options` and `remote` in one call."""
-        cls = self.options(**actor_options) if actor_options else self
-        return cls.remote(*(args or ()), **(kwargs or {}))
-
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("__") and "_cls" in self.__dict__:
-            found = getattr(self._cls, name, self)
-            if found is not self:
-                return found
-        shown = self.__dict__.get("__name__", "")
-        raise AttributeError(f"'ActorClass({shown})' object has no attribute '{name}'")
-
-    def __dir__(self) -> list[str]:
-        return sorted({*object.__dir__(self), *dir(self._cls)})
-
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        name = self.__name__
-        raise TypeError(
-            f"Actors cannot be instantiated directly. Instead of '{name}()', use '{name}.remote()'."
-        )
-
-    def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
-        raise ActorClassInheritanceException(
-            f"Inheriting from the actor class {self.__name__} is not supported: inherit from the plain class "
-            "and make both remote."
-        )
-
-    def __repr__(self) -> str:
-        return f"ActorClass({self.__name__})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ActorClass, (self._cls, self._options.given)
-
-
-class _ClassMetadata:
-    """What some programs look up of an actor class."""
-
-    __slots__ = ("class_name", "modified_class")
-
-    def __init__(self, cls: type) -> None:
-        self.modified_class = cls
-        self.class_name = cls.__name__
+# -- looking actors up -------------------------------------------------------------------------------
 
 
 def find_actor(name: str, namespace: str | None = None) -> ActorHandle:
@@ -592,7 +464,6 @@ def find_actor(name: str, namespace: str | None = None) -> ActorHandle:
 
 
 def own_handle() -> ActorHandle:
-    """The handle of the actor that runs in this process; the engine gives its reference and meta."""
-    client = current.client or engine()
-    life, blob = client.own_actor()
-    return rebuild_handle(life, blob)
+    """The handle of the actor that runs in this process, which does not keep it alive."""
+    actor_id, life, blob = engine().own_actor(keep=False)
+    return ActorHandle(Core(actor_id, life, meta_from_blob(blob), own=True))

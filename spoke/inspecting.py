@@ -30,6 +30,7 @@ OBJECT_FIELDS: Final = ("object_id", "size", "status", "kind", "owner", "uses", 
 RUNNING: Final = "RUNNING"
 IN_GET: Final = "RUNNING_IN_RAY_GET"
 QUEUED: Final = "SUBMITTED_TO_WORKER"
+BEHIND: Final = "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY"  # it waits at its actor for its turn
 FINISHED: Final = "FINISHED"
 FAILED: Final = "FAILED"
 ACTOR_SUFFIX: Final = b"\xff" * 12  # of the object that stands for the handles of an actor
@@ -165,9 +166,10 @@ def _under_way(client: Client) -> list[Any]:
     at_once = host.limit + sum(host.groups.values()) if host is not None else 1
     actor_id = host.actor_id if host is not None else None
     blocked = executor._blocked
+    waiting = BEHIND if host is not None and host.instance is not None else QUEUED
     rows = []
     for index, job in enumerate(executor.jobs.values()):
-        state = (IN_GET if blocked else RUNNING) if index < at_once else QUEUED
+        state = (IN_GET if blocked else RUNNING) if index < at_once else waiting
         names = [job.options.get("name"), job.function_name]
         rows.append([job.call_id, *names, actor_id, state, 0, 0, "", 0, None, None, True, ""])
     return rows

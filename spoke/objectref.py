@@ -175,6 +175,11 @@ class ObjectRef(Generic[T]):
             raise RuntimeError("this ref is used after shutdown()")
         return _hooks.future(self)  # type: ignore[no-any-return]
 
+    def _on_completed(self, py_callback: Callable[[Any], Any]) -> ObjectRef[T]:
+        """Call a function with the value, or with the exception, in another thread, once it is there."""
+        self.future().add_done_callback(lambda done: py_callback(done.exception() or done.result()))
+        return self
+
     def as_future(self) -> asyncio.Future[T]:
         """An asyncio future of the value, in the running loop."""
         if _hooks.asyncio_future is None:

@@ -549,11 +549,15 @@ def _concurrency_groups(groups: Any) -> dict[str, int]:
 class MethodOptions:
     """Options of an actor method; None means as the actor's own option says."""
 
-    __slots__ = ("backpressure", "concurrency_group", "given", "is_generator", "max_task_retries", "name",
-                 "num_returns", "retry_exceptions", "retry_on", "tensor_transport")  # fmt: skip
+    __slots__ = ("backpressure", "concurrency_group", "decorator", "given", "is_generator",
+                 "max_task_retries", "name", "num_returns", "retry_exceptions", "retry_on",
+                 "tensor_transport")  # fmt: skip
 
-    def __init__(self, given: Mapping[str, Any], *, is_generator: bool = False) -> None:
+    def __init__(
+        self, given: Mapping[str, Any], *, is_generator: bool = False, decorator: Any = None
+    ) -> None:
         _check_types(given, CALL, "actor methods")
+        self.decorator = decorator  # the method's `__ray_invocation_decorator__`
         _check_count(given, "max_task_retries", infinite=True)
         self.given = dict(given)
         self.is_generator = is_generator
@@ -571,11 +575,11 @@ class MethodOptions:
 
     def updated(self, more: Mapping[str, Any]) -> MethodOptions:
         """These options with others on top."""
-        return MethodOptions({**self.given, **more}, is_generator=self.is_generator)
+        return _rebuild_method_options({**self.given, **more}, self.is_generator, self.decorator)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_method_options, (self.given, self.is_generator)
+        return _rebuild_method_options, (self.given, self.is_generator, self.decorator)
 
 
-def _rebuild_method_options(given: dict[str, Any], is_generator: bool) -> MethodOptions:
-    return MethodOptions(given, is_generator=is_generator)
+def _rebuild_method_options(given: dict[str, Any], is_generator: bool, decorator: Any) -> MethodOptions:
+    return MethodOptions(given, is_generator=is_generator, decorator=decorator)

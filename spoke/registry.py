@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from spoke import codec, current
+from spoke.actorclass import ActorClass
 from spoke.api import get, remote
 from spoke.errors import ActorUnschedulableError, GetTimeoutError
-from spoke.handles import ActorClass, ActorHandle, engine
+from spoke.handles import ActorHandle, engine
 
 if TYPE_CHECKING:
     from spoke.client import Client

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from spoke import codec, errors, wire
 from spoke.core.calls import Call
 from spoke.core.refs import CANCELLED, EXCEPTION, PENDING, SYSTEM, VALUE, Entry
+from spoke.ids import TASK_BYTES, TaskID
 from spoke.objectref import ObjectRef
 from spoke.submit import ITEM_SUFFIX, RETAINED_SUFFIX, return_id
 
@@ -284,7 +285,7 @@ class Replies:
         """The exception that ``get`` raises for a failed entry."""
         parts = entry.value or []
         if entry.status == CANCELLED:
-            return errors.TaskCancelledError()
+            return errors.TaskCancelledError(TaskID(entry.id[:TASK_BYTES]))
         try:
             error = self._client.values.unpack(parts, entry, None)
         except Exception as problem:

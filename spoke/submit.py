@@ -11,6 +11,7 @@ from spoke.context import grant_context
 from spoke.core.calls import Call
 from spoke.core.refs import PENDING, VALUE, Entry
 from spoke.errors import PendingCallsLimitExceeded
+from spoke.ids import TASK_BYTES
 from spoke.objectref import ObjectRef
 from spoke.running import running
 from spoke.streams import ObjectRefGenerator, Stream
@@ -382,7 +383,16 @@ class Submitter:
                         "force=True is not supported for actor tasks: use kill() to end the actor."
                     )
                 client.calls.cancel(call, force, recursive)
+            elif ref._entry.owner is not None and ref._entry.status == PENDING:
+                client.tell(ref._entry.owner[0], wire.CANCEL, ref._entry.id[:TASK_BYTES], force, recursive)
             client._settle()
+
+    def on_cancel(self, link: Link, message: list[Any], payload: Any) -> None:
+        """Somebody who has a ref of a call of this process wants it cancelled."""
+        call = self._client.calls.calls.get(message[1])
+        if call is not None:
+            force = message[2] and type(call.key) is not bytes  # who asks cannot know what kind of call it is
+            self._client.calls.cancel(call, force, message[3])
 
     def cancel_children(self, parent_id: bytes, force: bool) -> None:
         """Cancel what the cancelled task `parent_id` has submitted; lock held."""

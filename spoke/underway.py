@@ -54,7 +54,7 @@ def _running(executor: Executor) -> dict[bytes, str]:
         if frame is not None and job is not None:
             found[job.call_id] = _sentence(job.name, frame.f_locals.get("started"), _user_frame(top, execute))
     host = executor.actor
-    for call_id, task in list(host._tasks.items()) if host is not None else ():
+    for call_id, task in host.tasks() if host is not None else ():
         frame = getattr(task.get_coro(), "cr_frame", None)
         if frame is not None and "message" in frame.f_locals:  # it has its turn
             job = frame.f_locals["job"]

@@ -13,8 +13,9 @@ import pytest
 import spoke
 import spoke.util
 from spoke import config, ids
+from spoke.actorclass import ActorClass
 from spoke.actormeta import BUILT_IN, meta_from_blob, meta_of_class
-from spoke.handles import ActorClass, RemoteFunction
+from spoke.handles import RemoteFunction
 from spoke.options import ActorOptions
 from spoke.runtime_env import RuntimeEnv, merged
 from spoke.signature import Signature, signature_of, signature_of_class

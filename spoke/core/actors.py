@@ -297,7 +297,10 @@ class Actors:
         if actor.restarts_left > 0:
             actor.restarts_left -= 1
         actor.incarnation += 1
-        self._move(actor, RESTARTING, **exit_.info())
+        info = exit_.info()
+        if actor.state == STARTING and exit_.heard and exit_.kind == "worker_died":
+            info["unborn"] = True  # no call has run in it: the constructor never returned
+        self._move(actor, RESTARTING, **info)
         self.s.enqueue(actor, actor.shape.fit_key)
 
     def end(self, actor: Actor, kind: str, cause: str, info: dict[str, Any] | None = None) -> None:

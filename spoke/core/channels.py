@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from spoke import wire
 from spoke.core.obituary import describe_death
+from spoke.core.refs import CANCELLED
 
 if TYPE_CHECKING:
     from spoke.core.calls import Call, CallTable
@@ -157,6 +158,7 @@ class ActorChannels:
         if channel.state == "DEAD" or incarnation < channel.incarnation:
             return
         moved = incarnation > channel.incarnation
+        unborn = incarnation == channel.incarnation + 1 and bool(info.get("unborn"))
         channel.state, channel.incarnation = state, incarnation
         channel.info = info
         channel.name = channel.name or info.get("class_name") or ""
@@ -179,7 +181,7 @@ class ActorChannels:
         elif state == "RESTARTING":
             self.verdicts.pop(actor_id, None)
             self._unlink(channel)
-            self._interrupted(channel)
+            self._interrupted(channel, unborn)
 
     def _unlink(self, channel: ActorChannel) -> None:
         if channel.peer is not None:
@@ -190,17 +192,23 @@ class ActorChannels:
                     del self.by_peer[channel.peer]
         channel.peer = channel.address = None
 
-    def _interrupted(self, channel: ActorChannel) -> None:
-        """Calls that were with the lost incarnation: again if they may, else their named error."""
+    def _interrupted(self, channel: ActorChannel, unborn: bool = False) -> None:
+        """Calls that were with the lost incarnation: again if they may, else their named error.
+
+        None has run where its constructor never returned (`unborn`): then it is no attempt.
+        """
         calls, channel.inflight = list(channel.inflight.values()), {}
         if calls and channel.info.get("kind") == "worker_died":
             self._tell_last(channel, calls[0])
         again = []
         for call in calls:
             call.left, call.peer = call.peer, None
-            if channel.state != "DEAD" and call.retries_left != 0 and not call.cancelled:
-                call.retries_left -= call.retries_left > 0
-                call.attempt += 1
+            if channel.state != "DEAD" and call.cancelled:
+                self.table.fail(call, CANCELLED, [])
+            elif channel.state != "DEAD" and (unborn or call.retries_left != 0):
+                if not unborn:
+                    call.retries_left -= call.retries_left > 0
+                    call.attempt += 1
                 self.table.missing(call)
                 again.append(call)
             elif channel.state == "DEAD":

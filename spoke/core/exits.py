@@ -14,7 +14,7 @@ from spoke.core.obituary import describe_exit
 class Exit:
     """Kind is ``worker_died``, ``node_died``, ``start_failed`` or ``runtime_env``."""
 
-    __slots__ = ("code", "kind", "memory", "pid", "signal", "tail", "text")
+    __slots__ = ("code", "heard", "kind", "memory", "pid", "signal", "tail", "text")
 
     def __init__(
         self,
@@ -34,6 +34,7 @@ class Exit:
         self.signal = signal
         self.tail = tail
         self.memory = memory  # the most that it had, in bytes; 0: unknown
+        self.heard = False  # everything that it said before is known
 
     @property
     def reason(self) -> str:

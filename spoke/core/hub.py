@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from spoke import wire
 from spoke.core import Command, Drop, Event, Joined, Lost, Received, Send
-from spoke.core.actors import Actors
+from spoke.core.actors import STARTING, Actors
 from spoke.core.audit import Snapshot, audit, take_snapshot
 from spoke.core.directory import DEFERRED, Directory, RequestError
 from spoke.core.endpoints import Endpoints
@@ -86,6 +86,7 @@ class HubCore:
         self.inquiries = Inquiries(s, self.directory)
         self.directory.add(self.inquiries.requests)
         self._jobs = 0
+        self._unheard: dict[bytes, tuple[Worker, Exit, float]] = {}  # exits of workers that links still name
         # The records of an earlier life: until all that lived on is heard, nothing else is done.
         self.recovery = Recovery(s, records) if records else None
         self._agent: dict[int, Callable[[Node, list[Any], Any], None]] = {
@@ -214,6 +215,8 @@ class HubCore:
             # What it held comes back when its agent reports the exit, with the cause.
             self.pool.leaves(worker, LINK_LOST_S)
         self.client_lost(client)
+        if peer in self._unheard:
+            self._worker_gone(*self._unheard[peer][:2])
 
     def _check(self) -> None:
         """Periodic work: silence, starts and exits that take too long, idle workers, old requests."""
@@ -234,6 +237,9 @@ class HubCore:
                     s.touched[node.node_id] = node
                 else:
                     s.wake_at(retry_at)
+        for worker, exit_, due in list(self._unheard.values()):
+            if due <= s.now:
+                self._worker_gone(worker, exit_)
         self.actors.check()
         self.groups.check()
         self.submissions.check()
@@ -250,9 +256,16 @@ class HubCore:
             self.state.log("debug", "exit of an unknown worker", worker_id=worker_id.hex())
             return
         if worker.env_error:
-            self._worker_gone(worker, environment_exit(node.host, worker.env_error))
+            exit_ = environment_exit(node.host, worker.env_error)
         else:
-            self._worker_gone(worker, worker_exit(pid, node.host, code, signal, tail, memory, worker.why))
+            exit_ = worker_exit(pid, node.host, code, signal, tail, memory, worker.why)
+        user = worker.holding.user if worker.holding is not None else None
+        if isinstance(user, Actor) and user.state == STARTING and worker_id in self.state.clients:
+            # The last that it said may be that the constructor returned: its link is read to the end first.
+            self._unheard[worker_id] = (worker, exit_, self.state.now + LINK_LOST_S)
+            self.state.wake_at(self.state.now + LINK_LOST_S)
+        else:
+            self._worker_gone(worker, exit_)
 
     def _on_agent_report(self, node: Node, message: list[Any], payload: Any) -> None:
         """It was of a hub whose records are lost: nobody can use its workers any more."""
@@ -266,6 +279,8 @@ class HubCore:
     def _worker_gone(self, worker: Worker, exit_: Exit) -> None:
         """A worker is reaped: its resources come back, its users and its own calls hear of it."""
         s = self.state
+        self._unheard.pop(worker.worker_id, None)
+        exit_.heard = worker.worker_id not in s.clients
         hopeless = self.pool.gone(worker, exit_.kind)
         holding, worker.holding = worker.holding, None
         if holding is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from spoke import absent, api
-from spoke.handles import ActorClass
+from spoke.actorclass import ActorClass
 
 if TYPE_CHECKING:
     from spoke.handles import ActorHandle

@@ -59,7 +59,7 @@ def _checked(schema: type[StateSchema], filters: Filters, limit: int) -> None:
     for one in filters or ():
         if not isinstance(one, (tuple, list)) or len(one) != 3:
             raise InvalidQuery(f"a filter is (field, '=' or '!=', value), not {one!r}")
-        key, operator, wanted = one
+        key, operator, wanted = str(one[0]).lower(), *one[1:]
         if operator not in ("=", "!="):
             raise InvalidQuery(
                 f"Unsupported filter predicate {operator} is given. Available predicates: =, !=."
@@ -74,7 +74,7 @@ def _checked(schema: type[StateSchema], filters: Filters, limit: int) -> None:
 
 
 def _fits(row: Any, condition: tuple[str, str, Any]) -> bool:
-    key, operator, wanted = condition
+    key, operator, wanted = condition[0].lower(), *condition[1:]
     if key in row.numbers():
         wanted = int(wanted)
     same = str(row[key]).lower() == str(wanted).lower()
