@@ -105,7 +105,8 @@ def placement_group(
             above; one other label may have STRICT_PACK: the nodes of all bundles have one value of it.
 
     Raises:
-        ValueError: a wrong argument, or the name is taken.
+        ValueError: a wrong argument.
+        RaySystemError: the name is taken.
         TypeError: `name` is no text.
     """
     client = current.client or engine()
@@ -293,9 +294,8 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
         "bundles_to_gpu_ids": dict(enumerate(found.get("gpu_ids") or [])),
         "strategy": found["strategy"],
         "state": found["state"],
-        "stats": {"scheduling_state": found["state"], "highest_retry_delay_ms": 0.0, "scheduling_attempt": 0,
-                  "reason": found.get("reason") or ""},
-    }  # fmt: skip
+        "stats": {**found["stats"], "reason": found.get("reason") or ""},
+    }
 
 
 def get_current_placement_group() -> PlacementGroup | None:
