@@ -68,8 +68,8 @@ class Groups:
             if group.name and (group.namespace, group.name) in s.group_names:
                 kind = "RaySystemError"  # Ray's
                 raise ValueError(
-                    f"Failed to create placement group '{group.name}' because name already exists"
-                    f" in namespace '{group.namespace}'."
+                    f"Failed to create placement group '{group_id.hex()}' because name '{group.name}' "
+                    f"already exists in namespace '{group.namespace}'."
                 )
         except (ValueError, TypeError, AttributeError) as error:
             s.refuse(group_id, [kind, str(error)])
