@@ -46,7 +46,7 @@ HOMES: Final[dict[str, str]] = {
     "log_once": "spoke.util.debug:log_once",
     "pickle": "spoke.cloudpickle",
     "ray": "spoke",
-    "validate_label_selector": "spoke.options:check_label_selector",
+    "validate_label_selector": "spoke.labels:selector_problem",
 }
 
 _CLIENT_MODE = "it belongs to Ray's client proxy; a Spoke driver joins the cluster itself: init(address=...)"

@@ -174,7 +174,7 @@ class Executor:
                     num_returns = message[4]
                 if num_returns != 1 and runs_when_read(result, num_returns):
                     self.outcome.generator(job, result, num_returns, started, source)
-                    return None
+                    return
             finally:
                 if on_main:
                     interrupts.end(job)
@@ -356,9 +356,10 @@ class Executor:
         _, call_id, force, recursive = message
         job = self.jobs.get(call_id)
         if job is None:
-            return self.client.submitter.on_cancel(link, message, payload)
+            self.client.submitter.on_cancel(link, message, payload)
+            return
         if job.cancelled:
-            return None
+            return
         job.cancelled = True
         if recursive:
             self.client.submitter.cancel_children(call_id, force)

@@ -343,7 +343,7 @@ class HubSide:
         """Reserve a placement group; returns its id, its state follows by GROUP_STATE.
 
         Raises:
-            ValueError: with `named`, which waits for the hub's word: the name is taken.
+            RaySystemError: with `named`, which waits for the hub's word: the name is taken.
         """
         client = self._client
         client.check_open()

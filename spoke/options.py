@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
+from spoke import labels
 from spoke import runtime_env as environments
 from spoke.limits import MAX_NAME_CHARS, MAX_NUM_RETURNS, RESOURCE_UNIT
 
@@ -222,29 +223,20 @@ def check_label_selector(selector: Mapping[str, Any] | None, what: str = "label_
 
     Raises:
         TypeError: a key or value that is no text.
-        ValueError: a condition that cannot be read.
+        ValueError: a key or condition that cannot be read.
     """
     for key, value in (selector or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"{what}: expected text to text, got {key!r}: {value!r}")
-        word = value.strip().removeprefix("!").strip()
-        if word.startswith("in(") and word.endswith(")"):
-            words = [part.strip() for part in word[3:-1].split(",")]
-        else:
-            words = [word]
-        for part in words:
-            plain = part.replace("-", "").replace("_", "").replace(".", "")
-            if part and (len(part) > 63 or not plain.isalnum() or not (part[0] + part[-1]).isalnum()):
-                raise ValueError(f"Invalid label selector value `{value}` of {key!r}")
+    problem = labels.selector_problem(selector)
+    if problem:
+        raise ValueError(problem)
 
 
 def _check_fallback(strategies: list[Any] | None) -> None:
-    for one in strategies or ():
-        if not isinstance(one, dict):
-            raise ValueError("Each element in fallback_strategy must be a dictionary.")
-        if not one:
-            raise ValueError("fallback_strategy holds an empty dictionary.")
-        check_label_selector(one.get("label_selector"), "fallback_strategy")
+    problem = labels.fallback_problem(strategies)
+    if problem:
+        raise ValueError(problem)
 
 
 # -- resources and placement ------------------------------------------------------------------------
@@ -325,13 +317,23 @@ def _check_fits(group: Any, spec: Any, resources: dict[str, float], what: str) -
         )
 
 
+_NOTHING: Final[Mapping[str, float]] = {}
+
+
 class _Placed:
     """What tasks and actors have in common: resources, strategy, environment."""
 
     __slots__ = ("_spec", "capture_child_tasks", "fallback_strategy", "given", "inherits_group",
-                 "label_selector", "labels", "name", "resources", "runtime_env", "what")  # fmt: skip
+                 "label_selector", "labels", "name", "placement_resources", "resources", "runtime_env",
+                 "what")  # fmt: skip
 
-    def __init__(self, given: Mapping[str, Any], what: str, default_cpus: float) -> None:
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        what: str,
+        default_cpus: float,
+        placing: Mapping[str, float] = _NOTHING,
+    ) -> None:
         self.given = dict(given)
         self.what = what
         self.name: str | None = given.get("name")
@@ -342,6 +344,7 @@ class _Placed:
         self.labels: dict[str, str] = given.get("_labels") or {}
         self.runtime_env = environments.checked(given.get("runtime_env") or {})
         self.resources = _resources(given, default_cpus)
+        self.placement_resources = {**self.resources, **placing}
         _check_one_way(given)
         # A task of a group member runs in that group too if it captures and nothing else is said.
         self.inherits_group = (
@@ -380,7 +383,7 @@ class _Placed:
 
     def _build_spec(self) -> dict[str, Any]:
         _check_whole_gpus(self.resources.get("GPU", 0))
-        strategy = _strategy(self.given, self.resources, self.what)
+        strategy = _strategy(self.given, self.placement_resources, self.what)
         spec: dict[str, Any] = {"resources": self.resources, "strategy": strategy}
         if self.label_selector:
             spec["label_selector"] = self.label_selector
@@ -441,7 +444,7 @@ class ActorOptions(_Placed):
 
     __slots__ = ("allow_out_of_order_execution", "concurrency_groups", "detached",
                  "enable_tensor_transport", "get_if_exists", "max_concurrency", "max_pending_calls",
-                 "max_restarts", "max_task_retries", "namespace", "placement_resources")  # fmt: skip
+                 "max_restarts", "max_task_retries", "namespace")  # fmt: skip
 
     def __init__(self, given: Mapping[str, Any], *, what: str = "the actor") -> None:
         _check_types(given, ACTOR, "actors")
@@ -468,8 +471,8 @@ class ActorOptions(_Placed):
         self.enable_tensor_transport: bool = bool(given.get("enable_tensor_transport"))
         asks = given.get("num_cpus") is not None or given.get("num_gpus") is not None
         asks = asks or bool(given.get("resources"))
-        super().__init__(given, what, 1.0 if asks else 0.0)
-        self.placement_resources = self.resources if asks else {**self.resources, "CPU": 1.0}
+        placing = {} if asks else {"CPU": 1.0}
+        super().__init__(given, what, 1.0 if asks else 0.0, placing)
 
     def updated(self, more: Mapping[str, Any], what: str = "the actor") -> ActorOptions:
         """These options with others on top.

@@ -61,7 +61,7 @@ def test_bundles(bundles: Any, says: str) -> None:
         ({"_soft_target_node_id": "ab"}, ValueError, "STRICT_PACK"),
         ({"bundle_label_selector": []}, ValueError, "length"),
         ({"bundle_label_selector": "x"}, ValueError, "must be a list"),
-        ({"bundle_label_selector": [{"a": 3}]}, ValueError, "expected text"),
+        ({"bundle_label_selector": [{"a": 3}]}, ValueError, "expected text to text"),
         ({"topology_strategy": 3}, ValueError, "must be a dict"),
         ({"topology_strategy": {"rack": "PACK"}}, ValueError, "only 'STRICT_PACK'"),
         ({"topology_strategy": {"rack": "X"}}, ValueError, "Invalid topology strategy"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from spoke import config
+from spoke import config, labels
 from spoke.link import parse_target
 from spoke.observer import Observer, reach
 
@@ -83,14 +83,21 @@ def parse_ports(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 def parse_labels(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     """``("k=v", "a=b,c=d")`` as a table."""
-    labels = {}
+    found = {}
     for value in values:
-        for entry in value.split(","):
-            name, equals, text = entry.partition("=")
-            if not name or not equals:
-                raise click.BadParameter(f"{entry!r} is not of the form key=value")
-            labels[name.strip()] = text.strip()
-    return labels
+        try:
+            found.update(labels.parse_text(value))
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+    return found
+
+
+def read_labels(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, str]:
+    """The labels of a file."""
+    try:
+        return labels.parse_yaml_file(value or "")
+    except (OSError, ValueError, ImportError) as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def observe(address: str | None) -> tuple[Observer, str]:

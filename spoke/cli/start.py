@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from spoke import config, journal, records, token
-from spoke.cli.common import Bytes, Failed, HostPort, parse_labels, parse_ports, parse_resources
+from spoke.cli.common import Bytes, Failed, HostPort, parse_labels, parse_ports, parse_resources, read_labels
 from spoke.launch import Launched, LaunchError, launch
 
 DEFAULT_PORT = 6380
@@ -46,6 +46,8 @@ DEFAULT_PORT = 6380
     callback=parse_labels,
     help="A label of the node; can be repeated.",
 )
+@click.option("--labels-file", type=click.Path(dir_okay=False), callback=read_labels,
+              help="A YAML file of labels; those of --labels come before.")  # fmt: skip
 @click.option("--log-dir", type=click.Path(file_okay=False), help="Where workers' logs are kept.")
 @click.option(
     "--state-dir",
@@ -72,6 +74,7 @@ def start(head: bool, address: str | None, port: int | None, host: str, block: b
         raise click.UsageError("--port is the head's; a node that joins takes a free one")
     if address is not None and node["state_dir"]:
         raise click.UsageError("--state-dir is the head's; a node keeps nothing")
+    node["labels"] = {**node.pop("labels_file"), **node["labels"]}
     settings = {**node, "link": "tied" if block else "starter", "host": host, "record": True}
     if head:
         settings.update(mode="head", port=DEFAULT_PORT if port is None else port)

@@ -126,6 +126,9 @@ def visible(s: State, node: Node, item: Item) -> Ledger:
 def choose_bundle(group: Group, shape: Shape) -> Bundle | None:
     """The slot for a request in a group, or None while none fits.
 
+    Where any will do, it is the first of those that have the fewest further resources: what needs no GPU
+    keeps out of slots with GPUs while others fit.
+
     Raises:
         Unplaceable: the slot does not exist, or is smaller than the request.
     """
@@ -138,13 +141,15 @@ def choose_bundle(group: Group, shape: Shape) -> Bundle | None:
         which = "every bundle" if shape.group_index < 0 else f"bundle {shape.group_index}"
         raise Unplaceable(f"{show(shape.place)} does not fit in {which} of its placement group")
     best: Bundle | None = None
+    fewest = 0
     for index in indices:
         bundle = bundles[index]
         if bundle.ledger is None or not bundle.ledger.fits(shape.place):
             continue
-        if best is None:
-            best = bundle
-        if shape.need:
+        further = sum(name not in shape.place for name in amounts[index])
+        if best is None or further < fewest:
+            best, fewest = bundle, further
+        if not further:
             break
     return best
 

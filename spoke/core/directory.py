@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from spoke.core import actors, groups, reached
+from spoke.core import actors, grouprows, reached
 from spoke.core.journal import kv_key
 from spoke.core.ledger import to_floats
+from spoke.core.nodes import ADDRESS_LABEL, HOSTNAME_LABEL
 from spoke.core.state import Actor, Client, Group, Node, State, Want
 from spoke.core.why import explain, headline
 from spoke.limits import MAX_KV_VALUE_BYTES
 
 ROWS_MAX = 10_000
+_IN_COLUMNS = (ADDRESS_LABEL, HOSTNAME_LABEL)  # labels that a node's row has columns for
 DEFERRED = object()  # the answer to a request follows later, by its `State.request_id`
 Handler = Callable[[Client, dict[str, Any]], Any]
 
@@ -95,7 +97,7 @@ class Directory:
             "Alive": node.alive,
             "alive": node.alive,
             "NodeManagerAddress": node.address,
-            "NodeManagerHostname": node.labels.get("spoke.io/hostname", node.host),
+            "NodeManagerHostname": node.labels.get(HOSTNAME_LABEL, node.host),
             "NodeManagerPort": node.port,
             "ObjectManagerPort": node.port,
             "NodeName": node.address,
@@ -104,7 +106,7 @@ class Directory:
             "DeathReasonMessage": node.death,
             "Resources": to_floats(node.ledger.total) if node.alive else {},
             "Available": to_floats(node.ledger.free) if node.alive else {},
-            "Labels": dict(node.labels),
+            "Labels": {name: label for name, label in node.labels.items() if name not in _IN_COLUMNS},
             "IsHead": node.is_head,
             "Topology": node.topology.plain(),
             "Draining": {index: list(holders.pids) for index, holders in node.held.items()},
@@ -118,13 +120,14 @@ class Directory:
         for node in self.s.alive:
             for name, units in node.ledger.total.items():
                 total[name] = total.get(name, 0) + units
-        return to_floats(total)
+        return to_floats({**total, **grouprows.total(self.s.groups.values())})
 
     def _available_resources(self, client: Client, args: dict[str, Any]) -> dict[str, float]:
         free: dict[str, int] = {}
         for node in self.s.alive:
             for name, units in node.ledger.free.items():
                 free[name] = free.get(name, 0) + max(0, units)
+        free.update(grouprows.free(self.s.groups.values()))
         return to_floats({name: units for name, units in free.items() if units})
 
     # -- actors
@@ -250,7 +253,7 @@ class Directory:
 
     def _groups(self, client: Client, args: dict[str, Any]) -> list[dict[str, Any]]:
         rows = [*self.s.removed_groups.values(), *self.s.groups.values()][-ROWS_MAX:]
-        return [groups.describe(row) for row in rows]
+        return [grouprows.describe(self.s, row) for row in rows]
 
     def find_group(self, client: Client, args: dict[str, Any]) -> Group:
         """The group of an id or a name.
@@ -276,7 +279,7 @@ class Directory:
                 raise RequestError("AuthenticationError", foreign)
 
     def _group(self, client: Client, args: dict[str, Any]) -> dict[str, Any]:
-        return groups.describe(self.find_group(client, args))
+        return grouprows.describe(self.s, self.find_group(client, args))
 
     # -- what waits
 

@@ -21,7 +21,7 @@ from spoke.core.actors import Actors
 from spoke.core.exits import Exit
 from spoke.core.gangs import GangPolicy, Gangs
 from spoke.core.leases import Leases
-from spoke.core.ledger import Ledger, to_floats, to_units
+from spoke.core.ledger import Ledger, to_units
 from spoke.core.pool import Pool
 from spoke.core.prepare import Prepares
 from spoke.core.selectors import parse
@@ -59,15 +59,20 @@ class Groups:
         group = Group(group_id, spec)
         job = s.jobs.get(client.job)
         group.namespace = group.namespace or (job.info.get("namespace", "") if job else "")
+        kind = "ValueError"
         try:
             group.request = parse_request(spec)
             group.gang = GangPolicy(spec["gang"]) if spec.get("gang") is not None else None
             if len(s.groups) >= MAX_GROUPS:
                 raise ValueError(f"the cluster has {MAX_GROUPS} placement groups, its limit")
             if group.name and (group.namespace, group.name) in s.group_names:
-                raise ValueError(f"a placement group named {group.name!r} exists in {group.namespace!r}")
+                kind = "RaySystemError"  # Ray's
+                raise ValueError(
+                    f"Failed to create placement group '{group_id.hex()}' because name '{group.name}' "
+                    f"already exists in namespace '{group.namespace}'."
+                )
         except (ValueError, TypeError, AttributeError) as error:
-            s.refuse(group_id, ["ValueError", str(error)])
+            s.refuse(group_id, [kind, str(error)])
             self._answer_refused(client, group_id, spec)
             return
         group.bundles = [Bundle(group, index) for index in range(len(group.request.bundles))]
@@ -344,21 +349,3 @@ def _devices(given: Any, count: int) -> list[tuple[int, ...]] | None:
     if len(given) != count or not all(type(index) is int for ids in given for index in ids):
         raise ValueError("devices must name the GPUs of every bundle by their indices")
     return [tuple(ids) for ids in given]
-
-
-def describe(group: Group) -> dict[str, Any]:
-    """One row of the table of groups."""
-    _, _, state, info = Groups.message(group)
-    return {
-        "group_id": group.group_id,
-        "name": group.name,
-        "namespace": group.namespace,
-        "strategy": group.request.strategy,
-        "state": state,
-        "bundles": [to_floats(bundle) for bundle in group.request.bundles],
-        "detached": bool(group.spec.get("detached")),
-        "gang": group.gang.restart if group.gang is not None else None,
-        "restarts": len(group.restarts),
-        "job_id": group.job,
-        **info,
-    }

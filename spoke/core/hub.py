@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from spoke import wire
 from spoke.core import Command, Drop, Event, Joined, Lost, Received, Send
-from spoke.core.actors import STARTING, Actors
+from spoke.core.actors import Actors
 from spoke.core.audit import Snapshot, audit, take_snapshot
 from spoke.core.directory import DEFERRED, Directory, RequestError
 from spoke.core.endpoints import Endpoints

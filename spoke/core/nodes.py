@@ -20,6 +20,7 @@ from spoke.limits import MAX_DEAD_RECORDS
 HEAD_RESOURCE: Final = "node:__internal_head__"
 NODE_ID_LABEL: Final = "ray.io/node-id"
 ADDRESS_LABEL: Final = "spoke.io/address"
+HOSTNAME_LABEL: Final = "spoke.io/hostname"
 START_MAX: Final = 8  # processes starting at once, at least
 
 

@@ -169,6 +169,7 @@ class Scheduler:
 
     def _place_group(self, group: Group) -> bool:
         s = self.s
+        group.tries += 1
         homes = self.index.choose(group.request, self._kept(group))
         if homes is None or not self.groups.reserve(group, homes):
             return False

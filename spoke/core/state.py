@@ -356,6 +356,7 @@ class Group(Item):
         "restarts",
         "spec",
         "state",
+        "tries",
         "watchers",
     )
 
@@ -367,6 +368,7 @@ class Group(Item):
         self.bundles: list[Bundle] = []
         self.state = "PENDING"
         self.placed_at = 0.0
+        self.tries = 0  # to place it
         self.kept: tuple[int, dict[bytes, dict[str, int]]] | None = None  # room kept, and in which span
         self.reason = ""
         self.name: str = spec.get("name") or ""
@@ -521,10 +523,7 @@ class State:
             self.grew()
         if ledger is None or not holding.shape.cpu:
             return
-        if blocked:
-            ledger.lend(holding.shape.cpu)
-        else:
-            ledger.overdraw(holding.shape.cpu)
+        (ledger.lend if blocked else ledger.overdraw)(holding.shape.cpu)
 
     def settle(self, bundle: Bundle) -> None:
         """Return a slot of a removed group to its node, once nothing in it lives (GANG-3)."""

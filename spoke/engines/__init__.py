@@ -25,7 +25,7 @@ class Groups(Protocol):
     group_states: dict[bytes, tuple[str, dict[str, Any]]]  # of groups watched: state and description
 
     def create_group(self, spec: dict[str, Any], named: bool) -> bytes:
-        """Reserve bundles; the id of the group.  With `named` a name that is taken raises ValueError."""
+        """Reserve bundles; the id of the group.  With `named` a name that is taken raises RaySystemError."""
 
     def wait_group(self, group_id: bytes, timeout: float | None) -> bool:
         """Whether the group is placed within `timeout` seconds."""

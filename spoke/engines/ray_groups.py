@@ -47,13 +47,8 @@ class RayGroups:
             given["topology_strategy"] = {NODE_LABEL: spec["strategy"], spec["same"]: "STRICT_PACK"}
         else:
             given["strategy"] = spec["strategy"]
-        try:
-            with self._client.translating():
-                real = self._client.ray.util.placement_group([dict(one) for one in bundles], **given)
-        except RaySystemError as error:
-            if not spec["name"] or "already exists" not in str(error):
-                raise
-            raise ValueError(f"the name {spec['name']!r} of a placement group is taken") from None
+        with self._client.translating():
+            real = self._client.ray.util.placement_group([dict(one) for one in bundles], **given)
         group_id: bytes = real.id.binary()
         self._groups[group_id] = real
         if gang is not None:
@@ -178,6 +173,7 @@ class RayGroups:
             "nodes": nodes if gang is None else gang.held(),
             "strategy": row["strategy"],
             "state": row["state"],
+            "stats": dict(row["stats"]),
             "reason": row["stats"].get("scheduling_state", ""),
         }
 

@@ -6,12 +6,14 @@ its creator ends, unless it is detached.  Arguments are checked here, the hub de
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from spoke import absent, current
+from spoke import absent, current, labels
+from spoke.errors import RaySystemError
 from spoke.handles import engine
-from spoke.ids import JOB_BYTES, PlacementGroupID
-from spoke.options import check_label_selector, check_node_quantity
+from spoke.ids import JOB_BYTES, UNIQUE_BYTES, PlacementGroupID
+from spoke.options import check_node_quantity
 
 NODE_ID_LABEL_KEY = "ray.io/node-id"
 PLACEMENT_GROUP_BUNDLE_RESOURCE_NAME = "bundle"
@@ -105,7 +107,8 @@ def placement_group(
             above; one other label may have STRICT_PACK: the nodes of all bundles have one value of it.
 
     Raises:
-        ValueError: a wrong argument, or the name is taken.
+        ValueError: a wrong argument.
+        RaySystemError: the name is taken, or a bundle asks for "bundle", a name that is reserved.
         TypeError: `name` is no text.
     """
     client = current.client or engine()
@@ -115,6 +118,11 @@ def placement_group(
     if not isinstance(name, str):
         raise TypeError(f"The name of a placement group must be a string, got {type(name)}")
     checked = _check_bundles(bundles)
+    if any(PLACEMENT_GROUP_BUNDLE_RESOURCE_NAME in bundle for bundle in checked):
+        raise RaySystemError(
+            f"{PLACEMENT_GROUP_BUNDLE_RESOURCE_NAME} is a system reserved resource, "
+            "which is not allowed to be used in placement group."
+        )
     spec: dict[str, Any] = {
         "bundles": checked,
         "strategy": _node_strategy(strategy, topology_strategy),
@@ -152,9 +160,11 @@ def validate_placement_group(
             f"Supported strategies are: {sorted(VALID_PLACEMENT_GROUP_STRATEGIES)}."
         )
     if lifetime not in (None, "detached"):
-        raise ValueError(f"Placement group `lifetime` must be None or 'detached'. Got {lifetime}.")
-    if _soft_target_node_id and strategy != "STRICT_PACK":
-        raise ValueError("_soft_target_node_id can only be used with STRICT_PACK.")
+        raise ValueError(
+            f"Placement group `lifetime` argument must be either `None` or 'detached'. Got {lifetime}."
+        )
+    if _soft_target_node_id:
+        _check_target(_soft_target_node_id, strategy)
     if bundle_label_selector is not None:
         if not isinstance(bundle_label_selector, list):
             kind = type(bundle_label_selector)
@@ -164,11 +174,30 @@ def validate_placement_group(
                 f"Invalid bundle label selector {bundle_label_selector}. "
                 "The length of `bundle_label_selector` should equal the length of `bundles`."
             )
-        for selector in bundle_label_selector:
-            try:
-                check_label_selector(selector, "bundle_label_selector")
-            except (TypeError, AttributeError) as error:
-                raise ValueError(f"Bundle label selector must be a list of dictionaries: {error}") from None
+        _check_selectors(bundle_label_selector)
+
+
+def _check_target(node_id: Any, strategy: str) -> None:
+    if strategy != "STRICT_PACK":
+        raise ValueError(f"_soft_target_node_id currently only works with STRICT_PACK but got {strategy}")
+    if not isinstance(node_id, str) or not re.fullmatch(f"[0-9a-fA-F]{{{2 * UNIQUE_BYTES}}}", node_id):
+        raise ValueError(f"Invalid hex ID of _soft_target_node_id, got {node_id}")
+
+
+def _check_selectors(selectors: list[Any]) -> None:
+    for selector in selectors:
+        if not isinstance(selector, dict) or not all(
+            isinstance(key, str) and isinstance(value, str) for key, value in selector.items()
+        ):
+            raise ValueError(
+                "Bundle label selector must be a list of string dictionary label selectors, expected text to "
+                'text. For example: `[{"ray.io/market-type": "spot"}, {"ray.io/accelerator-type": "A100"}]`.'
+            )
+        problem = labels.selector_problem(selector)
+        if problem:
+            raise ValueError(
+                f"Invalid label selector provided in bundle_label_selector list. Detailed error: '{problem}'"
+            )
 
 
 def _node_strategy(strategy: str | None, topology: dict[str, str] | None) -> str:
@@ -202,7 +231,10 @@ def _check_topology(strategy: str | None, topology: Any) -> None:
 def _check_bundles(bundles: Any) -> list[dict[str, float]]:
     if not isinstance(bundles, list):
         raise ValueError(f"Placement group bundles must be a list, got {type(bundles)}.")
-    example = 'Bundles must be a non-empty list of resource dictionaries. For example: `[{"CPU": 1.0}]`.'
+    example = (
+        "Bundles must be a non-empty list of resource dictionaries. "
+        'For example: `[{"CPU": 1.0}, {"GPU": 1.0}]`.'
+    )
     if not bundles:
         raise ValueError(f"{example} Got empty list instead.")
     checked = []
@@ -293,9 +325,8 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
         "bundles_to_gpu_ids": dict(enumerate(found.get("gpu_ids") or [])),
         "strategy": found["strategy"],
         "state": found["state"],
-        "stats": {"scheduling_state": found["state"], "highest_retry_delay_ms": 0.0, "scheduling_attempt": 0,
-                  "reason": found.get("reason") or ""},
-    }  # fmt: skip
+        "stats": {**found["stats"], "reason": found.get("reason") or ""},
+    }
 
 
 def get_current_placement_group() -> PlacementGroup | None:

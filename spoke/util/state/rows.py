@@ -120,7 +120,7 @@ def placement_groups(source: Source) -> list[PlacementGroupState]:
                 )
             ],
             is_detached=row["detached"],
-            stats={"reason": row["reason"]},
+            stats={**row["stats"], "reason": row["reason"]},
         )
         for row in source.ask("groups")
     ]

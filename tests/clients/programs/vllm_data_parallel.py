@@ -31,10 +31,9 @@ async def serve(path: str) -> tuple[list[list[int]], list[str]]:
     ))  # fmt: skip
 
     async def answer(number: int, prompt: list[int]) -> list[int]:
-        last: Any = None
-        async for last in front.generate({"prompt_token_ids": prompt}, sampling, f"request-{number}"):
-            pass
-        return list(last.outputs[0].token_ids)
+        asked: Any = {"prompt_token_ids": prompt}
+        seen = [out async for out in front.generate(asked, sampling, f"request-{number}")]
+        return list(seen[-1].outputs[0].token_ids)
 
     try:
         answers = await asyncio.gather(*map(answer, range(2 * len(PROMPTS)), PROMPTS * 2))

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import spoke
 from ray._common import test_utils as _common
+from ray._private.gcs_utils import ActorTableData
 from spoke.util import state
 
 _DRIVER_S = 60.0
@@ -248,7 +249,9 @@ def kill_process_by_name(name: str, SIGKILL: bool = False) -> NoReturn:
 
 
 def convert_actor_state(state: Any) -> str | None:
-    """The text of an actor's state."""
+    """The text of an actor's state: of its number, or of itself."""
+    if type(state) is int:
+        return str(ActorTableData.ActorState.Name(state))
     return None if state is None else str(getattr(state, "name", state))
 
 
