@@ -106,6 +106,7 @@ class Client:
         self.calls.place = self.submitter.place
         self.calls.fetch = self.refs.fetch
         self.replies = Replies(self)
+        self.calls.argument_error = self.replies.argument_error
         self.sharing, self.rings = Sharing(self), Rings(self)
         self.waiting = Waiting(self)
         self.get, self.get_one, self.wait = self.waiting.get, self.waiting.get_one, self.waiting.wait

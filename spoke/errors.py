@@ -21,6 +21,12 @@ class RayError(Exception):
         """The error with this message, whatever other constructor arguments the class has."""
         return cls(message)
 
+    def __reduce__(self) -> Any:
+        # By name, whatever module the class is shown in: it may be another one in the process that unpickles.
+        made: Any = super().__reduce__()
+        name = type(self).__name__
+        return (_made, (name, made[1]), *made[2:]) if NAMED.get(name) is type(self) else made
+
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__reduce__() == other.__reduce__()
 
@@ -509,12 +515,21 @@ NAMED: dict[str, type[RayError]] = {
     for name, value in list(globals().items())
     if isinstance(value, type) and issubclass(value, RayError) and not name.startswith("_")
 }
-for _class in NAMED.values():
-    _class.__module__ = "spoke.exceptions"  # the public name: what tracebacks and pickles show
 
 RAY_EXCEPTION_TYPES = tuple(NAMED.values())
-ProtocolError.__module__ = __name__  # not a name of the public surface: users meet a RaySystemError
 __all__ = [*(name for name in NAMED if name != "ProtocolError"), "RAY_EXCEPTION_TYPES", "named"]
+
+
+def _made(name: str, args: tuple[Any, ...]) -> RayError:
+    """The pickled error."""
+    return NAMED[name](*args)
+
+
+def show_as(module: str) -> None:
+    """Let the classes be of this module, for programs that know them by its name."""
+    for cls in NAMED.values():
+        if cls is not ProtocolError:
+            cls.__module__ = module
 
 
 def named(name: str, message: str) -> BaseException:
@@ -526,3 +541,6 @@ def named(name: str, message: str) -> BaseException:
     if isinstance(builtin, type) and issubclass(builtin, Exception):
         return builtin(message)
     return RaySystemError(f"{name}: {message}")
+
+
+show_as("spoke.exceptions")  # the public name: what tracebacks show

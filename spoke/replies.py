@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke import codec, errors, wire
+from spoke import codec, errorpack, errors, wire
 from spoke.core.calls import Call
 from spoke.core.refs import CANCELLED, EXCEPTION, PENDING, SYSTEM, VALUE, Entry
 from spoke.objectref import ObjectRef
@@ -276,6 +276,25 @@ class Replies:
                 self._client.refs.drop(inner)
 
     # -- errors
+
+    def argument_error(self, call: Call, status: int, value: list[Any]) -> tuple[int, list[Any]]:
+        """What a call resolves to whose argument resolved to this."""
+        name = call.name
+        if isinstance(call.key, bytes):
+            name = f"{self._client.calls.actors.channels[call.key].name}.{call.target}"
+        body = self._of_argument(errorpack.OfArgument, name, status, value)
+        return (EXCEPTION, [body]) if body is not None else (status, value)
+
+    def creation_error(self, class_name: str, entry: Entry) -> bytes:
+        """The error of an actor whose constructor has an argument that is one; empty: without details."""
+        name = f"{class_name}.__init__"
+        body = self._of_argument(errorpack.OfCreation, name, entry.status, entry.value or [])
+        return body if body is not None else b""
+
+    def _of_argument(self, kind: Any, name: str, status: int, value: list[Any]) -> bytes | None:
+        """None: the argument's error is no plain bytes."""
+        body = value[0] if value else b""
+        return kind(name, self._client.address[2], status, body).packed() if type(body) is bytes else None
 
     def error_of(self, entry: Entry) -> BaseException:
         """The exception that ``get`` raises for a failed entry."""

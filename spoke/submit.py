@@ -67,7 +67,7 @@ class Creation:
         """An argument is an error: so is the actor."""
         if not self.failed:
             self.failed = True
-            payload = (entry.value or [b""])[0]
+            payload = self.client.replies.creation_error(self.spec.get("class_name", ""), entry)
             info = {"cause": "an argument of its constructor failed"}
             self.client.calls.actors.on_state(self.actor_id, "DEAD", 0, None, info, payload)
             self.client.submitter.actor_moved(self.actor_id, "DEAD")
@@ -324,7 +324,7 @@ class Submitter:
                 for _, entry in call.slots:
                     # Of one that is pending again the callee gets the lost value, and asks its owner.
                     if entry.status > 0:  # its owner was lost while the call was queued
-                        client.calls.fail(call, entry.status, entry.value or [])
+                        client.calls.fail_argument(call, entry)
                         return
                 slots = self._wire_slots(call.slots)
             extra = [call.args, slots, call.options]
