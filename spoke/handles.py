@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from spoke import current
 from spoke.actormeta import ActorMeta, meta_from_blob, meta_of_class
 from spoke.envs.resolving import resolver
+from spoke.exporting import Exported
 from spoke.options import ActorOptions, MethodOptions, TaskOptions, check_name
 from spoke.signature import is_coroutine, is_generator, signature_of
 
 if TYPE_CHECKING:
     from spoke.client import Client
     from spoke.objectref import ObjectRef
-
-FUNCTION_ID_BYTES = 16
 
 
 # -- the engine of this process ---------------------------------------------------------------------
@@ -64,7 +63,7 @@ class RemoteFunction:
         self._name = function.__name__
         self._options = TaskOptions(given, is_generator=is_generator(function), what=function.__name__)
         self._signature: Any = None
-        self._shared = _Exported(function)
+        self._shared = Exported(function)
         self._prepare()
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
@@ -180,32 +179,6 @@ class RemoteFunction:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteFunction, (self._function, self._options.given)
-
-
-class _Exported:
-    """The pickled form of a function, shared by all its ``.options()`` variants."""
-
-    __slots__ = ("blob", "function", "function_id")
-
-    def __init__(self, function: Any) -> None:
-        self.function = function
-        self.function_id = b""
-        self.blob: bytes | None = None
-
-    def export(self) -> None:
-        from hashlib import blake2b
-
-        from spoke import codec
-
-        blob = codec.dumps_function(self.function)
-        self.function_id = blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest()
-        self.blob = blob
-
-    def pickled(self) -> bytes:
-        if self.blob is None:
-            self.export()
-        assert self.blob is not None
-        return self.blob
 
 
 def spec_key(spec: dict[str, Any]) -> str:
@@ -442,7 +415,7 @@ class ActorClass:
     def __init__(self, cls: type, given: dict[str, Any]) -> None:
         self._cls = cls
         self._options = ActorOptions(given, what=cls.__name__)
-        self._shared = _Exported(cls)
+        self._shared = Exported(cls)
         self._meta: ActorMeta | None = None
         self.__doc__ = cls.__doc__
         self.__module__ = cls.__module__

@@ -134,6 +134,10 @@ class ObjectRef(Generic[T]):
             raise RuntimeError("this ref is used after shutdown()")
         return _hooks.future(self)  # type: ignore[no-any-return]
 
+    def _on_completed(self, py_callback: Callable[[Any], Any]) -> None:
+        """Have a helper thread call a function with the value, or with the error, once it is known."""
+        self.future().add_done_callback(lambda done: py_callback(done.exception() or done.result()))
+
     def as_future(self) -> asyncio.Future[T]:
         """An asyncio future of the value, in the running loop."""
         if _hooks.asyncio_future is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
-from spoke import wire
+from spoke import notices, wire
 from spoke.context import grant_context
 from spoke.core.calls import Call
 from spoke.core.refs import PENDING, VALUE, Entry
@@ -19,6 +19,7 @@ from spoke.wire import CALL, encode
 
 if TYPE_CHECKING:
     from spoke.client import Client
+    from spoke.core.channels import ActorChannel
     from spoke.links import Link
     from spoke.values import PackedArgs
 
@@ -335,6 +336,8 @@ class Submitter:
         if type(call.key) is bytes:
             channel = client.calls.actors.channels[call.key]
             ahead = len(channel.inflight)
+            if ahead > channel.many:
+                self._many_queued(channel)
             incarnation = channel.incarnation
             meta = self._pack((CALL, call.id, call.key, incarnation, call.target, call.num_returns, extra))
         else:
@@ -356,6 +359,14 @@ class Submitter:
                 client.reactor.send(link.conn, meta, payload)
         else:
             link.outbox.append((meta, payload))
+
+    def _many_queued(self, channel: ActorChannel) -> None:
+        """Say that calls come faster than the actor answers, each time that there are twice as many."""
+        text = f"Warning: More than {channel.many} tasks are pending submission to actor "
+        text += f"{channel.actor_id.hex()}. To reduce memory usage, wait for these tasks to finish before "
+        text += "sending more."
+        channel.many *= 2
+        notices.warn(notices.MANY_QUEUED, text)
 
     def _share(self, link: Link, call: Call) -> None:
         self._client.sharing.before(link, call.args)

@@ -90,8 +90,8 @@ class CallTable:
         self.recomputing: dict[bytes, Call] = {}  # of those, whose results were lost (core/lineage.py)
         self.out: list[tuple[Any, ...]] = []
         self.fetch: Callable[[Entry], None] | None = None  # asks the owner for a borrowed dependency
-        # What a call resolves to, from what its argument did.
-        self.argument_error: Callable[[Call, int, list[Any]], tuple[int, list[Any]]] | None = None
+        # What a call resolves to whose argument is an error.
+        self.argument_error: Callable[[Call, Entry], tuple[int, list[Any]]] | None = None
         self.place: Callable[[Call], None] | None = None  # may change the class by where arguments lie
         self.actors = ActorChannels(self)
         self.tasks = TaskClasses(self)
@@ -179,10 +179,10 @@ class CallTable:
 
     def fail_argument(self, call: Call, entry: Entry) -> None:
         """An argument is an error: so is the call."""
-        status, value = entry.status, entry.value or []
         if self.argument_error is not None:
-            status, value = self.argument_error(call, status, value)
-        self.fail(call, status, value)
+            self.fail(call, *self.argument_error(call, entry))
+        else:
+            self.fail(call, entry.status, entry.value or [])
 
     def fail_named(self, call: Call, error: str, text: str) -> None:
         self.fail(call, SYSTEM, self.encode_error(error, text))
