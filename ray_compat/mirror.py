@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import spoke
+from spoke import errors
 from spoke.util.client import client
 
 TOP = "ray"
@@ -142,6 +143,7 @@ def serve(module: ModuleType) -> None:
     """Make `module`, the package ``ray``, the mirror of ``spoke``."""
     if not any(isinstance(finder, RayFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, RayFinder())
+    errors.show_as("ray.exceptions")
     module.__dict__["__spoke__"] = spoke.__version__
     module.__dict__["__version__"] = spoke.RAY_VERSION
     module.__dict__["__commit__"] = "spoke"

@@ -65,18 +65,19 @@ class ActorHost:
 
             loop = self._group_loop("").loop
             asyncio.run_coroutine_threadsafe(self._construct_async(cls, args, kwargs), loop).result()
+        elif type(cls).__call__ is type.__call__:
+            self.instance = _new(cls, args, kwargs)  # known to the error of an `__init__` that raises
+            self.instance.__init__(*args, **kwargs)
         else:
             self.instance = cls(*args, **kwargs)
         self.under_construction = None
         own_repr: Any = type(self.instance).__repr__
         if own_repr is not object.__repr__:
-            self.shown_name = self._repr()
+            self.shown_name = self.repr_of_instance()
 
     async def _construct_async(self, cls: Any, args: Any, kwargs: Any) -> None:
         """In the loop, so that the constructor may make tasks; ``async def __init__`` is awaited."""
-        plain_new: bool = cls.__new__ is object.__new__
-        instance = cls.__new__(cls) if plain_new else cls.__new__(cls, *args, **kwargs)
-        self.instance = instance
+        self.instance = instance = _new(cls, args, kwargs)
         outcome = instance.__init__(*args, **kwargs)
         if outcome is not None and hasattr(outcome, "__await__"):
             await outcome
@@ -87,8 +88,8 @@ class ActorHost:
         for job in waiting:
             self._place(job)
 
-    def _repr(self) -> str:
-        """How a class with a ``__repr__`` wants its instance to be called."""
+    def repr_of_instance(self) -> str:
+        """How the class wants its instance to be called."""
         try:
             return repr(self.instance)
         except Exception:  # the user's code; a name is not worth the actor
@@ -291,3 +292,8 @@ def _raise(error: BaseException, *args: Any, **kwargs: Any) -> Any:
 
 def _ready() -> bool:
     return True
+
+
+def _new(cls: Any, args: Any, kwargs: Any) -> Any:
+    plain: bool = cls.__new__ is object.__new__
+    return cls.__new__(cls) if plain else cls.__new__(cls, *args, **kwargs)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from spoke import current
 from spoke.actormeta import ActorMeta, meta_of_class
 from spoke.envs.resolving import resolver
-from spoke.handles import ActorHandle, Core, Exported, engine, find_actor
+from spoke.exporting import Exported
+from spoke.handles import ActorHandle, Core, engine, find_actor
 from spoke.options import ActorOptions
 
 if TYPE_CHECKING:

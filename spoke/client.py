@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke import codec, config, limits, objectref, rdmaside, wire
+from spoke import codec, config, limits, notices, objectref, rdmaside, wire
 from spoke._native import Reactor
 from spoke.core import Send
 from spoke.core.calls import Call, CallTable
 from spoke.core.channels import ActorChannel
+from spoke.core.exits import LEFT
 from spoke.core.lineage import Lineage
 from spoke.core.obituary import describe_death
 from spoke.core.refs import SYSTEM, VALUE, Entry, RefTable
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from spoke.rejoin import Rejoin
 
 OWNER_DIED: Final = ("OwnerDiedError", "The process that owned the object has died.")
+WORKER_DIED: Final = "A worker died or was killed while executing a task by an unexpected system error"
 OBJECT_FREED: Final = ("ObjectFreedError", "The object is no longer held by its owner.")
 
 
@@ -106,6 +108,7 @@ class Client:
         self.calls.place = self.submitter.place
         self.calls.fetch = self.refs.fetch
         self.replies = Replies(self)
+        self.calls.argument_error = self.replies.argument_error
         self.sharing, self.rings = Sharing(self), Rings(self)
         self.waiting = Waiting(self)
         self.get, self.get_one, self.wait = self.waiting.get, self.waiting.get_one, self.waiting.wait
@@ -117,6 +120,7 @@ class Client:
         self.job_env: dict[str, Any] = {}
         # Of a driver that joined: where it finds modules, and its working directory, for its workers.
         self.paths: list[Any] | None = None
+        self.logging: dict[str, Any] | None = None  # a `LoggingConfig`, for what it starts as well
         self.captured_group: bytes | None = None  # group that new calls of the running code go to
         self.is_worker = False
         self.grants: dict[int, dict[str, Any]] = {}  # of a worker: by lease, what its caller told
@@ -142,7 +146,7 @@ class Client:
             wire.RECLAIM: lambda link, m, p: self.calls.tasks.reclaim(time.monotonic()),
             wire.RECALLED: lambda link, m, p: self.calls.tasks.recalled(m[1], m[2]),
             wire.ACTOR_STATE: self._on_actor_state,
-            wire.FETCH: lambda link, m, p: self.refs.on_fetch(link.peer, m[1], encode_error(*OBJECT_FREED)),
+            wire.FETCH: self._on_fetch,
             wire.LOST: self._on_lost,
             wire.VALUE: lambda link, m, p: self.refs.on_value(link.peer, m[1], m[2], m[3]),
             wire.BORROW: lambda link, m, p: self.refs.on_borrow(link.peer, m[1]),
@@ -289,6 +293,8 @@ class Client:
             if refs.freed:
                 entry = refs.freed.popleft()
                 value = entry.value
+                if entry.status:
+                    self.replies.freed_error(entry)
                 if not value or len(value) > 1 or type(value[0]) is not bytes:  # as inline values are
                     self._free(entry)
             elif calls.out:
@@ -487,6 +493,8 @@ class Client:
         if message[2]:
             return
         node_id = message[1]
+        if not self.is_worker and not message[3].startswith(LEFT):
+            notices.node_removed(node_id, message[3])
         gone = dict.fromkeys([*message[4], node_id] if node_id != self.node_id else message[4])
         for other in [one for one in self.links.by_conn.values() if one.peer in gone]:
             self.reactor.close(other.conn)
@@ -495,6 +503,10 @@ class Client:
             self._peer_lost(peer)
         self.lineage.node_lost(node_id)
         self.waiting.node_lost(node_id)
+
+    def _on_fetch(self, link: Link, message: list[Any], payload: Any) -> None:
+        self.replies.unread.pop(message[1], None)  # it is the borrower's matter
+        self.refs.on_fetch(link.peer, message[1], encode_error(*OBJECT_FREED))
 
     def _on_lost(self, link: Link, message: list[Any], payload: Any) -> None:
         self.lineage.on_lost(link.peer, message[1], message[2], encode_error(*OBJECT_FREED))
@@ -514,6 +526,9 @@ class Client:
         self.calls.tasks.granted(time.monotonic(), *message[1:])
 
     def _on_lease_lost(self, link: Link, message: list[Any], payload: Any) -> None:
+        lease = self.calls.tasks.leases.get(message[1])
+        if lease is not None and lease.inflight and message[3] == "worker_died" and not self.is_worker:
+            notices.warn(notices.WORKER_DIED, f"{WORKER_DIED}: {message[2]}")
         self.calls.tasks.lease_lost(*message[1:])
 
     def _on_actor_state(self, link: Link, message: list[Any], payload: Any) -> None:

@@ -125,6 +125,8 @@ def grant_context(client: Client, spec: dict[str, Any], info: dict[str, Any] | N
     }
     if client.paths:
         found["paths"] = client.paths
+    if client.logging:
+        found["logging"] = client.logging
     if info is not None:
         found["resources"] = info.get("resources")
         found["gpu_ids"] = info.get("gpu_ids")

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke import config, current, forking, records, spawning, wire
+from spoke import config, current, forking, notices, records, spawning, wire
 
 if TYPE_CHECKING:
     from spoke._native import Reactor
@@ -160,11 +160,18 @@ def enter(client: Client, options: dict[str, Any], failure: str) -> Client:
         client.close()
         raise
     context.of_driver(client)
-    if options.get("log_to_driver", True):
-        from spoke.driver_log import print_lines
+    if options.get("logging"):
+        from spoke import structuredlogs
 
-        client.hub.on_log_lines = print_lines
-        client.on_closing = lambda: _flush_logs(client)
+        client.logging = options["logging"]
+        structuredlogs.apply(client.logging)
+    if options.get("log_to_driver", True):
+        from spoke.driver_log import DriverLog
+
+        output = DriverLog(client, bare=bool(client.logging))
+        client.hub.on_log_lines = output.print_lines
+        client.on_closing = lambda: _flush_logs(client, output)
+    notices.show = bool(options.get("log_to_driver", True))
     client.hub.on_pending_reason = _warn_pending
     client.lead.start()
     forking.install()
@@ -172,7 +179,7 @@ def enter(client: Client, options: dict[str, Any], failure: str) -> Client:
     return client
 
 
-def _flush_logs(client: Client) -> None:
+def _flush_logs(client: Client, output: Any) -> None:
     """Print what workers wrote until now, before the link to the hub ends."""
     from spoke.errors import RayError
 
@@ -180,6 +187,7 @@ def _flush_logs(client: Client) -> None:
         client.request("flush_logs", timeout=GOODBYE_S)
     except RayError:
         pass  # the cluster is gone: nothing more comes
+    output.close()
 
 
 def _warn_pending(what: str, key: Any, reason: str, fatal: bool) -> None:

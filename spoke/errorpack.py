@@ -1,26 +1,90 @@
-"""An exception of the user's code as bytes, for a place that must not lose it."""
+"""Exceptions of the user's code as text and as bytes, for a place that must not lose them."""
 
 from __future__ import annotations
 
+import os
+import pickle
 import traceback
-from typing import Any
+from typing import Any, Final
 
 from spoke import codec
-from spoke.errors import RayTaskError
+from spoke.core.refs import CANCELLED, SYSTEM
+from spoke.errors import ActorDiedError, RayError, RayTaskError, TaskCancelledError, named
+
+_OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_ARGUMENT: Final = "  At least one of the input arguments for this task could not be computed:\n"
 
 
-def pack(name: str, error: BaseException, frames_up: int = 1) -> bytes:
-    """A pickled RayTaskError of `error`; one that does not travel goes as its text.
+def text_of(error: BaseException) -> str:
+    """The traceback as the user's code sees it.
+
+    Without the frames of ours that called that code; an error of ours, such as one that `get` raised, also
+    without those that raised it.
+    """
+    told = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+    _drop_ours(told, error)
+    return "".join(told.format())
+
+
+def _drop_ours(told: traceback.TracebackException, error: BaseException) -> None:
+    frames = list(told.stack)
+    if isinstance(error, RayError):
+        shown = [frame for frame in frames if not frame.filename.startswith(_OURS)]
+    else:
+        first = (index for index, frame in enumerate(frames) if not frame.filename.startswith(_OURS))
+        shown = frames[next(first, len(frames)) :]
+    told.stack = traceback.StackSummary.from_list(shown or frames[-1:])
+    for further, its_error in ((told.__cause__, error.__cause__), (told.__context__, error.__context__)):
+        if further is not None and its_error is not None:
+            _drop_ours(further, its_error)
+    told_inside, inside = getattr(told, "exceptions", None) or (), getattr(error, "exceptions", ())
+    for further, its_error in zip(told_inside, inside, strict=False):  # of a group
+        _drop_ours(further, its_error)
+
+
+class OfArgument:
+    """The error of a call whose argument is one: a RayTaskError of its own, once unpickled.
 
     Args:
-        name: of the function that raised.
-        frames_up: how many of the outermost frames are ours and not shown.
+        name: of the function, ``f`` or ``Class.method``.
+        ip: address of this node.
+        status, body: of the argument: what of its value says what is wrong.
     """
-    frames = error.__traceback__
-    while frames_up and frames is not None and frames.tb_next is not None:
-        frames = frames.tb_next
-        frames_up -= 1
-    text = "".join(traceback.format_exception(type(error), error, frames))
+
+    def __init__(self, name: str, ip: str, status: int, body: bytes) -> None:
+        self._facts = (name, os.getpid(), ip, status, body)
+
+    def __reduce__(self) -> Any:
+        return _of_argument, self._facts
+
+    def packed(self) -> bytes:
+        """Its bytes; no code of the user's runs for them."""
+        return pickle.dumps(self)
+
+
+class OfCreation(OfArgument):
+    """As `OfArgument`, of an actor's constructor: an ActorDiedError."""
+
+    def __reduce__(self) -> Any:
+        return _of_creation, self._facts
+
+
+def _of_creation(*facts: Any) -> ActorDiedError:
+    return ActorDiedError.from_task_error(_of_argument(*facts))
+
+
+def _of_argument(name: str, pid: int, ip: str, status: int, body: bytes) -> RayTaskError:
+    error: Any = TaskCancelledError() if status == CANCELLED else codec.loads(body)
+    if status == SYSTEM and not isinstance(error, BaseException):
+        error = named(*error)
+    text = f"Traceback (most recent call last):\n{_ARGUMENT}"
+    text += f"{RayError.__module__}.{type(error).__name__}: {error}"
+    return RayTaskError(name, text, error, None, pid, ip)
+
+
+def pack(name: str, error: BaseException) -> bytes:
+    """A pickled RayTaskError of `error`, raised by function `name`; one that does not travel goes as text."""
+    text = text_of(error)
     try:
         body, buffers, refs = codec.dumps(RayTaskError(name, text, error))
         if not buffers and not refs:

@@ -1,6 +1,6 @@
 """Every named error of Spoke, under Ray's names and with Ray's inheritance.
 
-Rules of this module: pure; no other module of Spoke is imported.  Every class can be built from one
+Rules of this module: pure; of Spoke it imports nothing but `dualerrors`.  Every class can be built from one
 message (`from_message`), pickles to an equal value, and says in ``str()`` what happened and what to do.
 `spoke.exceptions` is the public name of this module.
 """
@@ -8,10 +8,9 @@ message (`from_message`), pickles to an equal value, and says in ``str()`` what 
 from __future__ import annotations
 
 import builtins
-from types import MemberDescriptorType
 from typing import Any
 
-_EXCEPTION_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # came with Python 3.11
+from spoke.dualerrors import dual
 
 
 class RayError(Exception):
@@ -21,6 +20,12 @@ class RayError(Exception):
     def from_message(cls, message: str) -> RayError:
         """The error with this message, whatever other constructor arguments the class has."""
         return cls(message)
+
+    def __reduce__(self) -> Any:
+        # By name, whatever module the class is shown in: it may be another one in the process that unpickles.
+        made: Any = super().__reduce__()
+        name = type(self).__name__
+        return (_made, (name, made[1]), *made[2:]) if NAMED.get(name) is type(self) else made
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__reduce__() == other.__reduce__()
@@ -248,7 +253,7 @@ class RayTaskError(RayError):
         if not isinstance(cause, Exception) or isinstance(self, type(cause)):
             return self  # SystemExit and its like would end the caller's process
         try:
-            return _dual(self, cause)
+            return dual(self, cause)  # type: ignore[no-any-return]
         except Exception:  # a class that refuses to be subclassed or made without its arguments
             return self
 
@@ -265,77 +270,6 @@ class RayTaskError(RayError):
 def _header_free(traceback_str: str) -> str:
     first, _, rest = traceback_str.partition("\n")
     return rest if first.startswith("Traceback (most recent call last)") else traceback_str
-
-
-_DUALS: dict[type, type] = {}
-
-
-def _dual_class(cause_class: type) -> type:
-    made = _DUALS.get(cause_class)
-    if made is not None:
-        return made
-    name = f"RayTaskError({cause_class.__name__})"
-    body: dict[str, Any] = {
-        "__init__": _dual_init,
-        "__getattr__": _dual_getattr,
-        "__str__": _dual_str,
-        "__repr__": lambda self: f"{name}({self.cause!r})",
-        "__reduce__": _dual_reduce,
-        "__module__": RayTaskError.__module__,
-        "__qualname__": name,
-        "as_instanceof_cause": lambda self: self,
-    }
-    made = _DUALS[cause_class] = type(name, (RayTaskError, cause_class), body)
-    return made
-
-
-def _dual(error: RayTaskError, cause: BaseException) -> RayError:
-    made: Any = _dual_class(type(cause))
-    group: Any = cause
-    given = (group.message, group.exceptions) if isinstance(group, _EXCEPTION_GROUP) else ()
-    try:
-        instance = made.__new__(made, *given)
-    except TypeError:  # one that wants arguments, or MemoryError's, which refuses other classes
-        instance = BaseException.__new__(made)
-    instance.__init__(error, cause)  # apart, since __new__ may take other arguments
-    return instance  # type: ignore[no-any-return]
-
-
-def _dual_init(self: Any, error: RayTaskError, cause: BaseException) -> None:
-    self.__dict__.update(error.__dict__)
-    self.__dict__.update(cause.__dict__)
-    self.__dict__.update(_task_error=error, cause=cause)
-    self.args = (cause,)
-    _copy_slots(self, cause)
-
-
-def _copy_slots(target: Any, cause: BaseException) -> None:
-    """Fields that built-in exceptions keep outside ``__dict__``: errno, code, start, ..."""
-    for cls in type(cause).__mro__:
-        for name, member in vars(cls).items():
-            if isinstance(member, MemberDescriptorType):
-                try:
-                    setattr(target, name, getattr(cause, name))
-                except (AttributeError, TypeError):
-                    pass  # read-only, or not set on the cause either
-
-
-def _dual_getattr(self: Any, name: str) -> Any:
-    if name.startswith("__") or "cause" not in self.__dict__:
-        raise AttributeError(name)
-    return getattr(self.__dict__["cause"], name)
-
-
-def _dual_str(self: Any) -> str:
-    return str(self.__dict__["_task_error"])
-
-
-def _dual_reduce(self: Any) -> tuple[Any, ...]:
-    return _rebuild_dual, (self.__dict__["_task_error"],)
-
-
-def _rebuild_dual(error: RayTaskError) -> RayError:
-    return error.as_instanceof_cause()
 
 
 # -- actors -------------------------------------------------------------------------------------
@@ -581,12 +515,21 @@ NAMED: dict[str, type[RayError]] = {
     for name, value in list(globals().items())
     if isinstance(value, type) and issubclass(value, RayError) and not name.startswith("_")
 }
-for _class in NAMED.values():
-    _class.__module__ = "spoke.exceptions"  # the public name: what tracebacks and pickles show
 
 RAY_EXCEPTION_TYPES = tuple(NAMED.values())
-ProtocolError.__module__ = __name__  # not a name of the public surface: users meet a RaySystemError
 __all__ = [*(name for name in NAMED if name != "ProtocolError"), "RAY_EXCEPTION_TYPES", "named"]
+
+
+def _made(name: str, args: tuple[Any, ...]) -> RayError:
+    """The pickled error."""
+    return NAMED[name](*args)
+
+
+def show_as(module: str) -> None:
+    """Let the classes be of this module, for programs that know them by its name."""
+    for cls in NAMED.values():
+        if cls is not ProtocolError:
+            cls.__module__ = module
 
 
 def named(name: str, message: str) -> BaseException:
@@ -598,3 +541,6 @@ def named(name: str, message: str) -> BaseException:
     if isinstance(builtin, type) and issubclass(builtin, Exception):
         return builtin(message)
     return RaySystemError(f"{name}: {message}")
+
+
+show_as("spoke.exceptions")  # the public name: what tracebacks show

@@ -242,6 +242,11 @@ class Executor:
         client.namespace = grant.get("namespace") or ""
         client.job_id = grant.get("job_id") or b""
         client.job_env = context.inherited_env(grant)
+        if grant.get("logging") != client.logging:
+            from spoke import structuredlogs
+
+            client.logging = grant.get("logging")
+            structuredlogs.apply(client.logging)
         threads = (grant.get("resources") or {}).get("CPU", 1)
         config.set_default_threads(max(1, int(threads)))
         captures = isinstance(strategy, dict) and strategy.get("kind") == "group" and strategy.get("capture")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,8 +43,13 @@ class Futures:
 
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._start()
-        self._client.when_resolved(ref, _Callback(lambda: self._queue.put((future, ref))))
+        self._client.when_resolved(ref, _Callback(lambda: self._queue.put(lambda: self._fill(future, ref))))
         return future
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Have the helper thread call a function that runs code of the user's; with any lock held."""
+        self._start()
+        self._queue.put(function)
 
     def _start(self) -> None:
         if self._thread is None:
@@ -55,13 +61,15 @@ class Futures:
             item = self._queue.get()
             if item is None:
                 return
-            future, ref = item
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(self._client.get_one(ref, None))
-                except BaseException as error:  # the value of the future, whatever it is
-                    future.set_exception(error)
-            del future, ref, item
+            item()
+            del item
+
+    def _fill(self, future: Any, ref: ObjectRef[Any]) -> None:
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(self._client.get_one(ref, None))
+            except BaseException as error:  # the value of the future, whatever it is
+                future.set_exception(error)
 
     def stop(self) -> None:
         if self._thread is not None:

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from spoke import current
 from spoke.actormeta import INVOCATION_DECORATOR, ActorMeta, meta_from_blob
 from spoke.envs.resolving import resolver
+from spoke.exporting import Exported
 from spoke.options import MethodOptions, TaskOptions, check_name
 from spoke.signature import is_coroutine, is_generator, signature_of
 
 if TYPE_CHECKING:
     from spoke.client import Client
     from spoke.objectref import ObjectRef
-
-FUNCTION_ID_BYTES = 16
 
 
 # -- the engine of this process ---------------------------------------------------------------------
@@ -190,32 +189,6 @@ class _DecoratedFunction(RemoteFunction):
         submit = super().remote
         decorator = getattr(self._function, INVOCATION_DECORATOR)
         return decorator(lambda args, kwargs: submit(*args, **kwargs))(args, kwargs)
-
-
-class Exported:
-    """The pickled form of a function, shared by all its ``.options()`` variants."""
-
-    __slots__ = ("blob", "function", "function_id")
-
-    def __init__(self, function: Any) -> None:
-        self.function = function
-        self.function_id = b""
-        self.blob: bytes | None = None
-
-    def export(self) -> None:
-        from hashlib import blake2b
-
-        from spoke import codec
-
-        blob = codec.dumps_function(self.function)
-        self.function_id = blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest()
-        self.blob = blob
-
-    def pickled(self) -> bytes:
-        if self.blob is None:
-            self.export()
-        assert self.blob is not None
-        return self.blob
 
 
 def spec_key(spec: dict[str, Any]) -> str:

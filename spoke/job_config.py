@@ -9,6 +9,12 @@ from spoke import absent
 
 _LIFETIMES = ("detached", "non_detached")
 _ENCODINGS = ("TEXT", "JSON")
+# Fields of a record that are not context, and may be asked for by name.
+STANDARD = frozenset((
+    "args", "asctime", "created", "exc_info", "exc_text", "filename", "funcName", "levelname", "levelno",
+    "lineno", "message", "module", "msecs", "msg", "name", "pathname", "process", "processName",
+    "relativeCreated", "stack_info", "taskName", "thread", "threadName",
+))  # fmt: skip
 
 
 @dataclass
@@ -21,7 +27,7 @@ class LoggingConfig:
         additional_log_standard_attrs: fields of a log record to add, such as "name".
 
     Raises:
-        ValueError: another encoding.
+        ValueError: another encoding, or a field that records have not.
     """
 
     encoding: str = "TEXT"
@@ -33,6 +39,12 @@ class LoggingConfig:
             raise ValueError(
                 f"Invalid encoding type: {self.encoding}. Valid encoding types are: {list(_ENCODINGS)}"
             )
+        for name in self.additional_log_standard_attrs:
+            if name not in STANDARD:
+                raise ValueError(
+                    f"Unknown python logging standard attribute: {name}. "
+                    f"The valid attributes are: {sorted(STANDARD)}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values."""
@@ -40,8 +52,8 @@ class LoggingConfig:
 
     @classmethod
     def from_dict(cls, d: dict[str, Any]) -> LoggingConfig:
-        """The settings of `to_dict`."""
-        return cls(**d)
+        """The settings of `to_dict`; what else stands there is left out."""
+        return cls(**{name: value for name, value in d.items() if name in cls.__dataclass_fields__})
 
 
 class JobConfig:

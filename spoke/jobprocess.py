@@ -70,7 +70,7 @@ def _run(job: dict[str, Any], result: Result) -> int:
     try:
         function, args, kwargs = codec.loads(job["blob"])
     except BaseException as error:
-        _keep_error(result, errorpack.pack("the function of the job", error, 1))
+        _keep_error(result, errorpack.pack("the function of the job", error))
         print(f"the function of the job cannot be unpickled here: {error!r}", file=sys.stderr)
         return NO_FUNCTION
     health = job.get("health") or {}
@@ -94,7 +94,7 @@ def _run(job: dict[str, Any], result: Result) -> int:
             )
         result.write(VALUE, body)
     except Exception as error:
-        _keep_error(result, errorpack.pack(name, error, 0))
+        _keep_error(result, errorpack.pack(name, error))
         print(f"the result of the job cannot be kept: {error}", file=sys.stderr)
         return NO_RESULT
     return 0

@@ -127,6 +127,7 @@ def init(
         )
     options = _options(namespace, runtime_env, job_config, log_to_driver, logging_level)
     options["temp_dir"] = kwargs.get("_temp_dir")
+    options["logging"] = _logging(logging_config)
     node = {
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
@@ -165,6 +166,21 @@ def _options(
         "log_to_driver": config.get("log_to_driver") if log_to_driver is None else bool(log_to_driver),
         "log_level": logging_level if isinstance(logging_level, str) else config.get("log_level"),
     }
+
+
+def _logging(given: Any) -> dict[str, Any] | None:
+    """The settings of a `LoggingConfig`, given or by the environment; None: neither."""
+    encoding = config.get("logging_encoding")
+    if given is None and encoding is None:
+        return None
+    from spoke.job_config import LoggingConfig
+
+    if given is None:
+        given = LoggingConfig(encoding)
+    elif not isinstance(given, LoggingConfig):
+        raise TypeError(f"logging_config must be a LoggingConfig, got {type(given)}")
+    settings: dict[str, Any] = given.to_dict()
+    return settings
 
 
 def _connect(

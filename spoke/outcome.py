@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgpack import Packer, packb
 
-from spoke import codec, wire
+from spoke import codec, errorpack, wire
 from spoke.core.refs import CANCELLED, EXCEPTION, SYSTEM, VALUE
 from spoke.errors import ActorDiedError, AsyncioActorExit, RayTaskError
 from spoke.lead import Waiter
@@ -159,11 +159,12 @@ class Outcome:
         return codec.dumps(RayTaskError(name, text, _text_only(error), None, os.getpid()))[0]
 
     def task_error(self, name: str, error: BaseException) -> RayTaskError:
-        lines = traceback.format_exception(type(error), error, _user_frames(error))
         host = self._executor.actor
         actor_id = host.actor_id.hex() if host else None
+        shown = host.repr_of_instance() if host else None
         ip = self._client.address[2]
-        return RayTaskError(name, "".join(lines), error, f"ray::{name}()", os.getpid(), ip, None, actor_id)
+        text = errorpack.text_of(error)
+        return RayTaskError(name, text, error, f"ray::{name}()", os.getpid(), ip, shown, actor_id)
 
     def constructor_error(self, host: Any, error: BaseException) -> tuple[str, bytes]:
         """Text and pickled ActorDiedError for a constructor that raised."""
@@ -308,16 +309,6 @@ def _split(result: Any, num_returns: int) -> list[Any]:
     if len(values) != num_returns:
         raise ValueError(f"The task returned {len(values)} values, but num_returns={num_returns}")
     return values
-
-
-def _user_frames(error: BaseException) -> Any:
-    """The traceback from the user's first frame on."""
-    frames = error.__traceback__
-    while frames is not None and "/spoke/" in frames.tb_frame.f_code.co_filename.replace("\\", "/"):
-        if frames.tb_next is None:
-            break
-        frames = frames.tb_next
-    return frames
 
 
 def _text_only(error: BaseException) -> Exception:

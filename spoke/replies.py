@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke import codec, errors, wire
+from spoke import codec, errorpack, errors, notices, wire
 from spoke.core.calls import Call
 from spoke.core.refs import CANCELLED, EXCEPTION, PENDING, SYSTEM, VALUE, Entry
 from spoke.ids import TASK_BYTES, TaskID
@@ -47,6 +47,7 @@ class Replies:
         self._retained: dict[tuple[bytes, bytes], list[list[Entry]]] = {}
         # Entries inside replies that this process sent, until the caller holds them itself.
         self._handed: dict[tuple[bytes, bytes], list[Entry]] = {}
+        self.unread: dict[bytes, None] = {}  # objects that are errors which nobody has asked for
 
     def on_reply(self, link: Link, message: list[Any], payload: Any) -> None:
         """REPLY: resolve, retry, or drop a late duplicate (CALL-1)."""
@@ -154,6 +155,8 @@ class Replies:
     def _fail_each(self, call: Call, status: int, value: list[Any]) -> None:
         for entry in call.entries:
             if entry.status == PENDING:
+                if entry.waiters is None and entry.fetchers is None and status != CANCELLED:
+                    self.unread[entry.id] = None
                 self._client.refs.resolve(entry, status, value)
         if call.attempt:
             self._client.lineage.failed(call, status, value)
@@ -281,9 +284,41 @@ class Replies:
 
     # -- errors
 
+    def freed_error(self, entry: Entry) -> None:
+        """An object that is an error is gone: if nobody has asked for it, the user hears of it; lock held."""
+        if entry.owner is None and self.unread.pop(entry.id, entry) is None and self._client.closed is None:
+            self._client.futures.post(lambda: self._say_unhandled(entry))
+
+    def _say_unhandled(self, entry: Entry) -> None:
+        error = self.error_of(entry)
+        if isinstance(error, (errors.RayTaskError, errors.WorkerCrashedError)):
+            notices.unhandled(error)
+
+    def argument_error(self, call: Call, argument: Entry) -> tuple[int, list[Any]]:
+        """What a call resolves to whose argument is an error."""
+        status, value = argument.status, argument.value or []
+        self.unread.pop(argument.id, None)
+        name = call.name
+        if isinstance(call.key, bytes):
+            name = f"{self._client.calls.actors.channels[call.key].name}.{call.target}"
+        body = self._of_argument(errorpack.OfArgument, name, status, value)
+        return (EXCEPTION, [body]) if body is not None else (status, value)
+
+    def creation_error(self, class_name: str, entry: Entry) -> bytes:
+        """The error of an actor whose constructor has an argument that is one; empty: without details."""
+        name = f"{class_name}.__init__"
+        body = self._of_argument(errorpack.OfCreation, name, entry.status, entry.value or [])
+        return body if body is not None else b""
+
+    def _of_argument(self, kind: Any, name: str, status: int, value: list[Any]) -> bytes | None:
+        """None: the argument's error is no plain bytes."""
+        body = value[0] if value else b""
+        return kind(name, self._client.address[2], status, body).packed() if type(body) is bytes else None
+
     def error_of(self, entry: Entry) -> BaseException:
         """The exception that ``get`` raises for a failed entry."""
         parts = entry.value or []
+        self.unread.pop(entry.id, None)
         if entry.status == CANCELLED:
             return errors.TaskCancelledError(TaskID(entry.id[:TASK_BYTES]))
         try:

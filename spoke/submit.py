@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
-from spoke import wire
+from spoke import notices, wire
 from spoke.context import grant_context
 from spoke.core.calls import Call
 from spoke.core.refs import PENDING, VALUE, Entry
@@ -20,6 +20,7 @@ from spoke.wire import CALL, encode
 
 if TYPE_CHECKING:
     from spoke.client import Client
+    from spoke.core.channels import ActorChannel
     from spoke.links import Link
     from spoke.values import PackedArgs
 
@@ -68,7 +69,7 @@ class Creation:
         """An argument is an error: so is the actor."""
         if not self.failed:
             self.failed = True
-            payload = (entry.value or [b""])[0]
+            payload = self.client.replies.creation_error(self.spec.get("class_name", ""), entry)
             info = {"cause": "an argument of its constructor failed"}
             self.client.calls.actors.on_state(self.actor_id, "DEAD", 0, None, info, payload)
             self.client.submitter.actor_moved(self.actor_id, "DEAD")
@@ -325,7 +326,7 @@ class Submitter:
                 for _, entry in call.slots:
                     # Of one that is pending again the callee gets the lost value, and asks its owner.
                     if entry.status > 0:  # its owner was lost while the call was queued
-                        client.calls.fail(call, entry.status, entry.value or [])
+                        client.calls.fail_argument(call, entry)
                         return
                 slots = self._wire_slots(call.slots)
             extra = [call.args, slots, call.options]
@@ -336,6 +337,8 @@ class Submitter:
         if type(call.key) is bytes:
             channel = client.calls.actors.channels[call.key]
             ahead = len(channel.inflight)
+            if ahead > channel.many:
+                self._many_queued(channel)
             incarnation = channel.incarnation
             meta = self._pack((CALL, call.id, call.key, incarnation, call.target, call.num_returns, extra))
         else:
@@ -357,6 +360,14 @@ class Submitter:
                 client.reactor.send(link.conn, meta, payload)
         else:
             link.outbox.append((meta, payload))
+
+    def _many_queued(self, channel: ActorChannel) -> None:
+        """Say that calls come faster than the actor answers, each time that there are twice as many."""
+        text = f"Warning: More than {channel.many} tasks are pending submission to actor "
+        text += f"{channel.actor_id.hex()}. To reduce memory usage, wait for these tasks to finish before "
+        text += "sending more."
+        channel.many *= 2
+        notices.warn(notices.MANY_QUEUED, text)
 
     def _share(self, link: Link, call: Call) -> None:
         self._client.sharing.before(link, call.args)

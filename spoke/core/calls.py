@@ -76,7 +76,7 @@ class DependencyWaiter:
         call = self.call
         call.waiting -= 1
         if entry.status > 0:
-            self.table.fail(call, entry.status, entry.value or [])
+            self.table.fail_argument(call, entry)
         elif call.waiting == 0:
             self.table.ready(call)
 
@@ -90,6 +90,8 @@ class CallTable:
         self.recomputing: dict[bytes, Call] = {}  # of those, whose results were lost (core/lineage.py)
         self.out: list[tuple[Any, ...]] = []
         self.fetch: Callable[[Entry], None] | None = None  # asks the owner for a borrowed dependency
+        # What a call resolves to whose argument is an error.
+        self.argument_error: Callable[[Call, Entry], tuple[int, list[Any]]] | None = None
         self.place: Callable[[Call], None] | None = None  # may change the class by where arguments lie
         self.actors = ActorChannels(self)
         self.tasks = TaskClasses(self)
@@ -116,7 +118,7 @@ class CallTable:
             if entry.status == PENDING:
                 self._wait_for(call, entry)
             elif entry.status > 0:
-                self.fail(call, entry.status, entry.value or [])
+                self.fail_argument(call, entry)
                 return
         if call.waiting == 0:
             self.ready(call)
@@ -174,6 +176,13 @@ class CallTable:
             return
         self._forget(call)
         self.out.append(("done", call, status, value))
+
+    def fail_argument(self, call: Call, entry: Entry) -> None:
+        """An argument is an error: so is the call."""
+        if self.argument_error is not None:
+            self.fail(call, *self.argument_error(call, entry))
+        else:
+            self.fail(call, entry.status, entry.value or [])
 
     def fail_named(self, call: Call, error: str, text: str) -> None:
         self.fail(call, SYSTEM, self.encode_error(error, text))

@@ -12,6 +12,7 @@ from spoke.core.refs import CANCELLED
 if TYPE_CHECKING:
     from spoke.core.calls import Call, CallTable
 
+MANY_CALLS: Final = 5000
 VERDICT_S: Final = 1.5  # how long the hub may take to name the death of an actor whose link ended
 
 
@@ -19,8 +20,8 @@ class ActorChannel:
     """What this process knows of one actor, and its calls to it."""
 
     __slots__ = (
-        "actor_id", "address", "blocked", "incarnation", "inflight", "info", "killed", "name", "out_of_order",
-        "payload", "peer", "queue", "state", "verdict_by",
+        "actor_id", "address", "blocked", "incarnation", "inflight", "info", "killed", "many", "name",
+        "out_of_order", "payload", "peer", "queue", "state", "verdict_by",
     )  # fmt: skip
 
     def __init__(self, actor_id: bytes) -> None:
@@ -38,6 +39,7 @@ class ActorChannel:
         self.verdict_by = 0.0
         self.out_of_order = False
         self.blocked = 0
+        self.many = MANY_CALLS  # with more under way the user is told
 
 
 class ActorChannels:

@@ -6,9 +6,11 @@ all of them read the same cause.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from spoke.core.obituary import describe_exit
+
+LEFT: Final = "its agent shut down"  # begins the reason of a node that ended in order
 
 
 class Exit:

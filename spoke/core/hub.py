@@ -21,7 +21,7 @@ from spoke.core.audit import Snapshot, audit, take_snapshot
 from spoke.core.directory import DEFERRED, Directory, RequestError
 from spoke.core.endpoints import Endpoints
 from spoke.core.environments import Environments
-from spoke.core.exits import Exit, environment_exit, node_exit, worker_exit
+from spoke.core.exits import LEFT, Exit, environment_exit, node_exit, worker_exit
 from spoke.core.gangs import rank_of
 from spoke.core.groups import Groups
 from spoke.core.hubconfig import HubConfig
@@ -360,7 +360,7 @@ class HubCore:
             s.send(client.peer, wire.NODE_STATE, node.node_id, False, reason, processes)
 
     def _on_shutdown(self, node: Node, message: list[Any], payload: Any) -> None:
-        self._node_died(node, f"its agent shut down: {message[1]}")
+        self._node_died(node, f"{LEFT}: {message[1]}")
 
     def _on_log_lines(self, node: Node, message: list[Any], payload: Any) -> None:
         """Forward lines of a worker to the driver whose code it runs, with a name for the prefix."""
