@@ -222,8 +222,7 @@ class ActorHost:
 
         index = 0
         async for item in result:
-            index += 1
-            outcome.send_item(job, index, item)
+            index = outcome.send_yield(job, index, item)
             if job.options.get("backpressure"):
                 await asyncio.get_running_loop().run_in_executor(None, outcome.keep_pace, job, index)
         outcome.end_stream(job, index, started, source)

@@ -74,9 +74,7 @@ class RemoteFunction:
     def _prepare(self) -> None:
         """What every call needs of the options, computed once."""
         options = self._options
-        travel: dict[str, Any] = {}
-        if options.backpressure:
-            travel["backpressure"] = options.backpressure
+        travel: dict[str, Any] = {**options.pace}
         if options.name:
             travel["name"] = options.name
         self._travel = travel or None
@@ -244,11 +242,9 @@ class ActorMethod:
         self._retries = meta.max_task_retries if retries is None else retries
         self._retry_on = options.retry_on
         self._pending = meta.max_pending_calls
-        travel: dict[str, Any] = {}
+        travel: dict[str, Any] = {**options.pace}
         if options.concurrency_group:
             travel["concurrency_group"] = options.concurrency_group
-        if options.backpressure:
-            travel["backpressure"] = options.backpressure
         if options.tensor_transport:
             travel["tensor_transport"] = options.tensor_transport
         if options.name:

@@ -164,14 +164,28 @@ def _check_count(given: Mapping[str, Any], name: str, *, infinite: bool) -> None
     raise ValueError(f"The keyword {name!r} only accepts {accepted}, not {value}.")
 
 
-def _backpressure(given: Mapping[str, Any]) -> int | None:
-    value: int | None = given.get("_generator_backpressure_num_objects")
-    if value == 0:
+def _pace(given: Mapping[str, Any]) -> dict[str, int]:
+    """What a call says of its generator: items ahead of the consumer, items per yield."""
+    pace = {}
+    ahead = given.get("_generator_backpressure_num_objects")
+    if ahead == 0:
         raise ValueError(
             "_generator_backpressure_num_objects=0 is not allowed: a generator may be that many items "
             "ahead, at least 1; -1 is no limit."
         )
-    return value
+    if ahead:
+        pace["backpressure"] = ahead
+    together = given.get("_num_objects_per_yield")
+    if together is not None and together <= 0:
+        raise ValueError(f"_num_objects_per_yield must be a positive integer, not {together}.")
+    if together and together > 1:
+        pace["per_yield"] = together
+    return pace
+
+
+def _refuse_per_yield(decorator: str) -> NoReturn:
+    """How many items a yield makes is written into the function, so no call may change it."""
+    raise ValueError(f"_num_objects_per_yield cannot be overridden per call: give it at {decorator} instead.")
 
 
 def parse_num_returns(value: int | str | None, is_generator: bool) -> int:
@@ -395,7 +409,7 @@ class _Placed:
 class TaskOptions(_Placed):
     """Options of a remote function; `num_returns` is >= 0, `STREAMING` or `DYNAMIC`."""
 
-    __slots__ = ("backpressure", "is_generator", "max_calls", "max_retries", "num_returns",
+    __slots__ = ("is_generator", "max_calls", "max_retries", "num_returns", "pace",
                  "retry_exceptions", "retry_on")  # fmt: skip
 
     def __init__(
@@ -414,11 +428,18 @@ class TaskOptions(_Placed):
         self.retry_exceptions: Any = given.get("retry_exceptions", False)
         _check_retry_exceptions(self.retry_exceptions)
         self.retry_on = _retry_on(self.retry_exceptions)
-        self.backpressure = _backpressure(given)
+        self.pace = _pace(given)
         super().__init__(given, what, 1.0)
 
     def updated(self, more: Mapping[str, Any], what: str = "the task") -> TaskOptions:
-        """These options with others on top."""
+        """These options with others on top.
+
+        Raises:
+            ValueError, TypeError: an unknown option, a wrong value, or one that only the decorator takes.
+        """
+        together = more.get("_num_objects_per_yield") or 1
+        if "_num_objects_per_yield" in more and together != self.pace.get("per_yield", 1):
+            _refuse_per_yield("@ray.remote")
         return TaskOptions({**self.given, **more}, is_generator=self.is_generator, what=what)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -466,6 +487,12 @@ class ActorOptions(_Placed):
         self.max_concurrency: int | None = given.get("max_concurrency") or None
         pending = given.get("max_pending_calls")
         self.max_pending_calls: int = -1 if pending is None else pending
+        ahead = given.get("_actor_generator_backpressure_num_objects")
+        if ahead is not None and ahead <= 0 and ahead != -1:
+            raise ValueError(
+                "_actor_generator_backpressure_num_objects must be > 0 to cap the items of an actor's "
+                f"generators that nobody took yet, or -1 for no limit. Got {ahead}."
+            )
         self.concurrency_groups = _concurrency_groups(given.get("concurrency_groups"))
         self.allow_out_of_order_execution: bool | None = given.get("allow_out_of_order_execution")
         self.enable_tensor_transport: bool = bool(given.get("enable_tensor_transport"))
@@ -552,8 +579,8 @@ def _concurrency_groups(groups: Any) -> dict[str, int]:
 class MethodOptions:
     """Options of an actor method; None means as the actor's own option says."""
 
-    __slots__ = ("backpressure", "concurrency_group", "decorator", "given", "is_generator",
-                 "max_task_retries", "name", "num_returns", "retry_exceptions", "retry_on",
+    __slots__ = ("concurrency_group", "decorator", "given", "is_generator",
+                 "max_task_retries", "name", "num_returns", "pace", "retry_exceptions", "retry_on",
                  "tensor_transport")  # fmt: skip
 
     def __init__(
@@ -570,14 +597,20 @@ class MethodOptions:
         self.retry_exceptions: Any = given.get("retry_exceptions")
         _check_retry_exceptions(self.retry_exceptions)
         self.retry_on = _retry_on(self.retry_exceptions)
-        self.backpressure = _backpressure(given)
+        self.pace = _pace(given)
         self.name: str | None = given.get("name")
         self.tensor_transport: str | None = given.get("tensor_transport")
         if self.tensor_transport:
             check_tensor_transport(self.tensor_transport)
 
     def updated(self, more: Mapping[str, Any]) -> MethodOptions:
-        """These options with others on top."""
+        """These options with others on top.
+
+        Raises:
+            ValueError, TypeError: an unknown option, a wrong value, or one that only the decorator takes.
+        """
+        if "_num_objects_per_yield" in more:
+            _refuse_per_yield("@ray.method")
         return _rebuild_method_options({**self.given, **more}, self.is_generator, self.decorator)
 
     def __reduce__(self) -> tuple[Any, ...]:

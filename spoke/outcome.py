@@ -207,8 +207,7 @@ class Outcome:
             return
         index = 0
         for item in _iterate(result, job.name or "task"):
-            index += 1
-            self.send_item(job, index, item)
+            index = self.send_yield(job, index, item)
             del item
             self.keep_pace(job, index)
             if job.cancelled:
@@ -259,6 +258,19 @@ class Outcome:
         packed = [self._client.values.pack(DynamicObjectRefGenerator(refs))]
         self._values(job, packed, started, source, body)
 
+    def send_yield(self, job: Job, index: int, value: Any) -> int:
+        """Send the items of one yield after `index` others; how many there are then.
+
+        Raises:
+            ValueError: not as many as `_num_objects_per_yield` says.
+        """
+        together = job.options.get("per_yield", 1)
+        items = [value] if together == 1 else _together(value, together)
+        for item in items:
+            index += 1
+            self.send_item(job, index, item)
+        return index
+
     def send_item(self, job: Job, index: int, item: Any) -> None:
         packed = self._client.values.pack(item)
         value = self._lend(job, return_id(job.call_id, index) + ITEM_SUFFIX, *packed)
@@ -296,6 +308,18 @@ def _iterate(result: Any, name: str, kind: str = "streaming") -> Any:
             f"{name} was called with num_returns={kind!r} and must be a generator, "
             f"but returned {type(result).__name__}"
         ) from None
+
+
+def _together(value: Any, count: int) -> Any:
+    """The items of a yield that makes several."""
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(
+            f"A generator with _num_objects_per_yield={count} must yield a tuple or list of length {count}, "
+            f"not {type(value).__name__}."
+        )
+    if len(value) != count:
+        raise ValueError(f"A generator yielded {len(value)} objects, but _num_objects_per_yield={count}.")
+    return value
 
 
 def _split(result: Any, num_returns: int) -> list[Any]:

@@ -218,13 +218,20 @@ class Replies:
             client.lineage.yielded(call, entry)
 
     def _fail_stream(self, call: Call, status: int, value: list[Any]) -> None:
-        """The generator ended by an error: that is its last item; the call itself is completed."""
+        """The generator ended by an error: that is its last item.
+
+        What the user's code raised is an item after the others, and the call is completed.  A call that
+        was cancelled or whose worker died never is: the ref of the call itself is the last item.
+        """
         refs = self._client.refs
-        entry = refs.own(return_id(call.id, call.stream.received + 1))
-        entry.local = 1
+        hidden = call.entries[0]
+        entry = refs.own(return_id(call.id, call.stream.received + 1)) if status == EXCEPTION else hidden
+        if entry is not hidden or entry.local:
+            entry.local += 1
+            call.stream.items.append(ObjectRef(entry))
         refs.resolve(entry, status, value)
-        call.stream.items.append(ObjectRef(entry))
-        refs.resolve(call.entries[0], VALUE, [_NONE])
+        if entry is not hidden:
+            refs.resolve(hidden, VALUE, [_NONE])
         self._client.lineage.failed(call, status, value)
 
     # -- the sender's side of handed-over refs

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from spoke import wire
 from spoke.core.refs import PENDING
 from spoke.lead import Waiter
+from spoke.objectref import ObjectRef
 
 if TYPE_CHECKING:
     from spoke.client import Client
-    from spoke.objectref import ObjectRef
 
 
 class Stream:
@@ -62,8 +62,12 @@ class ObjectRefGenerator:
     def __next__(self) -> ObjectRef[Any]:
         return self._next_sync(None)
 
+    @property
+    def _generator_ref(self) -> ObjectRef[Any]:
+        return self._completed
+
     def _next_sync(self, timeout_s: float | None = None) -> ObjectRef[Any]:
-        """The next ref; after `timeout_s` seconds without an item GetTimeoutError."""
+        """The next ref; after `timeout_s` seconds without an item the nil ref."""
         stream = self._stream
         while not stream.items:
             if stream.ended:
@@ -74,9 +78,7 @@ class ObjectRefGenerator:
                     continue
                 stream.waiters.append(waiter)
             if not self._client.block_on(waiter, timeout_s):
-                from spoke.errors import GetTimeoutError
-
-                raise GetTimeoutError(f"no item of the generator within {timeout_s} s")
+                return ObjectRef.nil()
         return self._take()
 
     def _take(self) -> ObjectRef[Any]:
@@ -92,6 +94,10 @@ class ObjectRefGenerator:
         return self
 
     async def __anext__(self) -> ObjectRef[Any]:
+        return await self._next_async(None)
+
+    async def _next_async(self, timeout_s: float | None = None) -> ObjectRef[Any]:
+        """As `_next_sync`; the end is a StopAsyncIteration."""
         import asyncio
 
         stream = self._stream
@@ -104,16 +110,18 @@ class ObjectRefGenerator:
                 if stream.items or stream.ended:
                     continue
                 stream.waiters.append(_LoopWaiter(loop, future))
-            await future
+            done, _ = await asyncio.wait([future], timeout=timeout_s)
+            if not done:
+                return ObjectRef.nil()
         return self._take()
 
     def completed(self) -> ObjectRef[Any]:
-        """A ref that resolves to None when the generator has ended."""
+        """A ref that resolves to None when the generator has ended, to an error where its worker died."""
         return self._completed
 
     def next_ready(self) -> bool:
-        """Whether ``next()`` would return or raise at once."""
-        return bool(self._stream.items) or self._stream.ended
+        """Whether ``next()`` would return a ref at once."""
+        return bool(self._stream.items)
 
     def is_finished(self) -> bool:
         """Whether every item was taken."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
 from spoke.engines.ray_errors import unsupported
-from spoke.errors import GetTimeoutError
 from spoke.objectref import ObjectRef
 from spoke.streams import ObjectRefGenerator
 
@@ -101,14 +100,12 @@ class RayRefGenerator(ObjectRefGenerator):
     def _next_sync(self, timeout_s: float | None = None) -> ObjectRef[Any]:
         with self._engine.translating():
             found = self.source._next_sync(timeout_s)
-        if found.is_nil():
-            raise GetTimeoutError(f"no item of the generator within {timeout_s} s")
-        return self._engine.objects.ref(found)
+        return ObjectRef.nil() if found.is_nil() else self._engine.objects.ref(found)
 
-    async def __anext__(self) -> ObjectRef[Any]:
+    async def _next_async(self, timeout_s: float | None = None) -> ObjectRef[Any]:
         with self._engine.translating():
-            found = await self.source.__anext__()
-        return self._engine.objects.ref(found)
+            found = await self.source._next_async(timeout_s)
+        return ObjectRef.nil() if found.is_nil() else self._engine.objects.ref(found)
 
     def next_ready(self) -> bool:
         """Whether ``next()`` would return or raise at once."""

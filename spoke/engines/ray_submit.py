@@ -215,6 +215,8 @@ def _plain(amount: float) -> float:
 
 def _travelling(options: dict[str, Any] | None) -> dict[str, Any]:
     """What a call tells about itself, under Ray's names."""
+    if (options or {}).get("per_yield"):
+        raise unsupported("_num_objects_per_yield", "yield the items one by one")
     transport = (options or {}).get("tensor_transport")
     if transport and transport.lower() != "object_store":
         raise unsupported(f"tensor_transport={transport!r}", "pass values through the object store")

@@ -18,6 +18,7 @@ NodeID = spoke.NodeID
 ObjectID = spoke.ObjectID
 ObjectRef = spoke.ObjectRef
 ObjectRefGenerator = spoke.ObjectRefGenerator
+ObjectRefStreamEndOfStreamError = spoke.exceptions.ObjectRefStreamEndOfStreamError
 PlacementGroupID = spoke.PlacementGroupID
 TaskID = spoke.TaskID
 UniqueID = spoke.UniqueID
