@@ -388,9 +388,9 @@ def _connected() -> Any:
         RaySystemError: `init` was not called.
     """
     if current.client is None:
-        from spoke.errors import RaySystemError
+        from spoke.lifecycle import not_started
 
-        raise RaySystemError("Spoke has not been started yet. You can start it with 'init()'.")
+        raise not_started()
     return current.client
 
 

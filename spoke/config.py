@@ -166,6 +166,13 @@ KNOBS: dict[str, Knob] = {
     "address": Knob(
         "SPOKE_ADDRESS", parse_text, None, "host:port of the cluster that init() joins", also=("RAY_ADDRESS",)
     ),
+    "auto_connect": Knob(
+        "SPOKE_ENABLE_AUTO_CONNECT",
+        parse_bool,
+        True,
+        "a first remote call without init() starts or joins a cluster",
+        also=("RAY_ENABLE_AUTO_CONNECT",),
+    ),
     "engine": Knob("SPOKE_ENGINE", parse_text, None, "spoke (default), or ray: calls go to a Ray cluster"),
     "gang_gpus": Knob("SPOKE_GANG_GPUS", parse_text, None, "GPUs of this rank of a gang on a Ray cluster"),
     "token": Knob("SPOKE_TOKEN", parse_text, None, "the cluster token, in hexadecimal or any text"),

@@ -13,5 +13,6 @@ if TYPE_CHECKING:
     from spoke.client import Client
 
 client: Client | None = None
+auto_connect = True  # may a first remote call start or join a cluster, unless the environment forbids it?
 targets: dict[bytes, Any] = {}  # of `experimental.set_target_for_ref`: object id -> what `get` reads it into
 at_shutdown: dict[Any, Callable[[], None]] = {}  # what to close when this process leaves the cluster

@@ -148,6 +148,24 @@ def init(
     return _context()
 
 
+def init_by_first_use() -> None:
+    """Call `init` for a program that has not and goes on as if it had.
+
+    Raises:
+        RaySystemError: that is switched off.
+    """
+    if not (current.auto_connect and config.get("auto_connect")):
+        raise not_started()
+    init()
+
+
+def not_started() -> Exception:
+    """The error of who needs a cluster and has none; in Ray's words, which programs look for."""
+    from spoke.errors import RaySystemError
+
+    return RaySystemError("Ray has not been started yet. You can start Ray with 'ray.init()'.")
+
+
 def _options(
     namespace: Any, runtime_env: Any, job_config: Any, log_to_driver: bool | None, logging_level: Any
 ) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _hub_target(address: str) -> list[Any]:
 def _ready_line(daemon: Launched, head: bool) -> str:
     program = click.get_current_context().find_root().info_name  # `spoke`, or `ray` where it stands in
     if head:
-        # Programs that start a cluster read its address from between the quotes of --address, as Ray prints it.
+        # Start scripts read the address from between the quotes of --address, as Ray prints it.
         return (
             f"ready: head of {daemon.address} (pid {daemon.info['pid']}); connect with "
             f'{program}.init("{daemon.address}") or init("auto"), add nodes with '

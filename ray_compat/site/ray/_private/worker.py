@@ -9,6 +9,7 @@ from typing import Any
 import spoke
 from spoke import SCRIPT_MODE, WORKER_MODE
 from spoke.ids import JobID, NodeID, WorkerID
+from spoke.lifecycle import not_started
 from spoke.remote_function import RemoteFunction
 
 __all__ = [
@@ -174,9 +175,7 @@ class Worker:
             RaySystemError: `init` was not called.
         """
         if not spoke.is_initialized():
-            raise spoke.exceptions.RaySystemError(
-                "Spoke has not been started yet. You can start it with 'ray.init()'."
-            )
+            raise not_started()
 
 
 global_worker = Worker()
