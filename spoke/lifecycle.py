@@ -154,9 +154,14 @@ def init_by_first_use() -> None:
     Raises:
         RaySystemError: that is switched off.
     """
-    if not (current.auto_connect and config.get("auto_connect")):
+    if not may_init_by_first_use():
         raise not_started()
     init()
+
+
+def may_init_by_first_use() -> bool:
+    """Whether a program that has not called `init` may be given a cluster."""
+    return current.auto_connect and bool(config.get("auto_connect"))
 
 
 def not_started() -> Exception:

@@ -135,12 +135,14 @@ class Worker:
     @property
     def current_job_id(self) -> JobID:
         """The job of this process; nil when not connected."""
-        return spoke.get_runtime_context().job_id if spoke.is_initialized() else JobID.nil()
+        if not spoke.is_initialized():
+            return JobID.nil()
+        return JobID.from_hex(spoke.get_runtime_context().get_job_id())
 
     @property
     def current_node_id(self) -> NodeID:
         """The node that this process runs on."""
-        return spoke.get_runtime_context().node_id
+        return NodeID.from_hex(spoke.get_runtime_context().get_node_id())
 
     @property
     def worker_id(self) -> bytes:
