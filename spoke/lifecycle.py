@@ -12,7 +12,7 @@ from spoke.options import check_namespace, check_quantity
 
 # Accepted by `init` for compatibility and without effect here: what they turn does not exist in Spoke.
 _IGNORED = frozenset({
-    "_cgroup_path", "_driver_object_store_memory", "_enable_object_reconstruction", "_memory",
+    "_cgroup_path", "_driver_object_store_memory", "_enable_object_reconstruction",
     "_metrics_export_port", "_node_ip_address", "_node_name", "_object_spilling_directory",
     "_plasma_directory", "_redis_max_memory", "_redis_password", "_redis_username", "_skip_env_hook",
     "_system_config", "_temp_dir", "_tracing_startup_hook", "cgroup_path", "enable_resource_isolation",
@@ -30,7 +30,7 @@ class Context:
 
     @property
     def dashboard_url(self) -> str:
-        """Address of the dashboard, or an empty text."""
+        """Where `JobSubmissionClient` finds the cluster; there is no page to look at."""
         return str(self.address_info.get("webui_url") or "")
 
     @property
@@ -109,6 +109,7 @@ def init(
         ignore_reinit_error: a second `init` returns the first one's context instead of raising.
         namespace: for named actors; default a namespace of this job's own.
         runtime_env: for all workers of this job.
+        _memory: bytes that the node of a new cluster offers to tasks that ask for memory.
         engine: "spoke" (default, or SPOKE_ENGINE) or "ray": the program runs on a Ray cluster, by real Ray's
             init() with the same arguments.  So it does with an address "ray://host:port".
 
@@ -133,6 +134,7 @@ def init(
         "resources": resources,
         "labels": labels,
         "object_store_memory": object_store_memory,
+        "_memory": kwargs.pop("_memory", None),
     }
     shown = {
         "include_dashboard": bool(include_dashboard),
@@ -145,6 +147,7 @@ def init(
         "local_mode": local_mode or None,
     }
     _connect(engine, address, options, node, {**shown, **kwargs})
+    current.job_config = job_config
     return _context()
 
 
@@ -224,7 +227,7 @@ def _connect_here(target: str | None, options: dict[str, Any], node: dict[str, A
         return
     from spoke import driver
 
-    given = [name for name, value in node.items() if value is not None]
+    given = [name for name, value in node.items() if value is not None and name != "_memory"]
     if given:  # clients compare these texts with Ray's
         names = "num_cpus and num_gpus" if given[0] in ("num_cpus", "num_gpus") else given[0]
         raise ValueError(f"When connecting to an existing cluster, {names} must not be provided.")
@@ -232,7 +235,7 @@ def _connect_here(target: str | None, options: dict[str, Any], node: dict[str, A
 
 
 def _check_unknown(kwargs: dict[str, Any]) -> None:
-    unknown = [name for name in kwargs if name not in _IGNORED]
+    unknown = [name for name in kwargs if name not in _IGNORED and name != "_memory"]
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
 
@@ -250,6 +253,8 @@ def _env_of_job() -> dict[str, Any]:
 
 def _node_options(node: dict[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
+    memory = node["_memory"]
+    options["memory"] = None if memory is None else check_quantity("_memory", memory)
     for name in ("num_cpus", "num_gpus"):
         value = node[name] if node[name] is not None else config.get(name)
         options[name] = None if value is None else check_quantity(name, value)
@@ -285,6 +290,7 @@ def _context() -> Context:
     assert client is not None
     facts = client.runtime_context
     address = facts.get("address") or ""
+    # There is no dashboard; where programs take its address from here, they submit jobs to it.
     return Context({
         "address": address,
         "gcs_address": address,
@@ -292,7 +298,7 @@ def _context() -> Context:
         "node_ip_address": address.rpartition(":")[0] or "127.0.0.1",
         "session_dir": facts.get("temp_dir") or facts.get("log_dir") or "",
         "namespace": facts.get("namespace"),
-        "webui_url": facts.get("dashboard") or "",
+        "webui_url": facts.get("dashboard") or address,
     })  # fmt: skip
 
 

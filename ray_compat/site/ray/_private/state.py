@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import spoke
+from spoke.api import connected
 from spoke.util.placement_group import PlacementGroup, placement_group_table
 
 
@@ -46,6 +48,21 @@ def _actor_row(row: Any) -> dict[str, Any]:
     }
 
 
+def jobs() -> list[dict[str, Any]]:
+    """One row for each driver that connected, the first first; times in milliseconds, 0 while it runs."""
+    now = time.time()
+    found = []
+    for row in connected().request("jobs"):
+        start = int(1000 * (now - row["age_s"]))
+        end = 0 if row["running"] else start + int(1000 * row["ran_s"])
+        found.append({
+            "JobID": bytes(row["job_id"]).hex(), "DriverIPAddress": row["ip"], "DriverPid": row["pid"],
+            "Timestamp": end or start, "StartTime": start, "EndTime": end, "IsDead": not row["running"],
+            "Entrypoint": row["entrypoint"],
+        })  # fmt: skip
+    return found
+
+
 class GlobalState:
     """What `ray._private.state.state` is."""
 
@@ -54,6 +71,14 @@ class GlobalState:
         if placement_group_id is None:
             return placement_group_table()
         return placement_group_table(PlacementGroup(placement_group_id))
+
+    def job_table(self) -> list[dict[str, Any]]:
+        """As the function `jobs` of this module."""
+        return jobs()
+
+    def actor_table(self, actor_id: str | None = None) -> dict[str, Any]:
+        """As the function `actors` of this module."""
+        return actors(actor_id)
 
     def node_table(self) -> list[dict[str, Any]]:
         """As `ray.nodes`."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import itertools
+import json
 import os
 import signal
 import socket
@@ -417,6 +419,42 @@ def put_object(obj: Any, use_ray_put: bool) -> Any:
     return spoke.put(obj) if use_ray_put else _put.remote(obj)
 
 
+def format_web_url(url: str) -> str:
+    """An address as that of a web page."""
+    url = url.replace("localhost", "http://127.0.0.1")
+    return url if url.startswith("http://") else f"http://{url}"
+
+
+def recursive_fnmatch(dirpath: str, pattern: str) -> list[str]:
+    """The files in and below a directory whose name matches."""
+    return [
+        os.path.join(root, name)
+        for root, _, names in os.walk(dirpath)
+        for name in fnmatch.filter(names, pattern)
+    ]
+
+
+def generate_runtime_env_dict(
+    field: str, spec_format: str, tmp_path: Any, pip_list: list[str] | None = None
+) -> dict[str, Any]:
+    """A runtime environment with packages: `field` is "pip" or "conda", `spec_format` "file" or
+    "python_object".
+    """
+    packages = ["pip-install-test==0.5"] if pip_list is None else pip_list
+    given: Any = {"dependencies": ["pip", {"pip": packages}]} if field == "conda" else packages
+    if spec_format == "file":
+        file = tmp_path / f"packages-{abs(hash(str(packages)))}.{'yml' if field == 'conda' else 'txt'}"
+        file.write_text(json.dumps(given) if field == "conda" else "\n".join(packages))
+        given = str(file)
+    return {field: given}
+
+
+def job_hook(**kwargs: Any) -> NoReturn:
+    """A hook of `ray job submit` that says what would run, and ends the command."""
+    print(f"hook intercepted: {' '.join(kwargs['entrypoint'])}")
+    sys.exit(0)
+
+
 def _kill_node(node: Any, graceful: bool = False) -> None:
     """End a node of a `Cluster`."""
     os.kill(node.pid, signal.SIGTERM if graceful else signal.SIGKILL)
@@ -449,16 +487,20 @@ def redis_replicas() -> int:
 
 
 redis_sentinel_replicas = redis_replicas
+persistent_gcs_test_enabled = rocksdb_gcs_test_enabled = sandbox_test_enabled = external_redis_test_enabled
 enable_external_redis = external_redis_test_enabled  # its former name
 
 # Fixtures import these at once and call them where a test asks for it.
 _PARTS: Final = {
-    "Redis": ("get_redis_cli", "start_redis_instance", "start_redis_sentinel_instance"),
+    "Redis": (
+        "get_redis_cli", "start_redis_instance", "start_redis_sentinel_instance",
+    ),
     "TLS; links prove the cluster token": ("setup_tls", "teardown_tls"),
     "dashboard": (
         "get_dashboard_agent_address", "get_load_metrics_report", "get_resource_usage",
         "request_with_auth_token", "wait_for_aggregator_agent", "wait_for_aggregator_agent_if_enabled",
-        "wait_for_dashboard_agent_available",
+        "auth_token_grpc_metadata", "get_metric_check_condition", "get_system_metric_for_component",
+        "raw_metric_timeseries", "wait_for_dashboard_agent_available",
     ),
     "server of that name": ("get_gcs_memory_used", "make_global_state_accessor"),
     "raylet": ("check_spilled_mb", "get_node_stats"),
