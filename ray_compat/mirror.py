@@ -36,7 +36,7 @@ class Mirror(ModuleType):
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         own = f"{self.__name__}.{name}"
-        if PathFinder.find_spec(own, self.__path__ if "__path__" in self.__dict__ else []) is not None:
+        if _file(own, self.__path__ if "__path__" in self.__dict__ else []) is not None:
             return importlib.import_module(own)  # such as `ray._private`, which nobody imported
         value = getattr(importlib.import_module(_spoke_name(self.__name__)), name)
         if isinstance(value, ModuleType) and value.__name__ == _spoke_name(own):
@@ -95,7 +95,7 @@ class RayFinder(MetaPathFinder):
         """
         if not fullname.startswith(f"{TOP}."):
             return None
-        own = PathFinder.find_spec(fullname, path)
+        own = _file(fullname, path)
         if own is not None:
             return own
         source = _public(fullname)
@@ -111,6 +111,12 @@ class RayFinder(MetaPathFinder):
                 name=TOP,  # with its own name, `from ray import data` would hide this text
             )
         return None
+
+
+def _file(fullname: str, path: Sequence[str] | None) -> ModuleSpec | None:
+    """The spec of the file below ``site/ray``, or None; a mere folder holds files of what is mirrored."""
+    found = PathFinder.find_spec(fullname, path)
+    return None if found is None or found.loader is None else found
 
 
 def _public(fullname: str) -> ModuleSpec | None:

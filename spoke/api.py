@@ -382,32 +382,32 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
 # -- the cluster ------------------------------------------------------------------------------------
 
 
-def _connected() -> Any:
+def connected() -> Any:
     """The engine; facts about the cluster do not start one.
 
     Raises:
         RaySystemError: `init` was not called.
     """
     if current.client is None:
-        from spoke.errors import RaySystemError
+        from spoke.lifecycle import not_started
 
-        raise RaySystemError("Spoke has not been started yet. You can start it with 'init()'.")
+        raise not_started()
     return current.client
 
 
 def nodes() -> list[dict[str, Any]]:
     """One dict per node, dead ones included: NodeID, Alive, NodeManagerAddress, Resources, Labels, ..."""
-    return list(_connected().request("nodes"))
+    return list(connected().request("nodes"))
 
 
 def cluster_resources() -> dict[str, float]:
     """Resources of all living nodes by name."""
-    return dict(_connected().request("cluster_resources"))
+    return dict(connected().request("cluster_resources"))
 
 
 def available_resources() -> dict[str, float]:
     """Resources that nobody holds now, by name; exhausted ones are absent or 0."""
-    return dict(_connected().request("available_resources"))
+    return dict(connected().request("available_resources"))
 
 
 def get_gpu_ids() -> list[Any]:
@@ -423,7 +423,7 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     Raises:
         RaySystemError: this process is in no cluster; OSError: the file cannot be written.
     """
-    _connected()
+    connected()
     from spoke.util.state.timeline import events, write
 
     found = events()

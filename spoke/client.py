@@ -20,10 +20,8 @@ from spoke import codec, config, limits, notices, objectref, rdmaside, wire
 from spoke._native import Reactor
 from spoke.core import Send
 from spoke.core.calls import Call, CallTable
-from spoke.core.channels import ActorChannel
 from spoke.core.exits import LEFT
 from spoke.core.lineage import Lineage
-from spoke.core.obituary import describe_death
 from spoke.core.refs import SYSTEM, VALUE, Entry, RefTable
 from spoke.errors import ProtocolError
 from spoke.futures import Futures
@@ -39,6 +37,7 @@ from spoke.submit import Submitter
 from spoke.transport.router import Router
 from spoke.transport.shm import SharedMemory
 from spoke.transport.tcp import Tcp
+from spoke.unanswered import OBJECT_FREED, OWNER_DIED, WORKER_DIED, dead_actor_value, encode_error
 from spoke.values import Values
 from spoke.waiting import Waiting
 from spoke.wire import decode, encode
@@ -46,29 +45,12 @@ from spoke.wire import decode, encode
 if TYPE_CHECKING:
     from spoke.rejoin import Rejoin
 
-OWNER_DIED: Final = ("OwnerDiedError", "The process that owned the object has died.")
-WORKER_DIED: Final = "A worker died or was killed while executing a task by an unexpected system error"
-OBJECT_FREED: Final = ("ObjectFreedError", "The object is no longer held by its owner.")
-
-
-def encode_error(name: str, text: str) -> list[Any]:
-    """Value of a SYSTEM error: the class's name in `spoke.errors` and the message."""
-    return [codec.dumps((name, text))[0]]
-
 
 def _lineage(client: Client) -> Lineage:
     limit = config.get("max_lineage_bytes")
     lineage = Lineage(client.refs, client.calls, client.node_id, encode_error, limit)
     lineage.has_copy, lineage.forget_copy = client.values.has_copy, client.values.forget_copy
     return lineage
-
-
-# How a dead actor ended that never got a place -> the error of its calls.
-_NEVER_PLACED = {
-    "unschedulable": "ActorUnschedulableError",
-    "group_gone": "ActorPlacementGroupRemoved",
-    "runtime_env": "RuntimeEnvSetupError",
-}
 
 
 class Client:
@@ -91,7 +73,7 @@ class Client:
         self.lock = threading.Lock()
         self.refs = RefTable()
         self.calls = CallTable(encode_error)
-        self.calls.actors.on_death = self._dead_actor_value
+        self.calls.actors.on_death = dead_actor_value
         self.lead = Lead(reactor, self._dispatch, self.calls.next_deadline, self._tick)
         self.lead.held, self.lead.before_waiting = links.held, links.flush_held
         self.hub = HubSide(self, hub, agent)
@@ -138,7 +120,13 @@ class Client:
         self._dropped: deque[Entry] = deque()
         self._abandoned: deque[ObjectRef[Any]] = deque()
         self._lost_peers: list[bytes] = []
-        self.handlers: dict[int, Any] = {
+        self.handlers = self._handlers()
+        future, in_loop = self.futures.future, self.futures.asyncio_future
+        objectref.install(address, self.release, self.resolve_ref, future, in_loop, find=self.find_entry)
+
+    def _handlers(self) -> dict[int, Any]:
+        """What answers a message, by its kind."""
+        return {
             wire.REPLY: self.replies.on_reply,
             wire.STREAM_ITEM: self.replies.on_stream_item,
             wire.GRANT: self._on_grant,
@@ -160,10 +148,10 @@ class Client:
             wire.OWNS: self.replies.on_owns,
             wire.INSPECT: self._on_inspect,
             wire.CANCEL: self.submitter.on_cancel,
+            **self.hub.handlers,
+            **self.rdma.handlers,
+            **self.rings.handlers,
         }
-        self.handlers.update({**self.hub.handlers, **self.rdma.handlers, **self.rings.handlers})
-        future, in_loop = self.futures.future, self.futures.asyncio_future
-        objectref.install(address, self.release, self.resolve_ref, future, in_loop, find=self.find_entry)
 
     # -- the face's view of the engine
 
@@ -535,16 +523,6 @@ class Client:
         self.submitter.actor_moved(message[1], message[2])
         _, actor_id, state, incarnation, address, info = message
         self.calls.actors.on_state(actor_id, state, incarnation, address, info, payload)
-
-    def _dead_actor_value(self, channel: ActorChannel) -> tuple[int, list[Any]]:
-        """What every call to a dead actor resolves to."""
-        if channel.payload:
-            return SYSTEM, [bytes(channel.payload)]
-        error = _NEVER_PLACED.get(str(channel.info.get("kind")))
-        if error is not None:
-            return SYSTEM, encode_error(error, str(channel.info.get("cause")))
-        text = describe_death(channel.name, channel.info, channel.actor_id)
-        return SYSTEM, encode_error("ActorDiedError", text)
 
     # -- objects
 

@@ -166,6 +166,20 @@ KNOBS: dict[str, Knob] = {
     "address": Knob(
         "SPOKE_ADDRESS", parse_text, None, "host:port of the cluster that init() joins", also=("RAY_ADDRESS",)
     ),
+    "api_address": Knob(
+        "SPOKE_API_SERVER_ADDRESS",
+        parse_text,
+        None,
+        "where jobs go to and the command line looks, if not to that of init()",
+        also=("RAY_API_SERVER_ADDRESS",),
+    ),
+    "auto_connect": Knob(
+        "SPOKE_ENABLE_AUTO_CONNECT",
+        parse_bool,
+        True,
+        "a first remote call without init() starts or joins a cluster",
+        also=("RAY_ENABLE_AUTO_CONNECT",),
+    ),
     "engine": Knob("SPOKE_ENGINE", parse_text, None, "spoke (default), or ray: calls go to a Ray cluster"),
     "gang_gpus": Knob("SPOKE_GANG_GPUS", parse_text, None, "GPUs of this rank of a gang on a Ray cluster"),
     "token": Knob("SPOKE_TOKEN", parse_text, None, "the cluster token, in hexadecimal or any text"),
@@ -244,6 +258,13 @@ KNOBS: dict[str, Knob] = {
     "attempt_id": Knob("SPOKE_ATTEMPT_ID", parse_count, 0, "attempt of the job, 0 for the first"),
     "parent_job_id": Knob("SPOKE_PARENT_JOB_ID", parse_text, None, "job that submitted this one"),
     "job_node_id": Knob("SPOKE_NODE_ID", parse_text, None, "node that the job runs on, in hexadecimal"),
+    "job_submit_hook": Knob(
+        "SPOKE_JOB_SUBMIT_HOOK",
+        parse_text,
+        None,
+        "module.function that `job submit` calls with its arguments first",
+        also=("RAY_JOB_SUBMIT_HOOK",),
+    ),
     "job_port_range": Knob(
         "SPOKE_JOB_PORT_RANGE", parse_port_range, (30000, 40000), "first and last port for jobs, 30000-40000"
     ),

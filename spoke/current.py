@@ -13,5 +13,7 @@ if TYPE_CHECKING:
     from spoke.client import Client
 
 client: Client | None = None
+auto_connect = True  # may a first remote call start or join a cluster, unless the environment forbids it?
+job_config: Any = None  # what the program gave to `init`
 targets: dict[bytes, Any] = {}  # of `experimental.set_target_for_ref`: object id -> what `get` reads it into
 at_shutdown: dict[Any, Callable[[], None]] = {}  # what to close when this process leaves the cluster

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 GOODBYE_S: Final = 5.0  # the daemon has to end after its driver's link
 
+_AMOUNTS = ("num_cpus", "num_gpus", "memory", "object_store_memory")
+
 
 def start(options: dict[str, Any]) -> Client:
     """Start a daemon that lives and dies with this process, and connect to it.
@@ -46,7 +48,7 @@ def _start(options: dict[str, Any]) -> Client:
         "mode": "head", "link": "driver", "driver_id": process_id, "driver_pid": os.getpid(),
         "token": secret, "node_id": node_id, "sys_path": spawning.search_path(),
         "port": 0, "record": True, "log_dir": config.get("log_dir"),
-        **{name: options.get(name) for name in ("num_cpus", "num_gpus", "object_store_memory")},
+        **{name: options.get(name) for name in _AMOUNTS},
         "resources": options.get("resources") or {}, "labels": options.get("labels") or {},
     }  # fmt: skip
     pid, pidfd = spawning.start_daemon(settings, theirs.fileno(), config.environment())

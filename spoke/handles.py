@@ -35,7 +35,7 @@ def engine() -> Client:
     if client is None:
         from spoke import lifecycle
 
-        lifecycle.init()
+        lifecycle.init_by_first_use()
         client = current.client
         assert client is not None
     return client

@@ -162,8 +162,9 @@ class JobSubmissionClient:
     """Submits command lines to a cluster and looks after them; needs no `init`.
 
     Args:
-        address: ``host:port`` of the cluster, also with ``http://`` or ``ray://``; "auto" is the one that
-            runs on this machine.  [default: this process's, else RAY_ADDRESS or SPOKE_ADDRESS, else "auto"]
+        address: ``host:port`` of the cluster, also with ``http://`` or ``ray://``; "auto", and where Ray's
+            dashboard would be (http://127.0.0.1:8265), is the one that runs on this machine.  [default:
+            RAY_API_SERVER_ADDRESS, else this process's, else RAY_ADDRESS or SPOKE_ADDRESS, else "auto"]
         create_cluster_if_needed: `spoke.init()` when there is none.
         cookies, metadata, headers, verify: of HTTP, which is not used; accepted and without effect.
 
@@ -183,13 +184,15 @@ class JobSubmissionClient:
     ) -> None:
         if kwargs:
             raise TypeError(f"JobSubmissionClient() got an unexpected argument {next(iter(kwargs))!r}")
-        wanted = address or (None if current.client is not None else config.get("address") or "auto")
+        wanted = address or config.get("api_address")
+        if not wanted and current.client is None:
+            wanted = config.get("address") or "auto"
         self._line: Line
-        if wanted is None or (wanted == "auto" and current.client is not None):
+        if not wanted or (wanted == "auto" and current.client is not None):
             self._line = EngineLine()
             return
         try:
-            self._line = AddressLine(_resolved(wanted))
+            self._line = AddressLine(wanted)
         except ConnectionError:
             if not create_cluster_if_needed:
                 raise
@@ -240,9 +243,10 @@ class JobSubmissionClient:
 
         _check("entrypoint", entrypoint, str)
         _check("metadata", metadata, dict)
-        for key, value in (metadata or {}).items():
-            _check("a key of metadata", key, str)
-            _check(f"metadata[{key!r}]", value, str)
+        for part, texts in (("keys", metadata or {}), ("values", (metadata or {}).values())):
+            for text in texts:
+                if not isinstance(text, str):
+                    raise TypeError(f"metadata {part} must be strings, got {type(text)}")
         _check("runtime_env", runtime_env, dict)
         _check("job_id", job_id, str)
         _check("submission_id", submission_id, str)
@@ -293,14 +297,15 @@ class JobSubmissionClient:
             RuntimeError: no such job.
         """
         row = self._found(job_id)
+        end = ""
         if row["state"] == "FAILED" and row["attempts"]:
             try:
                 lines = list(Job(job_id, self._line).logs(tail=LAST_LINES))
             except RuntimeError:  # its node keeps them no more
                 lines = []
-            end = "\n".join(lines)[-LAST_CHARS:]
-            row["message"] += f"; the end of its output:\n{end}" if lines else ""
-        return details_of(row, self._drivers().get(job_id))
+            last = "\n".join(lines)[-LAST_CHARS:]
+            end = f", last available logs (truncated to 20,000 chars):\n{last}" if lines else ""
+        return details_of(row, self._drivers().get(job_id), end)
 
     def _drivers(self) -> dict[str, dict[str, Any]]:
         """The latest driver of each submitted job; below "" and a number, those of none."""
@@ -335,17 +340,6 @@ class JobSubmissionClient:
         self._line.close()
 
 
-def _resolved(address: str) -> str:
-    if address != "auto":
-        return address
-    from spoke import records
-
-    record = records.find("auto")
-    if record is None:
-        raise ConnectionError("no cluster runs on this machine: start one with `spoke start --head`")
-    return str(record["address"])
-
-
 def _status(row: dict[str, Any]) -> JobStatus:
     return JobStatus(_STATUS.get(row["state"], row["state"]))
 
@@ -356,12 +350,24 @@ def _check(what: str, value: Any, *kinds: type) -> None:
         raise TypeError(f"{what} is of type {wanted}, not {type(value).__name__}: {value!r}")
 
 
-_WORDS = {
-    "PENDING": "waits for a node that has what it asks for",
-    "BUILDING": "is being set up on its node",
-    "RUNNING": "is running",
-    "SUCCEEDED": "has succeeded",
+_WORDS = {  # as Ray says it, as programs look for the words
+    "PENDING": "Job has not started yet. It may be waiting for resources (CPUs, GPUs, memory, custom "
+    "resources) to become available.",
+    "BUILDING": "Job has not started yet. It may be waiting for the runtime environment to be set up.",
+    "RUNNING": "Job is currently running.",
+    "SUCCEEDED": "Job finished successfully.",
 }
+
+
+def _message(row: dict[str, Any]) -> str:
+    kind, said = _error_type(row), str(row["message"])
+    if kind == JobErrorType.RUNTIME_ENV_SETUP_FAILURE.value:
+        return f"runtime_env setup failed: Failed to set up runtime environment. {said}"
+    if kind == JobErrorType.JOB_ENTRYPOINT_COMMAND_ERROR.value:
+        return f"Job entrypoint command failed with {said}"
+    if row["state"] == "KILLED" and said == "Terminated by user":
+        return "Job was intentionally stopped."
+    return _WORDS.get(row["state"]) or said
 
 
 def _error_type(row: dict[str, Any]) -> str | None:
@@ -385,13 +391,16 @@ def _exit_code(row: dict[str, Any]) -> int | None:
     return KILLED_CODE - code if code > KILLED_CODE and not by_itself else code
 
 
-def details_of(row: dict[str, Any], driver: dict[str, Any] | None = None) -> JobDetails:
-    """A row of the hub's table, and of the driver that it became, as Ray's clients know them."""
+def details_of(row: dict[str, Any], driver: dict[str, Any] | None = None, end: str = "") -> JobDetails:
+    """A row of the hub's table, and of the driver that it became, as Ray's clients know them.
+
+    end: of the message.
+    """
     return JobDetails(
         type=JobType.SUBMISSION, submission_id=row["job_id"], status=_status(row),
         job_id=driver["job_id"].hex() if driver else None,
         driver_info=_driver_info(driver) if driver else None,
-        entrypoint=row["entrypoint"], message=_WORDS.get(row["state"]) or row["message"],
+        entrypoint=row["entrypoint"], message=_message(row) + end,
         error_type=_error_type(row), start_time=row["started_ms"] or row["submitted_ms"],
         end_time=row["finished_ms"] or None, metadata=row["metadata"], runtime_env=row["runtime_env"],
         driver_node_id=row["node_id"].hex(), driver_exit_code=_exit_code(row),

@@ -139,6 +139,12 @@ def facts_of(directory: str) -> dict[str, Any]:
         journal.close(forget=False)
 
 
+def forget(directory: str) -> None:
+    """Remove what a head left behind that was killed, when its cluster is to have ended."""
+    if os.path.exists(os.path.join(directory, FILE)):
+        JournalFile(directory).close(forget=True)
+
+
 def default_directory(port: int) -> str:
     """Where a head on this port keeps its state unless it is told otherwise."""
     return os.path.join(records.runtime_dir(), f"state-{port}")

@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from spoke import config, current
-from spoke.options import check_namespace, check_node_quantity
+from spoke.options import check_namespace
+from spoke.quantities import check_node_quantity
 
 # Accepted by `init` for compatibility and without effect here: what they turn does not exist in Spoke.
 _IGNORED = frozenset({
-    "_cgroup_path", "_driver_object_store_memory", "_enable_object_reconstruction", "_memory",
+    "_cgroup_path", "_driver_object_store_memory", "_enable_object_reconstruction",
     "_metrics_export_port", "_node_ip_address", "_node_name", "_object_spilling_directory",
     "_plasma_directory", "_redis_max_memory", "_redis_password", "_redis_username", "_skip_env_hook",
     "_system_config", "_temp_dir", "_tracing_startup_hook", "cgroup_path", "enable_resource_isolation",
@@ -30,7 +31,7 @@ class Context:
 
     @property
     def dashboard_url(self) -> str:
-        """Address of the dashboard, or an empty text."""
+        """Where `JobSubmissionClient` finds the cluster; there is no page to look at."""
         return str(self.address_info.get("webui_url") or "")
 
     @property
@@ -109,6 +110,7 @@ def init(
         ignore_reinit_error: a second `init` returns the first one's context instead of raising.
         namespace: for named actors; default a namespace of this job's own.
         runtime_env: for all workers of this job.
+        _memory: bytes that the node of a new cluster offers to tasks that ask for memory.
         engine: "spoke" (default, or SPOKE_ENGINE) or "ray": the program runs on a Ray cluster, by real Ray's
             init() with the same arguments.  So it does with an address "ray://host:port".
 
@@ -134,6 +136,7 @@ def init(
         "resources": resources,
         "labels": labels,
         "object_store_memory": object_store_memory,
+        "_memory": kwargs.pop("_memory", None),
     }
     shown = {
         "include_dashboard": bool(include_dashboard),
@@ -146,7 +149,31 @@ def init(
         "local_mode": local_mode or None,
     }
     _connect(engine, address, options, node, {**shown, **kwargs})
+    current.job_config = job_config
     return _context()
+
+
+def init_by_first_use() -> None:
+    """Call `init` for a program that has not and goes on as if it had.
+
+    Raises:
+        RaySystemError: that is switched off.
+    """
+    if not may_init_by_first_use():
+        raise not_started()
+    init()
+
+
+def may_init_by_first_use() -> bool:
+    """Whether a program that has not called `init` may be given a cluster."""
+    return current.auto_connect and bool(config.get("auto_connect"))
+
+
+def not_started() -> Exception:
+    """The error of who needs a cluster and has none; in Ray's words, which programs look for."""
+    from spoke.errors import RaySystemError
+
+    return RaySystemError("Ray has not been started yet. You can start Ray with 'ray.init()'.")
 
 
 def _options(
@@ -217,7 +244,7 @@ def _connect_here(target: str | None, options: dict[str, Any], node: dict[str, A
         return
     from spoke import driver
 
-    given = [name for name, value in node.items() if value is not None]
+    given = [name for name, value in node.items() if value is not None and name != "_memory"]
     if given:  # clients compare these texts with Ray's
         names = "num_cpus and num_gpus" if given[0] in ("num_cpus", "num_gpus") else given[0]
         raise ValueError(f"When connecting to an existing cluster, {names} must not be provided.")
@@ -225,7 +252,7 @@ def _connect_here(target: str | None, options: dict[str, Any], node: dict[str, A
 
 
 def _check_unknown(kwargs: dict[str, Any]) -> None:
-    unknown = [name for name in kwargs if name not in _IGNORED]
+    unknown = [name for name in kwargs if name not in _IGNORED and name != "_memory"]
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s): {', '.join(unknown)}")
 
@@ -243,6 +270,8 @@ def _env_of_job() -> dict[str, Any]:
 
 def _node_options(node: dict[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
+    memory = node["_memory"]
+    options["memory"] = None if memory is None else check_node_quantity("_memory", memory)
     for name in ("num_cpus", "num_gpus"):
         value = node[name] if node[name] is not None else config.get(name)
         options[name] = None if value is None else check_node_quantity(name, value)
@@ -280,6 +309,7 @@ def _context() -> Context:
     assert client is not None
     facts = client.runtime_context
     address = facts.get("address") or ""
+    # There is no dashboard; where programs take its address from here, they submit jobs to it.
     return Context({
         "address": address,
         "gcs_address": address,
@@ -287,7 +317,7 @@ def _context() -> Context:
         "node_ip_address": address.rpartition(":")[0] or "127.0.0.1",
         "session_dir": facts.get("temp_dir") or facts.get("log_dir") or "",
         "namespace": facts.get("namespace"),
-        "webui_url": facts.get("dashboard") or "",
+        "webui_url": facts.get("dashboard") or address,
     })  # fmt: skip
 
 

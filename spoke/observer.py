@@ -80,7 +80,7 @@ def reach(address: str | None, timeout_s: float = 10.0) -> Observer:
     """
     from spoke import config, records
 
-    address = address or config.get("address") or "auto"
+    address = records.without_scheme(address or config.get("api_address") or config.get("address") or "auto")
     if address == "auto":
         record = records.find("auto")
         if record is None:

@@ -9,13 +9,13 @@ them is one plain dict, built once (`scheduling_spec`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn
 
 from spoke import labels
 from spoke import runtime_env as environments
-from spoke.limits import MAX_NAME_CHARS, MAX_NUM_RETURNS, RESOURCE_UNIT
+from spoke.limits import MAX_NAME_CHARS, MAX_NUM_RETURNS
+from spoke.quantities import check_quantity, check_whole_gpus
 
 STREAMING: Final = -1  # num_returns of a call that gives an ObjectRefGenerator
 DYNAMIC: Final = -2  # num_returns of a call that gives one ref to a generator of refs
@@ -118,42 +118,6 @@ def _check_types(given: Mapping[str, Any], table: Mapping[str, tuple[type, ...]]
         if name == "placement_group" and hasattr(value, "bundle_specs"):
             continue
         raise TypeError(f"The type of keyword {name!r} must be {_words(types)}, but received {type(value)}")
-
-
-def check_quantity(name: str, value: Any) -> float:
-    """An amount of a resource as a float.
-
-    Raises:
-        TypeError: not a number.
-        ValueError: negative, not a number (NaN), or finer than 0.0001.
-        OverflowError: infinite.
-    """
-    if not isinstance(value, (int, float)):
-        raise TypeError(f"The quantity of resource {name} must be a number, but received {type(value)}")
-    if math.isnan(value):
-        raise ValueError(f"The quantity of resource {name} cannot be NaN")
-    if math.isinf(value):
-        raise OverflowError(f"The quantity of resource {name} cannot be infinite")
-    if value < 0:
-        raise ValueError(f"The quantity of resource {name} cannot be negative")
-    if 0 < value < RESOURCE_UNIT:
-        raise ValueError(
-            f"The precision of the fractional quantity of resource {name} cannot go beyond {RESOURCE_UNIT}"
-        )
-    return float(value)
-
-
-def _check_whole_gpus(amount: float) -> None:
-    if amount > 1 and amount != int(amount):
-        raise ValueError(f"num_gpus: quantities above 1 must be whole numbers, {amount} is not")
-
-
-def check_node_quantity(name: str, value: Any) -> float:
-    """An amount that a node or a bundle has: `check_quantity`, and GPUs above one are whole."""
-    amount = check_quantity(name, value)
-    if name in ("num_gpus", "GPU"):
-        _check_whole_gpus(amount)
-    return amount
 
 
 def _check_count(given: Mapping[str, Any], name: str, *, infinite: bool) -> None:
@@ -396,7 +360,7 @@ class _Placed:
         return spec
 
     def _build_spec(self) -> dict[str, Any]:
-        _check_whole_gpus(self.resources.get("GPU", 0))
+        check_whole_gpus(self.resources.get("GPU", 0))
         strategy = _strategy(self.given, self.placement_resources, self.what)
         spec: dict[str, Any] = {"resources": self.resources, "strategy": strategy}
         if self.label_selector:

@@ -1,4 +1,4 @@
-"""Amounts of resources as users write them for jobs and pools: one parser for all of Spoke.
+"""Amounts of resources as users write them: for jobs and pools by one parser, for calls number by number.
 
 ``{"CPU": 2, "GPU": 0.5, "memory": "2GB", "licence": 1}``: memory in bytes, or text with a suffix (k, m,
 g, t, with or without "b" or "ib"; powers of 1024); an empty text and "0" are zero, and zeros are left out.
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spoke.config import parse_bytes
+from spoke.limits import RESOURCE_UNIT
 
 _MISSPELT = {"cpu": "CPU", "cpus": "CPU", "num_cpus": "CPU", "gpu": "GPU", "gpus": "GPU", "num_gpus": "GPU",
              "mem": "memory", "Memory": "memory", "MEMORY": "memory"}  # fmt: skip
@@ -62,3 +63,43 @@ def actor_options(resources: Mapping[str, Any] | None) -> dict[str, Any]:
         "memory": int(found.pop("memory", 0)) or None,
         "resources": found or None,
     }
+
+
+# -- of tasks, actors, bundles and nodes ---------------------------------------------------------------
+
+
+def check_quantity(name: str, value: Any) -> float:
+    """An amount of a resource as a float.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: negative, not a number (NaN), or finer than 0.0001.
+        OverflowError: infinite.
+    """
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"The quantity of resource {name} must be a number, but received {type(value)}")
+    if math.isnan(value):
+        raise ValueError(f"The quantity of resource {name} cannot be NaN")
+    if math.isinf(value):
+        raise OverflowError(f"The quantity of resource {name} cannot be infinite")
+    if value < 0:
+        raise ValueError(f"The quantity of resource {name} cannot be negative")
+    if 0 < value < RESOURCE_UNIT:
+        raise ValueError(
+            f"The precision of the fractional quantity of resource {name} cannot go beyond {RESOURCE_UNIT}"
+        )
+    return float(value)
+
+
+def check_whole_gpus(amount: float) -> None:
+    """ValueError for more than one GPU and no whole number of them."""
+    if amount > 1 and amount != int(amount):
+        raise ValueError(f"num_gpus: quantities above 1 must be whole numbers, {amount} is not")
+
+
+def check_node_quantity(name: str, value: Any) -> float:
+    """An amount that a node or a bundle has: `check_quantity`, and GPUs above one are whole."""
+    amount = check_quantity(name, value)
+    if name in ("num_gpus", "GPU"):
+        check_whole_gpus(amount)
+    return amount

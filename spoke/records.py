@@ -16,7 +16,7 @@ from spoke.machine import read_text
 
 STALE_S = 3600.0  # the logs of a daemon that was killed are kept this long
 
-# pid, start_time, role, address, node_id, host, port, session, log_dir, token_file, hub_id;
+# pid, start_time, role, address, node_id, host, port, session, log_dir, token_file, hub_id, state_dir;
 # supervisor: [pid, start_time] or None
 Record = dict[str, Any]
 
@@ -186,6 +186,9 @@ def live() -> list[Record]:
     return sorted(found, key=lambda record: int(record["start_time"]))
 
 
+_DASHBOARDS = ("127.0.0.1:8265", "localhost:8265", "0.0.0.0:8265")
+
+
 def find(address: str) -> Record | None:
     """The record of a daemon on this machine whose cluster has this address.
 
@@ -202,6 +205,18 @@ def find(address: str) -> Record | None:
     heads = [record for record in records if record["role"] == "head"]
     found = heads or records
     return found[-1] if found else None
+
+
+def without_scheme(address: str) -> str:
+    """``host:port`` of an address; "auto" for one that names this machine's dashboard of Ray.
+
+    Programs and scripts say http://127.0.0.1:8265 where they mean the cluster of this machine.
+    """
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        return address
+    rest = rest.rstrip("/")
+    return "auto" if scheme in ("http", "https") and rest in _DASHBOARDS else rest
 
 
 def token_for(address: str) -> bytes | None:

@@ -16,7 +16,8 @@ from spoke.gang import Gang
 from spoke.handles import engine
 from spoke.ids import PlacementGroupID
 from spoke.limits import MAX_BUNDLES
-from spoke.options import check_label_selector, check_node_quantity
+from spoke.options import check_label_selector
+from spoke.quantities import check_node_quantity
 from spoke.util.placement_group import PlacementGroup
 
 if TYPE_CHECKING:

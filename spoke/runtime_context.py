@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spoke import absent
+from spoke import absent, current
 from spoke.ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 
 # Kinds of devices by their resources; Spoke assigns ids of GPUs, the others have none.
@@ -24,10 +24,11 @@ class RuntimeContext:
 
     def get(self) -> dict[str, Any]:
         """job_id, node_id and namespace; in a task or actor also task_id or actor_id."""
+        _deprecated("get_xxx_id() methods")
         facts = _facts()
         found: dict[str, Any] = {
-            "job_id": self.job_id,
-            "node_id": self.node_id,
+            "job_id": JobID(facts["job_id"]),
+            "node_id": NodeID(facts["node_id"]),
             "namespace": self.namespace,
         }
         if facts.get("task_id"):
@@ -39,11 +40,13 @@ class RuntimeContext:
     @property
     def job_id(self) -> JobID:
         """The job of this driver or worker."""
+        _deprecated("get_job_id()")
         return JobID(_facts()["job_id"])
 
     @property
     def node_id(self) -> NodeID:
         """The node that this process runs on."""
+        _deprecated("get_node_id()")
         return NodeID(_facts()["node_id"])
 
     @property
@@ -53,6 +56,7 @@ class RuntimeContext:
         Raises:
             AssertionError: this process is a driver.
         """
+        _deprecated("get_task_id()")
         task_id = _facts().get("task_id")
         assert task_id, "task_id is only available in a worker."
         return TaskID(task_id)
@@ -64,6 +68,7 @@ class RuntimeContext:
         Raises:
             AssertionError: no actor runs here.
         """
+        _deprecated("get_actor_id()")
         actor_id = _facts().get("actor_id")
         assert actor_id, "actor_id is only available in an actor."
         return ActorID(actor_id)
@@ -75,36 +80,36 @@ class RuntimeContext:
 
     def get_job_id(self) -> str:
         """The job of this driver or worker."""
-        return self.job_id.hex()
+        return bytes(_of_cluster("job_id", "Job ID")).hex()
 
     def get_node_id(self) -> str:
         """The node that this process runs on; "NodeID" of an entry of `nodes()`."""
-        return self.node_id.hex()
+        return bytes(_of_cluster("node_id", "Node ID")).hex()
 
     def get_worker_id(self) -> str:
         """This process."""
-        return bytes(_facts()["worker_id"]).hex()
+        return bytes(_of_cluster("worker_id", "Worker ID")).hex()
 
     def get_task_id(self) -> str | None:
         """The running task, or None in a driver."""
-        return _hex(_facts().get("task_id"))
+        return _hex(_here().get("task_id"))
 
     def get_actor_id(self) -> str | None:
         """The actor that runs in this process, or None."""
-        return _hex(_facts().get("actor_id"))
+        return _hex(_here().get("actor_id"))
 
     def get_actor_name(self) -> str | None:
         """The name of the actor that runs in this process: None outside of actors, "" without a name."""
-        facts = _facts()
+        facts = _here()
         return str(facts.get("actor_name") or "") if facts.get("actor_id") else None
 
     def get_task_name(self) -> str | None:
         """The name of the running task, or None in a driver."""
-        return _text(_facts().get("task_name"))
+        return _text(_here().get("task_name"))
 
     def get_task_function_name(self) -> str | None:
         """The running ``module.function`` or ``module.Class.method``; None in a driver."""
-        return _text(_facts().get("function_name"))
+        return _text(_here().get("function_name"))
 
     def get_placement_group_id(self) -> str | None:
         """The placement group of the running task or actor, or None."""
@@ -113,6 +118,7 @@ class RuntimeContext:
     @property
     def current_placement_group_id(self) -> PlacementGroupID:
         """The placement group of the running task or actor; a nil id outside of groups."""
+        _deprecated("get_placement_group_id()")
         group_id = _facts().get("group_id")
         return PlacementGroupID(group_id) if group_id else PlacementGroupID.nil()
 
@@ -161,14 +167,16 @@ class RuntimeContext:
         found["GPU"] = [str(index) for index in assigned_gpu_ids()]
         return found
 
-    get_resource_ids = get_accelerator_ids
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """As `get_accelerator_ids`, by its former name."""
+        _deprecated("get_accelerator_ids()")
+        return self.get_accelerator_ids()
 
     def get_node_labels(self) -> dict[str, str]:
         """The labels of this node."""
-        from spoke.handles import engine
-
-        mine = self.get_node_id()
-        for node in engine().request("nodes"):
+        mine = bytes(_facts()["node_id"]).hex()
+        assert current.client is not None
+        for node in current.client.request("nodes"):
             if node["NodeID"] == mine:
                 return {str(name): str(value) for name, value in (node.get("Labels") or {}).items()}
         return {}
@@ -191,7 +199,7 @@ class RuntimeContext:
 
     def get_session_name(self) -> str:
         """The name of this run of the cluster."""
-        return str(_facts().get("session") or "")
+        return str(_of_cluster("session", "Session name") or "")
 
     def get_temp_dir(self) -> str:
         """The directory that holds the session's files."""
@@ -211,9 +219,33 @@ class RuntimeContext:
 
 def _facts() -> Any:
     """The engine's facts: a mapping by the names used in this module; ids are bytes or None."""
-    from spoke.handles import engine
+    client = current.client
+    if client is None:
+        from spoke.lifecycle import not_started
 
-    return engine().runtime_context
+        raise not_started()
+    return client.runtime_context
+
+
+def _here() -> Any:
+    """The same, with nothing in it where there is no cluster: no task or actor runs here then."""
+    return {} if current.client is None else _facts()
+
+
+def _of_cluster(name: str, shown: str) -> Any:
+    if current.client is None:
+        raise RuntimeError(f"{shown} is not available because Ray has not been initialized.")
+    return _facts().get(name)
+
+
+def _deprecated(use: str) -> None:
+    """Warn the caller's caller, as Ray does."""
+    import warnings
+
+    from spoke.util.annotations import RayDeprecationWarning
+
+    text = f"This API is deprecated and may be removed in future Ray releases. Use {use} instead"
+    warnings.warn(text, RayDeprecationWarning, stacklevel=3)
 
 
 def _hex(value: Any) -> str | None:
@@ -234,6 +266,11 @@ _context = RuntimeContext()
 
 def get_runtime_context() -> RuntimeContext:
     """Facts about the running process, task and actor; starts a cluster if there is none yet."""
+    if current.client is None:
+        from spoke.lifecycle import init_by_first_use, may_init_by_first_use
+
+        if may_init_by_first_use():
+            init_by_first_use()
     return _context
 
 

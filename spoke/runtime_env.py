@@ -24,6 +24,13 @@ SETUP_TIMEOUT_S: Final = 600
 NO_LIMIT: Final = -1
 PIP_FIELDS: Final = ("packages", "pip_check", "pip_install_options", "pip_version")
 UV_FIELDS: Final = ("packages", "uv_check", "uv_version", "uv_pip_install_options")
+INSTALLERS: Final = ("pip", "uv", "conda")
+# Schemes of URIs that name an archive, gcs: in the cluster's own store; and the archives that a field takes.
+_REMOTE: Final = ("http", "https", "s3", "gs", "azure", "abfss", "file", "gcs")
+_ENDINGS: Final = {
+    "working_dir": (".zip", ".tar.gz", ".tgz", ".tar.xz"),
+    "py_modules": (".zip", ".whl", ".tar.gz", ".tgz", ".tar.xz"),
+}
 _WITH_IMAGE: Final = frozenset({"image_uri", "container", "config", "env_vars"})
 
 
@@ -283,7 +290,7 @@ def checked(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: fields that exclude each other, a path that is not there.
     """
     given = {name: value for name, value in runtime_env.items() if value is not None}
-    installers = {name: given[name] for name in ("pip", "uv", "conda") if given.get(name) is not None}
+    installers = {name: given[name] for name in INSTALLERS if given.get(name) is not None}
     if len(installers) > 1:
         raise ValueError(
             "The 'pip' field, 'uv' field, and 'conda' field of runtime_env cannot be specified at the same "
@@ -328,19 +335,31 @@ def is_uri(text: str) -> bool:
     return bool(separator) and len(scheme) > 1 and scheme.replace("+", "").replace("-", "").isalnum()
 
 
-def _path(path: str) -> str:
+def _place(field: str, path: str) -> str:
+    """A path that is there, or a URI that a node can take a package from."""
     if not is_uri(path):
         if not os.path.exists(path):
-            raise ValueError(f"{path} is not a valid path: it does not exist")
-    elif path.startswith("local:") and not path.startswith("local:///"):
-        raise ValueError(f"{path}: a local URI names an absolute path: write local:///path/on/every/node")
+            raise ValueError(f"{path} is not a valid path.")
+        return path
+    scheme = path.partition(":")[0]
+    if scheme == "local":
+        if not path.startswith("local:///"):
+            raise ValueError(
+                f"{path}: the path of a local URI must be absolute: write local:///path/on/every/node"
+            )
+    elif scheme in _REMOTE:
+        place, endings = path.partition("?")[0], _ENDINGS[field]
+        if not place.endswith(endings):
+            raise ValueError(f"Only {', '.join(endings)} files are supported for {field} URIs; got {place}.")
+    elif scheme not in INSTALLERS:
+        raise ValueError(f"{path} is not a valid URI: known are {', '.join((*_REMOTE, 'local'))}")
     return path
 
 
 def _working_dir(value: Any) -> str:
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"`working_dir` must be a string, got {type(value)}.")
-    return _path(os.fspath(value))
+    return _place("working_dir", os.fspath(value))
 
 
 def _py_modules(value: Any) -> list[Any]:
@@ -349,7 +368,7 @@ def _py_modules(value: Any) -> list[Any]:
     found: list[Any] = []
     for module in value:
         if isinstance(module, (str, os.PathLike)):
-            found.append(_path(os.fspath(module)))
+            found.append(_place("py_modules", os.fspath(module)))
         elif isinstance(getattr(module, "__name__", None), str) and hasattr(module, "__file__"):
             found.append(module)  # an imported module: found where it was imported from
         else:

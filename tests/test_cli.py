@@ -75,7 +75,7 @@ def test_start_status_stop(shell: Shell) -> None:
     (head,) = shell.records()
     assert os.stat(head["token_file"]).st_mode & 0o777 == 0o600
     assert (shell.runtime / "spoke").stat().st_mode & 0o777 == 0o700
-    assert head["address"] in line and "spoke.init(" in line
+    assert f"`spoke start --address='{head['address']}'`" in line and "spoke.init(" in line
     joined = shell.done("start", "--address", head["address"], "--num-cpus", "1")
     assert joined.startswith("ready: node ")
     seen = json.loads(shell.done("status", "--json"))

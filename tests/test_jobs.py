@@ -59,7 +59,7 @@ def test_f04_a_function_and_its_value() -> None:
     assert job.result() == 9 and job.exit_code == 0
     (attempt,) = job.attempts()
     assert attempt.attempt_id == 0 and attempt.pid and 0 < attempt.started_at <= attempt.finished_at
-    with pytest.raises(ValueError, match="'f04' exists already"):
+    with pytest.raises(ValueError, match="f04 already exists"):
         jobs.submit(double, 1, name="f04")
 
 

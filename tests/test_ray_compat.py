@@ -346,7 +346,9 @@ def test_ray_is_a_command_for_children(tmp_path: Path) -> None:
     )
     assert found["where"] == os.path.join(ray_compat.executables(), "ray")
     code, out, err = found["start"]
-    assert code == 0 and out.startswith("ready: head")
+    assert code == 0 and out.startswith("ready: head") and "ray.init(" in out
+    address = out.partition("ray start --address='")[2].partition("'")[0]  # where Ray's fixtures read it
+    assert address.startswith("127.0.0.1:")
     assert "left out: --dashboard-host, --disable-usage-stats, --include-dashboard" in err
     assert found["nodes"][0] == 0 and json.loads(found["nodes"][1])[0]["state"] == "ALIVE"
     assert found["health"] == [0, "", ""]

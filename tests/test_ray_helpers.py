@@ -1,4 +1,4 @@
-"""What test programs written for Ray import besides `ray`: helpers of `ray._common` and `ray._private`.
+"""What test programs written for Ray, and their fixtures, import besides `ray`.
 
 One such program, under pytest and the switch, with fixtures like those that Ray's programs have.
 """
@@ -20,7 +20,15 @@ import ray.cluster_utils
 from ray._common.test_utils import (
     FakeTimer, Semaphore, SignalActor, async_wait_for_condition, is_named_tuple, wait_for_condition,
 )
+# The next ones, and those in the tests, are what the fixtures of Ray's own tests import.
+from ray._common.network_utils import build_address, find_free_port, parse_address
+from ray._private import auto_init_hook, ray_constants
 from ray._private import test_utils as helpers
+from ray._private.authentication_test_utils import set_auth_mode
+from ray._private.conftest_utils import set_override_dashboard_url
+from ray._private.runtime_env import virtualenv_utils
+from ray._private.runtime_env.pip import PipProcessor
+from ray._private.runtime_env.plugin_schema_manager import RuntimeEnvPluginSchemaManager
 from ray._private import utils
 
 
@@ -141,6 +149,36 @@ def test_placement_groups(regular):
     wait_for_condition(helpers.no_resource_leaks_excluding_node_resources)
 
 
+def test_output_and_errors_are_heard(regular):
+    @ray.remote(max_retries=0)
+    def says(code):
+        print("said", code, flush=True)
+        if code:
+            os._exit(code)
+
+    lines, errors = helpers.init_log_pubsub(), helpers.init_error_pubsub()
+    ray.get(says.remote(0))
+    (batch,) = helpers.get_log_data(lines, num=1, matcher=lambda line: line.startswith("said"))
+    assert batch["lines"] == ["said 0"] and batch["pid"] > 0 and not batch["is_err"]
+    assert batch["job"] == ray.get_runtime_context().get_job_id() and batch["task_name"].endswith("says")
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        ray.get(says.remote(7))
+    (death,) = helpers.get_error_message(errors, 1, ray._private.ray_constants.WORKER_DIED_PUSH_ERROR)
+    assert "worker died or was killed while executing" in death["error_message"]
+
+    @ray.remote
+    def pushes(job):
+        worker = ray._private.worker.global_worker
+        utils.push_error_to_driver(worker, "mine", "for you", job)
+        utils.push_error_to_driver(worker, "mine", "for others", ray.JobID.from_int(99))
+
+    ray.get(pushes.remote(ray.get_runtime_context().job_id))
+    (pushed,) = helpers.get_error_message(errors, 1, "mine")
+    assert pushed["error_message"] == "for you"
+    assert helpers.get_error_message(errors, 1, "mine", timeout=0.3) == []
+    lines.close(), errors.close()
+
+
 def test_cluster():
     ray.shutdown()
     cluster = ray.cluster_utils.Cluster()
@@ -167,8 +205,45 @@ def test_small_things(tmp_path):
     timer = FakeTimer(3.0)
     timer.advance(2)
     assert timer.time() == 5.0
-    with pytest.raises(ImportError):
-        from ray._private.test_utils import start_redis_instance
+    port = find_free_port()
+    assert parse_address(build_address("::1", port)) == ("::1", str(port))
+    assert parse_address("1.2.3.4:5") == ("1.2.3.4", "5") and parse_address("::1") is None
+
+
+def test_nodes_are_killed():
+    ray.shutdown()
+    cluster = ray.cluster_utils.Cluster(initialize_head=True, connect=True)
+    others = [cluster.add_node() for _ in range(2)]
+    killer = helpers.get_and_run_resource_killer(helpers.RayletKiller, 0.1, max_to_kill=1)
+    (killed,) = ray.get(killer.get_killed_nodes.remote(), timeout=60)
+    assert killed[0] in [node.node_id for node in others]
+    wait_for_condition(lambda: [n["NodeID"] for n in ray.nodes() if not n["Alive"]] == [killed[0]])
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_what_is_not_there_says_so_when_it_is_used():
+    from ray.cluster_utils import AutoscalingCluster
+    from ray.util.client.server import server
+
+    for use in (AutoscalingCluster, helpers.setup_tls, helpers.start_redis_instance, server.init_and_serve,
+                PipProcessor, set_auth_mode):
+        with pytest.raises(RuntimeError, match="not carried by Spoke"):
+            use("x")
+    assert ray.util.connect and ray.util.client.__name__ == "ray.util.client"  # still those of Spoke
+
+
+def test_no_cluster_by_first_use():
+    ray.shutdown()
+    auto_init_hook.enable_auto_connect = False
+    try:
+        with pytest.raises(ray.exceptions.RaySystemError, match="Ray has not been started yet"):
+            ray.put(1)
+        assert not ray.is_initialized()
+    finally:
+        auto_init_hook.enable_auto_connect = True
+    assert ray.get(ray.put(1)) == 1
+    ray.shutdown()
 """
 
 

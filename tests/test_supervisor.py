@@ -112,6 +112,7 @@ def test_stop_by_force_leaves_no_next_life(start: Callable[..., Head]) -> None:
     assert "1 by force" in head.done("stop", "--force")
     until(lambda: gone(head.daemon) and gone(head.supervisor))
     assert not head.records()
+    assert not (head.state / "journal.sqlite3").exists(), "a cluster that was stopped has ended"
 
 
 @pytest.mark.parametrize("whom", ["daemon", "supervisor"])

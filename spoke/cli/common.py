@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from spoke import config, labels
+from spoke import config, labels, records
 from spoke.link import parse_target
 from spoke.observer import Observer, reach
 
@@ -40,10 +40,11 @@ class HostPort(click.ParamType):  # type: ignore[type-arg]  # as above
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """See `link.parse_target`."""
-        if value == "auto":
+        address = records.without_scheme(str(value))
+        if address == "auto":
             return "auto"
         try:
-            host, port = parse_target(str(value))
+            host, port = parse_target(address)
         except ValueError as error:
             self.fail(str(error), param, ctx)
         return f"{host}:{port}"
@@ -56,7 +57,7 @@ def parse_object(ctx: click.Context, param: click.Parameter, value: str | None) 
     try:
         table = json.loads(value)
     except ValueError as error:
-        raise click.BadParameter(f"not JSON: {error}") from None
+        raise click.BadParameter(f"not a valid JSON string: {error}") from None
     if not isinstance(table, dict):
         raise click.BadParameter(f'{value!r} is no JSON object, such as {{"name": 1}}')
     return table

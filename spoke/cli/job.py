@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pprint
 import shlex
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from spoke.cli.common import Failed, HostPort, parse_labels, parse_object, parse_resources
+from spoke import config
+from spoke.cli.common import Failed, parse_labels, parse_object, parse_resources
 
 
 def _client(address: str | None) -> Any:
@@ -22,9 +26,7 @@ def _client(address: str | None) -> Any:
 
 
 def _address(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--address", type=HostPort(), help="The cluster's head.  [default: this machine's cluster]"
-    )(command)
+    return click.option("--address", help="The cluster's head.  [default: this machine's cluster]")(command)
 
 
 def _do(what: Callable[[], Any]) -> Any:
@@ -43,7 +45,8 @@ def job() -> None:
 
 @job.command(context_settings={"ignore_unknown_options": True})
 @_address
-@click.option("--submission-id", help="Id of the job, unique for ever.  [default: made up]")
+@click.option("--submission-id", "--job-id", help="Id of the job, unique for ever.  [default: made up]")
+@click.option("--runtime-env", metavar="FILE", help="A YAML file with its runtime environment.")
 @click.option(
     "--runtime-env-json",
     metavar="JSON",
@@ -62,8 +65,13 @@ def job() -> None:
 @click.argument("entrypoint", nargs=-1, required=True, type=click.UNPROCESSED)
 def submit(address: str | None, entrypoint: tuple[str, ...], no_wait: bool, **options: Any) -> None:
     """Run ENTRYPOINT on the cluster: spoke job submit -- python script.py --arg"""
-    client = _client(address)
+    _call_hook(address=address, entrypoint=entrypoint, no_wait=no_wait, **options)
     env = dict(options["runtime_env_json"])
+    if options["runtime_env"]:
+        if env:
+            raise click.UsageError("Only one of --runtime-env and --runtime-env-json can be given.")
+        env = _of_file(options["runtime_env"])
+    client = _client(address)
     if options["working_dir"]:
         env["working_dir"] = options["working_dir"]
     line = entrypoint[0] if len(entrypoint) == 1 else shlex.join(entrypoint)
@@ -73,22 +81,56 @@ def submit(address: str | None, entrypoint: tuple[str, ...], no_wait: bool, **op
         entrypoint_num_gpus=options["entrypoint_num_gpus"], entrypoint_memory=options["entrypoint_memory"],
         entrypoint_resources=options["entrypoint_resources"], entrypoint_label_selector=options["labels"],
     ))  # fmt: skip
-    click.echo(f"job {job_id} submitted")
+    click.echo(f"Job '{job_id}' submitted successfully")  # in Ray's words: scripts look for the id in them
     if not no_wait:
+        click.echo("Tailing logs until the job exits (disable with --no-wait):")
         _follow(client, job_id)
 
 
+def _call_hook(**arguments: Any) -> None:
+    """Call the function that SPOKE_JOB_SUBMIT_HOOK names; it may change nothing, and may end the command."""
+    path = config.get("job_submit_hook")
+    if path:
+        module, _, name = path.rpartition(".")
+        given = {**arguments, "job_id": arguments["submission_id"]}
+        getattr(importlib.import_module(module), name)(**given)
+
+
+def _of_file(path: str) -> dict[str, Any]:
+    try:
+        import yaml
+    except ImportError:
+        raise Failed("--runtime-env needs PyYAML: install it, or give --runtime-env-json") from None
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = yaml.safe_load(file)
+    except (OSError, yaml.YAMLError) as error:
+        raise Failed(f"{path}: {error}") from None
+    if not isinstance(found, dict):
+        raise Failed(f"{path} has no runtime environment in it")
+    return found
+
+
 def _follow(client: Any, job_id: str) -> None:
-    """Show its output to its end; exit code 1 unless it succeeded."""
+    """Show its output to its end; exit code 1 if it failed."""
     from spoke.jobs.job import Job
 
     for line in _do(lambda: Job(job_id, client._line).logs(follow=True)):
         click.echo(line)
     Job(job_id, client._line).wait()
-    found = client.get_job_info(job_id)
-    click.echo(f"job {job_id} {found.status}")
+    if _tell(client, job_id) == "FAILED":
+        sys.exit(1)
+
+
+def _tell(client: Any, job_id: str) -> str:
+    """Say where a job stands."""
+    found = _do(lambda: client.get_job_info(job_id))
+    ends = {"SUCCEEDED": "succeeded", "STOPPED": "was stopped", "FAILED": "failed"}
+    end = ends.get(str(found.status))
+    click.echo(f"Job '{job_id}' {end}" if end else f"Status for job '{job_id}': {found.status}")
     if found.status != "SUCCEEDED":
-        raise Failed(f"job {job_id} {found.status}: {found.message}")
+        click.echo(f"Status message: {found.message}")
+    return str(found.status)
 
 
 @job.command()
@@ -96,8 +138,7 @@ def _follow(client: Any, job_id: str) -> None:
 @click.argument("job_id")
 def status(address: str | None, job_id: str) -> None:
     """Where a job stands, and why."""
-    found = _do(lambda: _client(address).get_job_info(job_id))
-    click.echo(f"{found.status}: {found.message}")
+    _tell(_client(address), job_id)
 
 
 @job.command()
@@ -107,14 +148,15 @@ def status(address: str | None, job_id: str) -> None:
 def stop(address: str | None, job_id: str, no_wait: bool) -> None:
     """End a job and everything below it."""
     client = _client(address)
+    click.echo(f"Attempting to stop job '{job_id}'")
     if not _do(lambda: client.stop_job(job_id)):
-        click.echo(f"job {job_id} had ended")
-        return
-    if not no_wait:
+        click.echo(f"Job '{job_id}' had ended")
+    elif not no_wait:
         from spoke.jobs.job import Job
 
+        click.echo(f"Waiting for job '{job_id}' to exit (disable with --no-wait):")
         Job(job_id, client._line).wait()
-    click.echo(f"job {job_id} {client.get_job_status(job_id) if not no_wait else 'is being stopped'}")
+        _tell(client, job_id)
 
 
 @job.command()
@@ -123,7 +165,7 @@ def stop(address: str | None, job_id: str, no_wait: bool) -> None:
 def delete(address: str | None, job_id: str) -> None:
     """Forget a job that has ended."""
     _do(lambda: _client(address).delete_job(job_id))
-    click.echo(f"job {job_id} forgotten")
+    click.echo(f"Job '{job_id}' deleted successfully")
 
 
 @job.command(name="list")
@@ -131,7 +173,11 @@ def delete(address: str | None, job_id: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with all states that Spoke tells apart.")
 def list_(address: str | None, as_json: bool) -> None:
     """All jobs, one a line."""
-    rows = _do(lambda: _client(address)._line.ask("submitted_jobs"))
+    client = _client(address)
+    if click.get_current_context().find_root().info_name == "ray":
+        click.echo(pprint.pformat(_do(client.list_jobs)))  # as Ray shows them
+        return
+    rows = _do(lambda: client._line.ask("submitted_jobs"))
     if as_json:
         click.echo(json.dumps(rows, default=lambda value: value.hex(), sort_keys=True))
         return

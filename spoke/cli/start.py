@@ -136,11 +136,13 @@ def _hub_target(address: str) -> list[Any]:
 
 
 def _ready_line(daemon: Launched, head: bool) -> str:
+    program = click.get_current_context().find_root().info_name  # `spoke`, or `ray` where it stands in
     if head:
+        # Start scripts read the address from between the quotes of --address, as Ray prints it.
         return (
             f"ready: head of {daemon.address} (pid {daemon.info['pid']}); connect with "
-            f'spoke.init("{daemon.address}") or init("auto"), add nodes with '
-            f"`spoke start --address {daemon.address}`, end with `spoke stop`"
+            f'{program}.init("{daemon.address}") or init("auto"), add nodes with '
+            f"`{program} start --address='{daemon.address}'`, end with `{program} stop`"
         )
     name = daemon.node_id.hex()[:12]
-    return f"ready: node {name} of {daemon.address} (pid {daemon.pid}); end with `spoke stop`"
+    return f"ready: node {name} of {daemon.address} (pid {daemon.pid}); end with `{program} stop`"

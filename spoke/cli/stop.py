@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -91,11 +92,21 @@ def _end_daemon(record: records.Record, force: bool, grace_s: float) -> bool:
         _ended(pidfd, 10.0)
         records.remove(record["path"])
         records.remove_dead_session(str(record["session"]))
+        _forget(record.get("state_dir"))
         return False
     except ProcessLookupError:
         return True
     finally:
         os.close(pidfd)
+
+
+def _forget(state_dir: str | None) -> None:
+    """A cluster that was stopped has ended: the next head on its port is another one."""
+    if state_dir:
+        from spoke import journal
+
+        with contextlib.suppress(OSError):  # a head that was started meanwhile has it, or it is broken
+            journal.forget(state_dir)
 
 
 def _ended(pidfd: int, limit_s: float) -> bool:

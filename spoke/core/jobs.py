@@ -139,8 +139,7 @@ class Submissions:
         job_id = f"{parent}/{name}" if parent else name
         known = self.jobs.get(job_id)
         if known is not None and not self._replaceable(known):
-            text = f"job {job_id!r} exists already ({known.state}): names are used once"
-            raise RequestError("ValueError", text)
+            raise RequestError("ValueError", f"job {job_id} already exists: an id is used once")
         if parent:
             above = self.jobs.get(parent)
             if above is None:
@@ -471,7 +470,8 @@ class Submissions:
     def _delete(self, client: Client, args: dict[str, Any]) -> bool:
         job = self.find(args)
         if job.live:
-            raise RequestError("RuntimeError", f"job {job.submission_id!r} is {job.state}: stop it before")
+            text = f"job {job.submission_id!r} is to be deleted, but it is in a non-terminal state"
+            raise RequestError("RuntimeError", f"{text} ({job.state}): stop it before")
         self._drop(job)
         return True
 

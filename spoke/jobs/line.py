@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-from spoke import current
+from spoke import current, records
 from spoke.errors import GetTimeoutError
 from spoke.handles import engine
 
@@ -43,7 +43,7 @@ class AddressLine:
     """
 
     def __init__(self, address: str, timeout_s: float = ANSWER_S) -> None:
-        self.address = address.partition("://")[2].rstrip("/") if "://" in address else address
+        self.address = records.without_scheme(address)
         self._timeout_s = timeout_s
         self._idle: list[Any] = []
         self._idle.append(self._open())
@@ -51,7 +51,9 @@ class AddressLine:
     def _open(self) -> Any:
         from spoke.observer import reach
 
-        return reach(self.address, self._timeout_s)
+        observer = reach(self.address, self._timeout_s)
+        self.address = observer.address
+        return observer
 
     def ask(self, what: str, timeout: float | None = ANSWER_S, **args: Any) -> Any:
         """As `EngineLine.ask`; ConnectionError when the cluster is gone."""

@@ -13,7 +13,7 @@ from spoke import absent, current, labels
 from spoke.errors import RaySystemError
 from spoke.handles import engine
 from spoke.ids import JOB_BYTES, UNIQUE_BYTES, PlacementGroupID
-from spoke.options import check_node_quantity
+from spoke.quantities import check_node_quantity
 
 NODE_ID_LABEL_KEY = "ray.io/node-id"
 PLACEMENT_GROUP_BUNDLE_RESOURCE_NAME = "bundle"

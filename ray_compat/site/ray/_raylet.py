@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import spoke
+from ray._private import gcs_pubsub
 
 OPTIMIZED: Final = True
 
@@ -24,3 +25,15 @@ TaskID = spoke.TaskID
 UniqueID = spoke.UniqueID
 WorkerID = spoke.WorkerID
 StreamingObjectRefGenerator = spoke.ObjectRefGenerator
+
+GcsErrorSubscriber = gcs_pubsub.GcsErrorSubscriber
+GcsLogSubscriber = gcs_pubsub.GcsLogSubscriber
+RAY_NODE_ID_KEY: Final = "ray.io/node-id"  # the label of a node with its id
+
+
+class Config:
+    """Settings of Ray's daemons: there are none."""
+
+    @staticmethod
+    def initialize(config: str) -> None:
+        """Take settings; without effect."""

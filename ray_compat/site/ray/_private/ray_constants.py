@@ -17,7 +17,40 @@ LOGGER_FORMAT: Final = "%(asctime)s\t%(levelname)s %(filename)s:%(lineno)s -- %(
 LOGGER_LEVEL: Final = "info"
 DEFAULT_DASHBOARD_IP: Final = "127.0.0.1"
 DEFAULT_DASHBOARD_PORT: Final = 8265
+DEFAULT_DASHBOARD_AGENT_LISTEN_PORT: Final = 52365
+DEFAULT_RESOURCES: Final = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
+DEFAULT_TASK_MAX_RETRIES: Final = 3
+DEFAULT_MAX_CONCURRENCY_THREADED: Final = 1
 ERROR_MESSAGE: Final = ""
+ID_SIZE: Final = 28
+KV_NAMESPACE_JOB: Final = b"job"
+KV_NAMESPACE_PDB: Final = b"ray_pdb"
+KV_NAMESPACE_SESSION: Final = b"session"
+LOG_PREFIX_ACTOR_NAME: Final = ":actor_name:"
+LOG_PREFIX_JOB_ID: Final = ":job_id:"
+LOG_PREFIX_TASK_NAME: Final = ":task_name:"
+MIN_RESOURCE_GRANULARITY: Final = 0.0001
+NUM_REDIS_GET_RETRIES = 20  # fixtures set it
+OBJECT_STORE_MINIMUM_MEMORY_BYTES: Final = 75 * 1024 * 1024
+RAY_JOB_HEADERS: Final = "RAY_JOB_HEADERS"
+RAY_JOB_SUBMIT_HOOK: Final = "RAY_JOB_SUBMIT_HOOK"
+RAY_OVERRIDE_DASHBOARD_URL: Final = "RAY_OVERRIDE_DASHBOARD_URL"
+RESOURCES_ENVIRONMENT_VARIABLE: Final = "RAY_OVERRIDE_RESOURCES"
+LABELS_ENVIRONMENT_VARIABLE: Final = "RAY_OVERRIDE_LABELS"
+WORKER_PROCESS_SETUP_HOOK_ENV_VAR: Final = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
+
+# Types of errors that are pushed to drivers; of these, Spoke pushes that of a worker's death.
+PICKLING_LARGE_OBJECT_PUSH_ERROR: Final = "pickling_large_object"
+WAIT_FOR_FUNCTION_PUSH_ERROR: Final = "wait_for_function"
+VERSION_MISMATCH_PUSH_ERROR: Final = "version_mismatch"
+WORKER_CRASH_PUSH_ERROR: Final = "worker_crash"
+WORKER_DIED_PUSH_ERROR: Final = "worker_died"
+WORKER_POOL_LARGE_ERROR: Final = "worker_pool_large"
+PUT_RECONSTRUCTION_PUSH_ERROR: Final = "put_reconstruction"
+RESOURCE_DEADLOCK_ERROR: Final = "resource_deadlock"
+REMOVED_NODE_ERROR: Final = "node_removed"
+RAYLET_DIED_ERROR: Final = "raylet_died"
+DETACHED_ACTOR_ANONYMOUS_NAMESPACE_ERROR: Final = "detached_actor_anonymous_namespace"
 
 
 def env_integer(key: str, default: int) -> int:

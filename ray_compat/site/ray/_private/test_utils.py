@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
+import itertools
+import json
 import os
 import signal
 import socket
@@ -10,11 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import spoke
 from ray._common import test_utils as _common
+from ray._private import gcs_pubsub
 from ray._private.gcs_utils import ActorTableData
+from ray_compat import killers
+from ray_compat.refusing import refused
 from spoke.util import state
 
 _DRIVER_S = 60.0
@@ -245,6 +251,90 @@ def kill_process_by_name(name: str, SIGKILL: bool = False) -> NoReturn:
     raise RuntimeError(f"Spoke has no process {name}: kill a node of a Cluster, cluster.remove_node(node)")
 
 
+# -- what is printed and pushed
+
+
+def init_error_pubsub() -> gcs_pubsub.GcsErrorSubscriber:
+    """A subscription to errors of this driver's cluster."""
+    subscriber = gcs_pubsub.GcsErrorSubscriber()
+    subscriber.subscribe()
+    return subscriber
+
+
+def get_error_message(
+    subscriber: Any, num: float = 1e6, error_type: str | None = None, timeout: float = 20
+) -> list[dict[str, Any]]:
+    """At most `num` errors, of this type if one is given, that come within `timeout` seconds."""
+    polled = (error for _, error in _polled(subscriber, timeout))
+    return list(itertools.islice((one for one in polled if error_type in (None, one["type"])), int(num)))
+
+
+def init_log_pubsub() -> gcs_pubsub.GcsLogSubscriber:
+    """A subscription to lines that this driver's workers print."""
+    subscriber = gcs_pubsub.GcsLogSubscriber()
+    subscriber.subscribe()
+    return subscriber
+
+
+def get_log_batch(
+    subscriber: Any,
+    num: float = 1e6,
+    timeout: float = 20,
+    job_id: str | None = None,
+    matcher: Callable[[Any], Any] | None = None,
+) -> list[dict[str, Any]]:
+    """At most `num` batches of lines that come within `timeout` seconds; `matcher` is given batches."""
+    wanted = (
+        batch
+        for batch in _polled(subscriber, timeout)
+        if job_id in (None, batch["job"]) and (matcher is None or matcher(batch))
+    )
+    return list(itertools.islice(wanted, int(num)))
+
+
+def get_log_data(
+    subscriber: Any,
+    num: float = 1e6,
+    timeout: float = 20,
+    job_id: str | None = None,
+    matcher: Callable[[Any], Any] | None = None,
+) -> list[dict[str, Any]]:
+    """As `get_log_batch`; `matcher` is given lines, of which one must match."""
+    of_lines = matcher and (lambda batch: any(map(matcher, batch["lines"])))
+    return get_log_batch(subscriber, num, timeout, job_id, of_lines)
+
+
+def get_log_message(
+    subscriber: Any,
+    num: float = 1e6,
+    timeout: float = 20,
+    job_id: str | None = None,
+    matcher: Callable[[Any], Any] | None = None,
+) -> list[list[str]]:
+    """The lines of `get_log_data`."""
+    return [batch["lines"] for batch in get_log_data(subscriber, num, timeout, job_id, matcher)]
+
+
+def get_log_sources(
+    subscriber: Any,
+    num: float = 1e6,
+    timeout: float = 20,
+    job_id: str | None = None,
+    matcher: Callable[[Any], Any] | None = None,
+) -> set[int]:
+    """The processes of `get_log_data`."""
+    return {batch["pid"] for batch in get_log_data(subscriber, num, timeout, job_id, matcher)}
+
+
+def _polled(subscriber: Any, timeout: float) -> Iterator[Any]:
+    deadline = time.monotonic() + timeout
+    while (left := deadline - time.monotonic()) > 0:
+        found = subscriber.poll(timeout=left)
+        if not found or found == (None, None):
+            return
+        yield found
+
+
 # -- actors and groups
 
 
@@ -332,6 +422,42 @@ def put_object(obj: Any, use_ray_put: bool) -> Any:
     return spoke.put(obj) if use_ray_put else _put.remote(obj)
 
 
+def format_web_url(url: str) -> str:
+    """An address as that of a web page."""
+    url = url.replace("localhost", "http://127.0.0.1")
+    return url if url.startswith("http://") else f"http://{url}"
+
+
+def recursive_fnmatch(dirpath: str, pattern: str) -> list[str]:
+    """The files in and below a directory whose name matches."""
+    return [
+        os.path.join(root, name)
+        for root, _, names in os.walk(dirpath)
+        for name in fnmatch.filter(names, pattern)
+    ]
+
+
+def generate_runtime_env_dict(
+    field: str, spec_format: str, tmp_path: Any, pip_list: list[str] | None = None
+) -> dict[str, Any]:
+    """A runtime environment with packages: `field` is "pip" or "conda", `spec_format` "file" or
+    "python_object".
+    """
+    packages = ["pip-install-test==0.5"] if pip_list is None else pip_list
+    given: Any = {"dependencies": ["pip", {"pip": packages}]} if field == "conda" else packages
+    if spec_format == "file":
+        file = tmp_path / f"packages-{abs(hash(str(packages)))}.{'yml' if field == 'conda' else 'txt'}"
+        file.write_text(json.dumps(given) if field == "conda" else "\n".join(packages))
+        given = str(file)
+    return {field: given}
+
+
+def job_hook(**kwargs: Any) -> NoReturn:
+    """A hook of `ray job submit` that says what would run, and ends the command."""
+    print(f"hook intercepted: {' '.join(kwargs['entrypoint'])}")
+    sys.exit(0)
+
+
 def _kill_node(node: Any, graceful: bool = False) -> None:
     """End a node of a `Cluster`."""
     os.kill(node.pid, signal.SIGTERM if graceful else signal.SIGKILL)
@@ -339,10 +465,53 @@ def _kill_node(node: Any, graceful: bool = False) -> None:
 
 globals()["kill_raylet"] = _kill_node  # Ray's word for an agent
 
+list_actors = state.list_actors
+get_actor = state.get_actor
+
+NodeKillerBase = killers.NodeKillerBase
+RayletKiller = killers.RayletKiller
+ResourceKillerActor = killers.ResourceKillerActor
+WorkerKillerActor = killers.WorkerKillerActor
+get_and_run_resource_killer = killers.get_and_run_resource_killer
+
+
+def get_and_run_node_killer(node_kill_interval_s: float, **options: Any) -> Any:
+    """`get_and_run_resource_killer` for nodes, by its former name."""
+    return get_and_run_resource_killer(RayletKiller, node_kill_interval_s, **options)
+
+
+def reset_autoscaler_v2_enabled_cache() -> None:
+    """Look again which autoscaler there is: there is none."""
+
+
+def redis_replicas() -> int:
+    """How many Redis servers tests shall have."""
+    return 1
+
+
+redis_sentinel_replicas = redis_replicas
+persistent_gcs_test_enabled = rocksdb_gcs_test_enabled = sandbox_test_enabled = external_redis_test_enabled
+enable_external_redis = external_redis_test_enabled  # its former name
+
+# Fixtures import these at once and call them where a test asks for it.
+_PARTS: Final = {
+    "Redis": (
+        "get_redis_cli", "start_redis_instance", "start_redis_sentinel_instance",
+    ),
+    "TLS; links prove the cluster token": ("setup_tls", "teardown_tls"),
+    "dashboard": (
+        "get_dashboard_agent_address", "get_load_metrics_report", "get_resource_usage",
+        "request_with_auth_token", "wait_for_aggregator_agent", "wait_for_aggregator_agent_if_enabled",
+        "auth_token_grpc_metadata", "get_metric_check_condition", "get_system_metric_for_component",
+        "raw_metric_timeseries", "wait_for_dashboard_agent_available",
+    ),
+    "server of that name": ("get_gcs_memory_used", "make_global_state_accessor"),
+    "raylet": ("check_spilled_mb", "get_node_stats"),
+    "provider of machines": ("EC2InstanceTerminator", "EC2InstanceTerminatorWithGracePeriod"),
+}  # fmt: skip
+for _part, _names in _PARTS.items():
+    globals().update({_name: refused(f"{__name__}.{_name}", f"there is no {_part}") for _name in _names})
+
 
 def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no {name!r}: it is about a part of Ray that Spoke has not")
-
-
-list_actors = state.list_actors
-get_actor = state.get_actor

@@ -6,11 +6,14 @@ import threading
 from typing import Any
 
 from ray._common import utils as _common
+from ray._private import gcs_pubsub
 from spoke import machine
-from spoke.ids import TaskID
+from spoke.ids import JobID, TaskID
 
 binary_to_hex = _common.binary_to_hex
 decode = _common.decode
+get_or_create_event_loop = _common.get_or_create_event_loop
+get_ray_temp_dir = _common.get_default_ray_temp_dir  # its former name
 get_system_memory = _common.get_system_memory
 hex_to_binary = _common.hex_to_binary
 reset_ray_address = _common.reset_ray_address
@@ -60,3 +63,19 @@ def split_address(address: str) -> tuple[str, str]:
     if not mark:
         raise ValueError("Address must contain '://'")
     return module, rest
+
+
+def push_error_to_driver(worker: Any, error_type: str, message: str, job_id: JobID | None = None) -> None:
+    """Tell the drivers that subscribed to errors; those of one job, or all.
+
+    Args:
+        worker: accepted for compatibility: it is this process.
+    """
+    gcs_pubsub.publish(JobID.nil() if job_id is None else job_id, error_type, message)
+
+
+def publish_error_to_driver(
+    error_type: str, message: str, gcs_client: Any = None, job_id: JobID | None = None
+) -> None:
+    """As `push_error_to_driver`."""
+    push_error_to_driver(None, error_type, message, job_id)

@@ -7,8 +7,10 @@ import sys
 from typing import Any
 
 import spoke
-from spoke import SCRIPT_MODE, WORKER_MODE
-from spoke.ids import JobID, NodeID, WorkerID
+from spoke import SCRIPT_MODE, WORKER_MODE, config, current
+from spoke.ids import ActorID, JobID, NodeID, TaskID, WorkerID
+from spoke.job_config import JobConfig
+from spoke.lifecycle import not_started
 from spoke.remote_function import RemoteFunction
 
 __all__ = [
@@ -107,11 +109,52 @@ class _Node:
         return spoke.get_runtime_context().get_temp_dir()
 
 
+class _CoreWorker:
+    """What `global_worker.core_worker` is asked for."""
+
+    def get_job_config(self) -> JobConfig:
+        """The settings of this driver's job; of a submitted job, its metadata is among theirs."""
+        given = current.job_config or JobConfig()
+        job_id = config.get("job_id")
+        submitted: dict[str, str] = {}
+        if job_id and current.client is not None:
+            row = current.client.request("job", id=job_id)
+            submitted = {"job_name": job_id, "job_submission_id": job_id, **row["metadata"]}
+        return JobConfig(
+            runtime_env=given.runtime_env,
+            ray_namespace=given.ray_namespace,
+            metadata={**submitted, **given.metadata},
+        )
+
+    def get_current_task_id(self) -> TaskID:
+        """The running task; nil in a driver."""
+        text = spoke.get_runtime_context().get_task_id()
+        return TaskID.from_hex(text) if text else TaskID.nil()
+
+    def get_actor_id(self) -> ActorID:
+        """The actor that runs in this process; nil outside of actors."""
+        text = spoke.get_runtime_context().get_actor_id()
+        return ActorID.from_hex(text) if text else ActorID.nil()
+
+    def get_worker_id(self) -> WorkerID:
+        """The id of this process."""
+        return WorkerID.from_hex(spoke.get_runtime_context().get_worker_id())
+
+    def get_current_job_id(self) -> JobID:
+        """The job of this process."""
+        return JobID.from_hex(spoke.get_runtime_context().get_job_id())
+
+    def get_current_node_id(self) -> NodeID:
+        """The node that this process runs on."""
+        return NodeID.from_hex(spoke.get_runtime_context().get_node_id())
+
+
 class Worker:
     """This process, as `ray._private.worker.global_worker` shows it."""
 
     def __init__(self) -> None:
         self.gcs_client = _HubClient()
+        self.core_worker = _CoreWorker()
         self._node = _Node()
 
     @property
@@ -134,12 +177,14 @@ class Worker:
     @property
     def current_job_id(self) -> JobID:
         """The job of this process; nil when not connected."""
-        return spoke.get_runtime_context().job_id if spoke.is_initialized() else JobID.nil()
+        if not spoke.is_initialized():
+            return JobID.nil()
+        return JobID.from_hex(spoke.get_runtime_context().get_job_id())
 
     @property
     def current_node_id(self) -> NodeID:
         """The node that this process runs on."""
-        return spoke.get_runtime_context().node_id
+        return NodeID.from_hex(spoke.get_runtime_context().get_node_id())
 
     @property
     def worker_id(self) -> bytes:
@@ -154,8 +199,7 @@ class Worker:
     @property
     def actor_id(self) -> Any:
         """The actor that runs in this process; nil outside of actors."""
-        text = spoke.get_runtime_context().get_actor_id()
-        return spoke.ActorID.from_hex(text) if text else spoke.ActorID.nil()
+        return self.core_worker.get_actor_id()
 
     @property
     def namespace(self) -> str:
@@ -174,9 +218,7 @@ class Worker:
             RaySystemError: `init` was not called.
         """
         if not spoke.is_initialized():
-            raise spoke.exceptions.RaySystemError(
-                "Spoke has not been started yet. You can start it with 'ray.init()'."
-            )
+            raise not_started()
 
 
 global_worker = Worker()

@@ -1,0 +1,1 @@
+"""Where Ray's client server is."""
