@@ -143,8 +143,10 @@ def parse_yaml_file(path: str) -> dict[str, str]:
     """
     if not path:
         return {}
-    import yaml
-
+    try:
+        import yaml
+    except ImportError:
+        raise ValueError("a file of labels is YAML and needs PyYAML: pip install pyyaml") from None
     with open(path, encoding="utf-8") as file:
         found = _texts(yaml.safe_load(file))
     check_node_labels(found)
