@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -200,7 +201,7 @@ class ActorHost:
                     args, kwargs = open_args(executor.client, source, message[1], message[6])
                 result = self.method(message[4])(*args, **kwargs)
                 del args, kwargs
-                if asyncio.iscoroutine(result):  # and not any awaitable: a ref that is returned stays one
+                if isinstance(result, Coroutine):  # and not any awaitable: a ref that is returned stays one
                     result = await result
                 if runs_when_read(result, message[5]):
                     await self._stream(job, result, message[5], started, source)
