@@ -157,8 +157,12 @@ class Client:
             wire.INSPECT: self._on_inspect,
         }
         self.handlers.update({**self.hub.handlers, **self.rdma.handlers, **self.rings.handlers})
+        self._serve_refs(address)
+
+    def _serve_refs(self, address: wire.Address) -> None:
+        futures, known = self.futures, self.values.known
         objectref.install(
-            address, self.release, self.resolve_ref, self.futures.future, self.futures.asyncio_future
+            address, self.release, self.resolve_ref, futures.future, futures.asyncio_future, None, known
         )
 
     # -- the face's view of the engine
@@ -557,19 +561,13 @@ class Client:
 
             raise RaySystemError(self.closed)
 
-    def disown(self, why: str) -> None:
-        """Who gets a ref of this process from now on is told that it names nothing any more, and why."""
-        text = f"This ObjectRef is not of the session that this process is in: {why}. Make the object again."
-        for entry in self.refs.entries.values():
-            entry.status, entry.value = SYSTEM, encode_error("ValueError", text)
-
     def close(self) -> None:
         """Leave the cluster: waiting calls end by name, links close, the I/O thread ends."""
         if self.on_closing is not None and self.closed is None:
             self.on_closing()
         with self.lock:
             self.fail_everything("the driver called shutdown()")
-            self.disown("the driver has called shutdown() since")
+            self.refs.disown()
         self.rdma.close()
         objectref.install(None, None, None, None, None)
         self.futures.stop()

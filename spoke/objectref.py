@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from spoke import codec
+from spoke.core.refs import Stray
+from spoke.ids import OBJECT_BYTES, check_length, random_bytes
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,10 +24,11 @@ T = TypeVar("T")
 class _Hooks:
     """What refs ask of the engine; one instance, filled by `install`."""
 
-    __slots__ = ("address", "asyncio_future", "future", "rebuild", "release", "resolve")
+    __slots__ = ("address", "asyncio_future", "future", "known", "rebuild", "release", "resolve")
 
     def __init__(self) -> None:
         self.address: Any = None
+        self.known: Callable[[bytes], Entry | None] | None = None
         self.release: Callable[[Entry], None] | None = None
         self.resolve: Callable[[bytes, Any], ObjectRef[Any]] | None = None
         self.future: Callable[[ObjectRef[Any]], Any] | None = None
@@ -34,11 +37,18 @@ class _Hooks:
 
 
 def install(
-    address: Any, release: Any, resolve: Any, future: Any, asyncio_future: Any, rebuild: Any = None
+    address: Any,
+    release: Any,
+    resolve: Any,
+    future: Any,
+    asyncio_future: Any,
+    rebuild: Any = None,
+    known: Any = None,
 ) -> None:
     """Connect refs with the engine of this process; None everywhere disconnects them."""
     _hooks.address, _hooks.release, _hooks.rebuild = address, release, rebuild or rebuild_ref
     _hooks.resolve, _hooks.future, _hooks.asyncio_future = resolve, future, asyncio_future
+    _hooks.known = known
 
 
 class ObjectRef(Generic[T]):
@@ -46,14 +56,22 @@ class ObjectRef(Generic[T]):
 
     Made by ``put``, by ``.remote()`` calls, and by receiving one.  The object lives as long as any
     ref to it.  Refs are equal when they name the same object; they can be awaited in asyncio code.
+
+    ``ObjectRef(id)`` is one more ref to an object that this process has refs to; any other id names an
+    object whose owner is unknown, and reading or passing it on raises ValueError.
     """
 
     __slots__ = ("__weakref__", "_entry", "_id")
 
-    def __init__(self, entry: Entry) -> None:
-        # The engine has counted this ref in entry.local before it calls here.
-        self._entry = entry
-        self._id = entry.id
+    def __init__(self, id: Any) -> None:
+        # The engine gives the entry, and has counted this ref in entry.local before it calls here.
+        try:
+            self._id: bytes = id.id
+            self._entry: Entry = id
+        except AttributeError:
+            self._entry = Stray(b"", None)  # for `__del__`, where the id is wrong
+            self._entry = _entry_of(id)
+            self._id = self._entry.id
 
     def __del__(self) -> None:
         release = _hooks.release
@@ -84,15 +102,26 @@ class ObjectRef(Generic[T]):
     @classmethod
     def nil(cls) -> ObjectRef[Any]:
         """A ref that names no object."""
-        from spoke.core.refs import Entry
+        return cls(b"\xff" * OBJECT_BYTES)
 
-        entry = Entry(b"\xff" * 28, None)
-        entry.local = 1 << 40  # never released
-        return cls(entry)
+    @classmethod
+    def from_random(cls) -> ObjectRef[Any]:
+        """A ref to an object that does not exist."""
+        return cls(random_bytes(OBJECT_BYTES))
+
+    @classmethod
+    def from_binary(cls, id_bytes: bytes) -> ObjectRef[Any]:
+        """The ref with these 28 bytes."""
+        return cls(id_bytes)
+
+    @classmethod
+    def from_hex(cls, hex_id: str | bytes) -> ObjectRef[Any]:
+        """The ref with these 56 hexadecimal digits."""
+        return cls(bytes.fromhex(hex_id.decode() if isinstance(hex_id, bytes) else hex_id))
 
     def is_nil(self) -> bool:
         """Whether this ref names no object."""
-        return self._id == b"\xff" * 28
+        return self._id == b"\xff" * OBJECT_BYTES
 
     def size(self) -> int:
         """Length of the id in bytes."""
@@ -142,6 +171,16 @@ class ObjectRef(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         return self.as_future().__await__()
+
+
+def _entry_of(object_id: Any) -> Entry:
+    """The entry of an id that a program gives, counted."""
+    check_length(object_id, OBJECT_BYTES)
+    entry = None if _hooks.known is None else _hooks.known(object_id)
+    if entry is None:
+        entry = Stray(object_id, None)
+        entry.local = 1
+    return entry
 
 
 def rebuild_ref(object_id: bytes, owner: Any) -> ObjectRef[Any]:

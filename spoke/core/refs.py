@@ -57,6 +57,32 @@ class Entry:
         return f"Entry({self.id.hex()[:16]}, {owner}, local={self.local}, status={self.status})"
 
 
+class Stray(Entry):
+    """An object whose owner this process does not know; whoever needs the owner is told so.
+
+    It is pending for ever, and in no table.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"Stray({self.id.hex()[:16]})"
+
+    @property
+    def owner(self) -> Any:
+        """Raises ValueError."""
+        raise ValueError(
+            "An application is trying to access a Ray object whose owner is unknown "
+            f"({self.id.hex()}). It was made before shutdown(), or before this process was forked, or its ref "
+            "was made of an id that was drawn at random, or came another way than inside a value. Make the "
+            "object again."
+        )
+
+    @owner.setter
+    def owner(self, _: Any) -> None:
+        pass
+
+
 def _in_blocks(parts: list[Any] | None) -> bool:
     return any(type(part) is not bytes for part in parts or ())
 
@@ -153,6 +179,12 @@ class RefTable:
             self.out.append(Send(peer, (wire.RELEASE, [entry.id])))
             if not borrowed:
                 del self.borrowed_from[peer]
+
+    def disown(self) -> None:
+        """Refs of this process name nothing any more."""
+        for entry in self.entries.values():
+            entry.__class__ = Stray
+            entry.status, entry.value = PENDING, None
 
     # -- resolving
 
