@@ -121,8 +121,8 @@ class Client:
         self._abandoned: deque[ObjectRef[Any]] = deque()
         self._lost_peers: list[bytes] = []
         self.handlers = self._handlers()
-        future, in_loop = self.futures.future, self.futures.asyncio_future
-        objectref.install(address, self.release, self.resolve_ref, future, in_loop, find=self.find_entry)
+        future, in_loop, known = self.futures.future, self.futures.asyncio_future, self.values.known
+        objectref.install(address, self.release, self.resolve_ref, future, in_loop, known=known)
 
     def _handlers(self) -> dict[int, Any]:
         """What answers a message, by its kind."""
@@ -204,14 +204,6 @@ class Client:
         """A counted ref; call with the lock held."""
         entry.local += 1
         return ObjectRef(entry)
-
-    def find_entry(self, object_id: bytes) -> Entry | None:
-        """What is known of an object, counted once more for who asks."""
-        with self.lock:
-            entry = self.refs.entries.get(object_id)
-            if entry is not None:
-                entry.local += 1
-        return entry
 
     def release(self, entry: Entry) -> None:
         """One use of `entry` less; safe at any instruction of any thread."""
@@ -562,19 +554,13 @@ class Client:
 
             raise RaySystemError(self.closed)
 
-    def disown(self, why: str) -> None:
-        """Who gets a ref of this process from now on is told that it names nothing any more, and why."""
-        text = f"This ObjectRef is not of the session that this process is in: {why}. Make the object again."
-        for entry in self.refs.entries.values():
-            entry.status, entry.value = SYSTEM, encode_error("ValueError", text)
-
     def close(self) -> None:
         """Leave the cluster: waiting calls end by name, links close, the I/O thread ends."""
         if self.on_closing is not None and self.closed is None:
             self.on_closing()
         with self.lock:
             self.fail_everything("the driver called shutdown()")
-            self.disown("the driver has called shutdown() since")
+            self.refs.disown()
         self.rdma.close()
         objectref.install(None, None, None, None, None)
         self.futures.stop()

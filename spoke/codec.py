@@ -161,9 +161,9 @@ def _dump_thorough(value: Any, buffers: list[Any] | None) -> bytes:
     pickler = _picklers()[bool(_register)](stream, 5, buffer_callback=callback)
     try:
         pickler.dump(value)
-    except Exception as error:
+    except (TypeError, AttributeError, RecursionError, pickle.PicklingError) as error:
         raise TypeError(explain_unpicklable(value, error)) from error
-    return stream.getvalue()
+    return stream.getvalue()  # what else a `__reduce__` raises is the program's
 
 
 def dumps_function(function: Any) -> bytes:

@@ -30,7 +30,7 @@ def _in_child() -> None:
     objectref.install(None, None, None, None, None)
     client.closed = "this process was forked from a driver or worker: call init() in it first"
     client.on_closed = client.on_hub_lost = None
-    client.disown("it was made before this process was forked")
+    client.refs.disown()
     # Finalizers take locks only if they are free; these never are, so nothing of the parent's is freed.
     client.lock = threading.Lock()
     client.lock.acquire()

@@ -29,6 +29,14 @@ def object_id(task_id: bytes, index: int) -> bytes:
     return task_id + index.to_bytes(4, "little")
 
 
+def check_length(id_bytes: Any, size: int) -> None:
+    """Raise unless these are so many bytes."""
+    if not isinstance(id_bytes, bytes):
+        raise TypeError(f"Unsupported type: {type(id_bytes)}, expected bytes")
+    if len(id_bytes) != size:
+        raise ValueError(f"ID string needs to have length {size}, got {len(id_bytes)}")
+
+
 class BaseID:
     """An immutable byte string of a fixed length.
 
@@ -41,10 +49,7 @@ class BaseID:
     _size: ClassVar[int] = UNIQUE_BYTES
 
     def __init__(self, id_bytes: bytes) -> None:
-        if not isinstance(id_bytes, bytes):
-            raise TypeError(f"{type(self).__name__} needs bytes, got {type(id_bytes).__name__}")
-        if len(id_bytes) != self._size:
-            raise ValueError(f"{type(self).__name__} needs {self._size} bytes, got {len(id_bytes)}")
+        check_length(id_bytes, self._size)
         self._bytes = id_bytes
 
     @classmethod

@@ -5,11 +5,12 @@ The engine installs itself with `install`; before that, and after shutdown, refs
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from spoke import codec
+from spoke.core.refs import Stray, Unknown
+from spoke.ids import OBJECT_BYTES, check_length, random_bytes
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,13 +24,13 @@ T = TypeVar("T")
 class _Hooks:
     """What refs ask of the engine; one instance, filled by `install`."""
 
-    __slots__ = ("address", "asyncio_future", "find", "future", "rebuild", "release", "resolve")
+    __slots__ = ("address", "asyncio_future", "future", "known", "rebuild", "release", "resolve")
 
     def __init__(self) -> None:
         self.address: Any = None
+        self.known: Callable[[bytes], Entry | None] | None = None
         self.release: Callable[[Entry], None] | None = None
         self.resolve: Callable[[bytes, Any], ObjectRef[Any]] | None = None
-        self.find: Callable[[bytes], Entry | None] | None = None  # counts what it finds
         self.future: Callable[[ObjectRef[Any]], Any] | None = None
         self.asyncio_future: Callable[[ObjectRef[Any]], Any] | None = None
         self.rebuild: Callable[[bytes, Any], ObjectRef[Any]] = rebuild_ref  # what pickled refs name
@@ -42,12 +43,12 @@ def install(
     future: Any,
     asyncio_future: Any,
     rebuild: Any = None,
-    find: Any = None,
+    known: Any = None,
 ) -> None:
     """Connect refs with the engine of this process; None everywhere disconnects them."""
     _hooks.address, _hooks.release, _hooks.rebuild = address, release, rebuild or rebuild_ref
     _hooks.resolve, _hooks.future, _hooks.asyncio_future = resolve, future, asyncio_future
-    _hooks.find = find
+    _hooks.known = known
 
 
 class ObjectRef(Generic[T]):
@@ -56,29 +57,21 @@ class ObjectRef(Generic[T]):
     Made by ``put``, by ``.remote()`` calls, and by receiving one.  The object lives as long as any
     ref to it.  Refs are equal when they name the same object; they can be awaited in asyncio code.
 
-    Args:
-        id: the 28 bytes of the id of an object that this process knows.  Any other id names an object that
-            never comes: `wait` and `get` need a timeout then.
-
-    Raises:
-        TypeError: `id` is no bytes.
-        ValueError: not 28 bytes.
+    ``ObjectRef(id)`` is one more ref to an object that this process has refs to; any other id names
+    nothing: it never comes, and passing it on raises ValueError.
     """
 
     __slots__ = ("__weakref__", "_entry", "_id")
 
-    def __init__(self, id: Entry | bytes) -> None:
-        # The engine gives an entry, and has counted this ref in entry.local before it calls here.
-        entry: Any = id
-        self._id: bytes
+    def __init__(self, id: Any) -> None:
+        # The engine gives the entry, and has counted this ref in entry.local before it calls here.
         try:
-            self._id = entry.id
+            self._id: bytes = id.id
+            self._entry: Entry = id
         except AttributeError:
-            self._entry = _nothing()
-            self._entry = entry = _named(entry)
-            self._id = entry.id
-        else:
-            self._entry = entry
+            self._entry = Unknown(b"", None)  # for `__del__`, where the id is wrong
+            self._entry = _entry_of(id)
+            self._id = self._entry.id
 
     def __del__(self) -> None:
         release = _hooks.release
@@ -95,6 +88,8 @@ class ObjectRef(Generic[T]):
         return f"ObjectRef({self._id.hex()})"
 
     def __reduce__(self) -> Any:
+        if isinstance(self._entry, Stray):
+            self._entry.refuse()
         codec.note_ref(self)
         return _hooks.rebuild, (self._id, self._entry.owner or _hooks.address)
 
@@ -109,35 +104,31 @@ class ObjectRef(Generic[T]):
     @classmethod
     def nil(cls) -> ObjectRef[Any]:
         """A ref that names no object."""
-        return cls(_nothing())
-
-    @classmethod
-    def from_binary(cls, id_bytes: bytes) -> ObjectRef[Any]:
-        """As ``ObjectRef(id_bytes)``."""
-        return cls(id_bytes)
-
-    @classmethod
-    def from_hex(cls, hex_id: str) -> ObjectRef[Any]:
-        """The ref of an id as `hex` gives it.
-
-        Raises:
-            ValueError: not hexadecimal, or of another length.
-        """
-        return cls(bytes.fromhex(hex_id))
+        return cls(b"\xff" * OBJECT_BYTES)
 
     @classmethod
     def from_random(cls) -> ObjectRef[Any]:
-        """A ref that names an object which never comes."""
-        return cls(os.urandom(28))
+        """A ref to an object that does not exist."""
+        return cls(random_bytes(OBJECT_BYTES))
+
+    @classmethod
+    def from_binary(cls, id_bytes: bytes) -> ObjectRef[Any]:
+        """The ref with these 28 bytes."""
+        return cls(id_bytes)
+
+    @classmethod
+    def from_hex(cls, hex_id: str | bytes) -> ObjectRef[Any]:
+        """The ref with these 56 hexadecimal digits."""
+        return cls(bytes.fromhex(hex_id.decode() if isinstance(hex_id, bytes) else hex_id))
 
     def is_nil(self) -> bool:
         """Whether this ref names no object."""
-        return self._id == b"\xff" * 28
+        return self._id == b"\xff" * OBJECT_BYTES
 
     @classmethod
     def size(cls) -> int:
         """Length of the id in bytes."""
-        return 28
+        return OBJECT_BYTES
 
     def task_id(self) -> Any:
         """The id of the call that returns this object."""
@@ -190,25 +181,12 @@ class ObjectRef(Generic[T]):
         return self.as_future().__await__()
 
 
-def _nothing() -> Entry:
-    from spoke.core.refs import Entry
-
-    entry = Entry(b"\xff" * 28, None)
-    entry.local = 1 << 40  # never released
-    return entry
-
-
-def _named(id: Any) -> Entry:
-    """The counted entry of an id that a program gives."""
-    from spoke.core.refs import Entry
-
-    if not isinstance(id, bytes):
-        raise TypeError(f"Unsupported type: {type(id)}, expected bytes")
-    if len(id) != ObjectRef.size():
-        raise ValueError(f"ID string needs to have length {ObjectRef.size()}, got {len(id)}")
-    entry = _hooks.find(id) if _hooks.find is not None else None
+def _entry_of(object_id: Any) -> Entry:
+    """The entry of an id that a program gives, counted."""
+    check_length(object_id, OBJECT_BYTES)
+    entry = None if _hooks.known is None else _hooks.known(object_id)
     if entry is None:
-        entry = Entry(id, None)
+        entry = Unknown(object_id, None)
         entry.local = 1
     return entry
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from spoke import codec
-from spoke.core.refs import Entry
+from spoke.core.refs import Entry, Stray
 from spoke.objectref import ObjectRef
 from spoke.store import INLINE_BYTES_MAX, Block, Store
 from spoke.transport.copies import Copies
@@ -93,6 +93,14 @@ class Values:
         self._copies = Copies(router)
         self._leases: set[Lease] = set()
 
+    def known(self, object_id: bytes) -> Entry | None:
+        """The entry of an object that this process knows, counted once more."""
+        with self._client.lock:
+            entry = self._client.refs.entries.get(object_id)
+            if entry is not None:
+                entry.local += 1
+        return entry
+
     # -- packing
 
     def pack(self, value: Any) -> tuple[list[Any], list[Entry] | None, list[Block]]:
@@ -160,6 +168,9 @@ class Values:
         if slots or refs:
             pins = [entry for _, entry in slots]
             pins.extend(ref._entry for ref in refs)
+            for entry in pins:
+                if isinstance(entry, Stray):
+                    entry.refuse()
             with self._client.lock:
                 for entry in pins:
                     entry.local += 1

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from spoke import wire
 from spoke.core import Command, Peer, Send
@@ -55,6 +55,51 @@ class Entry:
     def __repr__(self) -> str:
         owner = "own" if self.owner is None else self.owner[0].hex()[:8]
         return f"Entry({self.id.hex()[:16]}, {owner}, local={self.local}, status={self.status})"
+
+
+class Stray(Entry):
+    """An object that this process has lost its owner of, by `shutdown` or a fork.
+
+    It is in no table; who waits for it, reads it or passes it on is told so.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id.hex()[:16]})"
+
+    def refuse(self) -> NoReturn:
+        """Raise ValueError."""
+        raise ValueError(
+            "An application is trying to access a Ray object whose owner is unknown "
+            f"({self.id.hex()}). It was made before shutdown() or before this process was forked, or its ref "
+            "was made of an id that names nothing here: refs travel inside values, not as ids. Make the "
+            "object again."
+        )
+
+    @property
+    def owner(self) -> Any:
+        """Raises ValueError."""
+        self.refuse()
+
+    @owner.setter
+    def owner(self, _: Any) -> None:
+        pass
+
+
+class Unknown(Stray):
+    """What a program's id names that this process does not know: never there, and not to be passed on."""
+
+    __slots__ = ()
+
+    @property
+    def owner(self) -> Any:
+        """None: nobody is asked for it."""
+        return None
+
+    @owner.setter
+    def owner(self, _: Any) -> None:
+        pass
 
 
 def _in_blocks(parts: list[Any] | None) -> bool:
@@ -153,6 +198,12 @@ class RefTable:
             self.out.append(Send(peer, (wire.RELEASE, [entry.id])))
             if not borrowed:
                 del self.borrowed_from[peer]
+
+    def disown(self) -> None:
+        """Refs of this process name nothing any more."""
+        for entry in self.entries.values():
+            entry.__class__ = Stray
+            entry.status, entry.value = PENDING, None
 
     # -- resolving
 
