@@ -74,6 +74,8 @@ class ActorClass:
         options = self._options
         options.check_names()
         meta.check_groups(options.concurrency_groups)
+        if options.allow_out_of_order_execution is False:
+            meta.check_order()
         client = current.client or engine()
         if options.get_if_exists and options.name is not None:
             from spoke.errors import ActorAlreadyExistsError

@@ -193,13 +193,12 @@ class Client:
         self._abandoned.append(completed)
         self.release_later()
 
-    def own_actor(self, keep: bool) -> tuple[bytes, ObjectRef[Any], bytes]:
-        """Id, reference and class description of the actor that runs here; the reference counts if `keep`."""
+    def own_actor(self) -> dict[str, Any]:
+        """Id and class description of the actor that runs in this process."""
         from spoke.running import running
 
         host = running.actor
-        life = self.resolve_ref(host.actor_id + ACTOR_SUFFIX, host.owner) if keep else self.put(None)
-        return host.actor_id, life, host.spec["meta"]
+        return {"actor_id": host.actor_id, "meta": host.spec["meta"]}
 
     # -- ids
 

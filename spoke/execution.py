@@ -173,7 +173,7 @@ class Executor:
                     num_returns = message[4]
                 if num_returns < 0:
                     self.outcome.generator(job, result, num_returns, started, source)
-                    return None
+                    return
             finally:
                 if on_main:
                     interrupts.end(job)

@@ -315,6 +315,7 @@ class Actors:
         if holding is not None:
             details["node_id"] = holding.node.node_id
             details["pid"] = worker.pid if worker is not None else 0
+            details["ip"] = holding.node.host
         details.update(info or {})
         details.update(cause=cause, kind=kind)
         if kind == "unschedulable":

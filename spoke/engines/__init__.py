@@ -116,8 +116,8 @@ class Engine(Protocol):
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
         """Cancel a call."""
 
-    def own_actor(self, keep: bool) -> tuple[bytes, ObjectRef[Any], bytes]:
-        """Id, life and class description of the actor that runs here; the life keeps it alive if `keep`."""
+    def own_actor(self) -> dict[str, Any]:
+        """What the question `get_actor` answers, for the actor that runs here."""
 
     def request(self, what: str, timeout: float | None = None, **args: Any) -> Any:
         """A question about the cluster, by name."""

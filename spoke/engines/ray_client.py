@@ -167,10 +167,10 @@ class RayClient:
         with self.translating():
             self.ray.cancel(real(ref), force=force, recursive=recursive)
 
-    def own_actor(self, keep: bool) -> tuple[bytes, ObjectRef[Any], bytes]:
-        """See `spoke.engines.Engine`; Ray counts its handle where it is passed on, and only there."""
+    def own_actor(self) -> dict[str, Any]:
+        """See `spoke.engines.Engine`."""
         life: Any = self.objects.life(self.ray.get_runtime_context().current_actor)
-        return life.id[:16], ObjectRef(life), self.actor_meta
+        return {"life": ObjectRef(life), "meta": self.actor_meta}
 
     def describe_actor(self, actor_id: bytes, meta: bytes) -> None:
         """Let other processes that find the actor by its name know its class."""

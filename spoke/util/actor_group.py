@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from spoke import absent, api
 from spoke.handles import ActorHandle
 from spoke.runtime_context import get_runtime_context
 from spoke.util import get_node_ip_address
+from spoke.util.annotations import RayDeprecationWarning
 
 START_S = 60.0
 
@@ -43,6 +45,12 @@ class ActorWrapper:
 
     actor: ActorHandle
     metadata: ActorMetadata
+
+
+_INSTEAD: Final = (
+    "ActorGroup is deprecated. For stateless/task processing, use ray.util.multiprocessing; for actors, an "
+    "ActorPool."
+)
 
 
 class ActorGroupMethod:
@@ -101,6 +109,7 @@ class ActorGroup:
         init_args: tuple[Any, ...] | None = None,
         init_kwargs: dict[str, Any] | None = None,
     ) -> None:
+        warnings.warn(_INSTEAD, RayDeprecationWarning, stacklevel=2)
         if num_actors <= 0:
             raise ValueError(f"The provided `num_actors` must be greater than 0. Received {num_actors}.")
         if num_cpus_per_actor < 0 or num_gpus_per_actor < 0:
