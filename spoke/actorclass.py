@@ -102,6 +102,8 @@ class ActorClass:
         if client.captured_group is not None and options.inherits_group:
             group = client.captured_group
             spec["strategy"] = {"kind": "group", "group_id": group, "index": -1, "capture": True}
+        detached = options.lifetime == "detached" or (options.lifetime is None and client.detached_actors)
+        spec["detached"] = detached
         spec["get_if_exists"] = False  # a name that is taken is to be told, not passed over: see `remote`
         spec["class_name"] = meta.class_name
         spec["namespace"] = options.namespace or client.namespace
@@ -111,7 +113,7 @@ class ActorClass:
         spec["meta"] = meta.blob
         actor_id = random_bytes(ACTOR_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
         entry = client.submitter.create_actor(actor_id, spec, self._shared.pickled(), args, kwargs)
-        if options.detached:
+        if detached:
             with client.lock:
                 entry.local += 1  # no handle keeps a detached actor alive, so none may end it
         return ActorHandle(Core(entry.id[:ACTOR_BYTES], ObjectRef(entry), meta))

@@ -117,6 +117,7 @@ class Client:
         self.job_env: dict[str, Any] = {}
         # Of a driver that joined: where it finds modules, and its working directory, for its workers.
         self.paths: list[Any] | None = None
+        self.detached_actors = False  # of this job, those that do not say
         self.captured_group: bytes | None = None  # group that new calls of the running code go to
         self.is_worker = False
         self.grants: dict[int, dict[str, Any]] = {}  # of a worker: by lease, what its caller told
@@ -179,10 +180,10 @@ class Client:
             meant = self.calls.actors.kill(actor_id, no_restart)
             self.hub.tell(wire.KILL_ACTOR, actor_id, no_restart, "it was killed by `ray.kill`", meant)
 
-    def is_dead(self, actor_id: bytes) -> bool:
-        """Is the actor known to be dead for good?"""
+    def actor_state(self, actor_id: bytes) -> str:
+        """The state of an actor as this process knows it."""
         channel = self.calls.actors.channels.get(actor_id)
-        return channel is not None and channel.state == "DEAD"
+        return channel.state if channel is not None else "UNKNOWN"
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
         """Cancel the call that would resolve `ref`; ValueError for `force` on an actor's call."""

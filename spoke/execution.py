@@ -240,6 +240,7 @@ class Executor:
                 context.enter_paths(grant)
         client.namespace = grant.get("namespace") or ""
         client.job_id = grant.get("job_id") or b""
+        client.detached_actors = bool(grant.get("detached_actors"))
         client.job_env = context.inherited_env(grant)
         threads = (grant.get("resources") or {}).get("CPU", 1)
         config.set_default_threads(max(1, int(threads)))
@@ -355,9 +356,10 @@ class Executor:
         _, call_id, force, recursive = message
         job = self.jobs.get(call_id)
         if job is None:
-            return self.client.submitter.on_cancel(link, message, payload)
+            self.client.submitter.on_cancel(link, message, payload)
+            return
         if job.cancelled:
-            return None
+            return
         job.cancelled = True
         if recursive:
             self.client.submitter.cancel_children(call_id, force)

@@ -230,6 +230,9 @@ def spec_key(spec: dict[str, Any]) -> str:
 # -- actor handles ----------------------------------------------------------------------------------
 
 
+_STATES = {"PENDING": 1, "STARTING": 1, "PENDING_CREATION": 1, "ALIVE": 2, "RESTARTING": 3, "DEAD": 4}
+
+
 class Core:
     """An actor as calls need it: its id, what keeps it alive, and its class's methods.
 
@@ -405,6 +408,10 @@ class ActorHandle:
         """("rdma", "") or ("socket", why not RDMA): how calls to the actor travel."""
         client = current.client or engine()
         return client.rdma.pipes.path(self._core.actor_id)
+
+    def _get_local_state(self) -> int | None:
+        """The state that this process has heard of, as a number of Ray's ``ActorState``; None for none."""
+        return _STATES.get(engine().actor_state(self._core.actor_id))
 
     def __dir__(self) -> list[str]:
         return sorted({"__init__", *self._core.meta.methods})

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from spoke import wire
 from spoke.core import Command, Drop, Event, Joined, Lost, Received, Send
-from spoke.core.actors import STARTING, Actors
+from spoke.core.actors import STARTING as CONSTRUCTING
+from spoke.core.actors import Actors
 from spoke.core.audit import Snapshot, audit, take_snapshot
 from spoke.core.directory import DEFERRED, Directory, RequestError
 from spoke.core.endpoints import Endpoints
@@ -260,7 +261,7 @@ class HubCore:
         else:
             exit_ = worker_exit(pid, node.host, code, signal, tail, memory, worker.why)
         user = worker.holding.user if worker.holding is not None else None
-        if isinstance(user, Actor) and user.state == STARTING and worker_id in self.state.clients:
+        if isinstance(user, Actor) and user.state == CONSTRUCTING and worker_id in self.state.clients:
             # The last that it said may be that the constructor returned: its link is read to the end first.
             self._unheard[worker_id] = (worker, exit_, self.state.now + LINK_LOST_S)
             self.state.wake_at(self.state.now + LINK_LOST_S)

@@ -73,6 +73,11 @@ class RayClient:
         raise AttributeError(f"'RayClient' object has no attribute {name!r}")
 
     @property
+    def detached_actors(self) -> bool:
+        """See `spoke.engines.Engine`; Ray does this by itself."""
+        return False
+
+    @property
     def captured_group(self) -> bytes | None:
         """See `spoke.engines.Engine`."""
         if not self.is_worker:
@@ -158,9 +163,9 @@ class RayClient:
         with self.translating():
             self.ray.kill(self.objects.handle(actor_id), no_restart=no_restart)
 
-    def is_dead(self, actor_id: bytes) -> bool:
+    def actor_state(self, actor_id: bytes) -> str:
         """See `spoke.engines.Engine`."""
-        return bool(self.questions.actor(actor_id).get("State") == "DEAD")
+        return str(self.questions.actor(actor_id).get("State") or "UNKNOWN")
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
         """See `spoke.engines.Engine`."""

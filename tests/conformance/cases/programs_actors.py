@@ -501,12 +501,10 @@ def callbacks_of_refs(ray: Any) -> Any:
         return 1 / x
 
     seen: list[Any] = []
-    ray.put("put")._on_completed(seen.append)
-    eventually(lambda: len(seen) == 1)
-    f.remote(2)._on_completed(seen.append)
-    eventually(lambda: len(seen) == 2)
-    f.remote(0)._on_completed(seen.append)
-    eventually(lambda: len(seen) == 3)
+    refs = [ray.put("put"), f.remote(2), f.remote(0)]
+    for number, ref in enumerate(refs):
+        ref._on_completed(seen.append)
+        eventually(lambda number=number: len(seen) > number)
     return [
         *seen[:2],
         isinstance(seen[2], ray.exceptions.RayTaskError),
