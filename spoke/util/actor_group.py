@@ -44,7 +44,7 @@ class ActorWrapper:
     """One actor of a group."""
 
     actor: ActorHandle
-    metadata: ActorMetadata
+    metadata: Any  # an ActorMetadata, or what the class has a method for
 
 
 _INSTEAD: Final = (
@@ -72,6 +72,12 @@ class ActorGroupMethod:
         return [
             getattr(one.actor, self._method_name).remote(*args, **kwargs) for one in self.actor_group.actors
         ]
+
+
+def _metadata_of(actor: ActorHandle) -> Any:
+    """A ref of what the class's `get_actor_metadata` says, or of where the actor runs."""
+    own = getattr(actor, "get_actor_metadata", None)
+    return own.remote() if own is not None else actor.__ray_call__.remote(_where)
 
 
 def _where(_actor: Any) -> ActorMetadata:
@@ -154,7 +160,7 @@ class ActorGroup:
         """Start more actors and wait for them."""
         config = self.actor_config
         made = [self._remote_cls.remote(*config.init_args, **config.init_kwargs) for _ in range(num_actors)]
-        told = api.get([actor.__ray_call__.remote(_where) for actor in made])
+        told = api.get([_metadata_of(actor) for actor in made])
         self.actors += [ActorWrapper(actor, where) for actor, where in zip(made, told, strict=True)]
 
     def remove_actors(self, actor_indexes: list[int]) -> None:
@@ -172,8 +178,8 @@ class ActorGroup:
         self.actors = []
 
     @property
-    def actor_metadata(self) -> list[ActorMetadata]:
-        """Where each actor runs."""
+    def actor_metadata(self) -> list[Any]:
+        """What each actor's class says of it, or where it runs."""
         return [one.metadata for one in self.actors]
 
 
