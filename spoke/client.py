@@ -80,6 +80,8 @@ class Client:
         info: job_id, namespace and what else the hub said in WELCOME.
     """
 
+    detached_actors = False  # those of this job that do not say
+
     def __init__(self, reactor: Reactor, links: Links, address: wire.Address, hub: Link, agent: Link) -> None:
         self.reactor = reactor
         self.links = links
@@ -117,7 +119,6 @@ class Client:
         self.job_env: dict[str, Any] = {}
         # Of a driver that joined: where it finds modules, and its working directory, for its workers.
         self.paths: list[Any] | None = None
-        self.detached_actors = False  # of this job, those that do not say
         self.captured_group: bytes | None = None  # group that new calls of the running code go to
         self.is_worker = False
         self.grants: dict[int, dict[str, Any]] = {}  # of a worker: by lease, what its caller told
@@ -150,13 +151,12 @@ class Client:
             wire.RELEASE: lambda link, m, p: self.refs.on_release(link.peer, m[1]),
             wire.HELD: self._on_held,
             wire.FREE_BLOCKS: lambda link, m, p: self.store.returned(link.peer, m[1], m[2]),
-            wire.NEED_FUNCTION: self.submitter.on_need_function,
             wire.SHARED: self.sharing.on_shared,
             wire.WELCOME: self._on_welcome,
             wire.NODE_STATE: self._on_node_state,
             wire.OWNS: self.replies.on_owns,
             wire.INSPECT: self._on_inspect,
-            wire.CANCEL: self.submitter.on_cancel,
+            **self.submitter.handlers,
         }
         self.handlers.update({**self.hub.handlers, **self.rdma.handlers, **self.rings.handlers})
         objectref.install(

@@ -559,3 +559,111 @@ def the_state_of_an_actor_here(ray: Any) -> Any:
     first = eventually(lambda: a._get_local_state() == 2)
     ray.kill(a)
     return [first, eventually(lambda: a._get_local_state() == 4)]
+
+
+# -- ends of processes
+
+
+def calls_made_by_a_process_that_ends(ray: Any) -> Any:
+    @ray.remote
+    class Log:
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def add(self, line: str) -> None:
+            self.lines.append(line)
+
+        def all(self) -> list[str]:
+            return sorted(self.lines)
+
+    @ray.remote
+    class Raises:
+        def __init__(self, log: Any) -> None:
+            log.add.remote("constructor")
+            raise ValueError
+
+        def f(self) -> None:
+            pass
+
+    @ray.remote
+    class Leaves:
+        def f(self, log: Any) -> None:
+            log.add.remote("method")
+            sub(ray, "actor").exit_actor()
+
+    log = Log.remote()
+    raises, leaves = Raises.remote(log), Leaves.remote()
+    ends = [caught(lambda: ray.get(raises.f.remote())), caught(lambda: ray.get(leaves.f.remote(log)))]
+    return [ends, eventually(lambda: ray.get(log.all.remote()) == ["constructor", "method"])]
+
+
+def actors_of_a_detaching_job(ray: Any) -> Any:
+    config = sub(ray, "job_config").JobConfig
+    made = [
+        config(default_actor_lifetime=kind).default_actor_lifetime for kind in ("detached", "non_detached")
+    ]
+    return [made == ["detached", "non_detached"], caught(lambda: config(default_actor_lifetime="other"))]
+
+
+def how_workers_ended(ray: Any) -> Any:
+    if ray.__name__ == "ray":  # its lists look for a cluster of this machine, and there may be others
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    state = sub(ray, "util.state")
+
+    @ray.remote(num_cpus=0)
+    class A:
+        def pid(self) -> int:
+            return os.getpid()
+
+        def leave(self, code: int | None) -> None:
+            if code is None:
+                sub(ray, "actor").exit_actor()
+            sys.exit(code)
+
+    def ended(pid: int, *fragments: str) -> Any:
+        found: list[Any] = []
+
+        def look() -> bool:
+            found[:] = [
+                [row.exit_type, row.is_alive, row.worker_type, [one in row.exit_detail for one in fragments]]
+                for row in state.list_workers(detail=True, limit=1000)
+                if row.pid == pid and row.exit_type
+            ]
+            return bool(found)
+
+        eventually(look)
+        return found
+
+    def end_of(end: Any, *fragments: str) -> Any:
+        a = A.remote()
+        pid = ray.get(a.pid.remote())
+        caught(lambda: ray.get(end(a, pid)))
+        return ended(pid, *fragments)
+
+    def killed(a: Any, pid: int) -> Any:
+        ray.kill(a)
+        return a.pid.remote()
+
+    def by_force(a: Any, pid: int) -> Any:
+        os.kill(pid, 9)
+        return a.pid.remote()
+
+    flag = Flag()
+
+    @ray.remote
+    def long() -> None:
+        flag.append(str(os.getpid()))
+        eventually(lambda: False)
+
+    call = long.remote()
+    eventually(lambda: flag.lines())
+    ray.cancel(call, force=True)
+    caught(lambda: ray.get(call))
+    return [
+        end_of(lambda a, pid: a.leave.remote(4), "exit code 4"),
+        end_of(lambda a, pid: a.leave.remote(None), "exit_actor"),
+        end_of(lambda a, pid: a.leave.remote(0), "exit code 0"),
+        end_of(killed, "ray.kill"),
+        end_of(by_force, "OOM"),
+        ended(int(flag.lines()[0]), "ray.cancel"),
+    ]
