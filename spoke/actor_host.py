@@ -189,6 +189,8 @@ class ActorHost:
         started = time.perf_counter_ns()
         source = None
         try:
+            if job.cancelled:
+                raise asyncio.CancelledError
             async with places:
                 if job.cancelled:
                     raise asyncio.CancelledError
@@ -270,8 +272,11 @@ class GroupLoop:
         self.loop.call_soon_threadsafe(self._cancel, call_id)
 
     def _cancel(self, call_id: bytes) -> None:
+        import inspect
+
         task = self.tasks.get(call_id)
-        if task is not None:
+        # One that has not begun sees by itself that it is cancelled; stopped here it would answer nobody.
+        if task is not None and inspect.getcoroutinestate(task.get_coro()) != inspect.CORO_CREATED:
             task.cancel()
 
 

@@ -75,6 +75,8 @@ class ActorClass:
         options = self._options
         options.check_names()
         meta.check_groups(options.concurrency_groups)
+        if options.allow_out_of_order_execution is False:
+            meta.check_order()
         client = current.client or engine()
         if options.get_if_exists and options.name is not None:
             from spoke.errors import ActorAlreadyExistsError
@@ -101,6 +103,8 @@ class ActorClass:
         if client.captured_group is not None and options.inherits_group:
             group = client.captured_group
             spec["strategy"] = {"kind": "group", "group_id": group, "index": -1, "capture": True}
+        detached = options.lifetime == "detached" or (options.lifetime is None and client.detached_actors)
+        spec["detached"] = detached
         spec["get_if_exists"] = False  # a name that is taken is to be told, not passed over: see `remote`
         spec["class_name"] = meta.class_name
         spec["namespace"] = options.namespace or client.namespace
@@ -110,7 +114,7 @@ class ActorClass:
         spec["meta"] = meta.blob
         actor_id = random_bytes(ACTOR_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
         entry = client.submitter.create_actor(actor_id, spec, self._shared.pickled(), args, kwargs)
-        if options.detached:
+        if detached:
             with client.lock:
                 entry.local += 1  # no handle keeps a detached actor alive, so none may end it
         return ActorHandle(Core(entry.id[:ACTOR_BYTES], ObjectRef(entry), meta))

@@ -99,6 +99,19 @@ class ActorMeta:
                     f"which {self.class_name} does not define; it has {sorted(groups)}"
                 )
 
+    def check_order(self) -> None:
+        """Check that the calls can run in order, as they are wanted to.
+
+        Raises:
+            ValueError: several run at a time.
+        """
+        if self.is_async or self.max_concurrency > 1:
+            kind = "async" if self.is_async else "multi-threaded"
+            raise ValueError(
+                f"If you're using {kind} actors, calls can't be executed in order. "
+                "Set `allow_out_of_order_execution=True` to allow out-of-order execution."
+            )
+
 
 def meta_of_class(cls: type, options: ActorOptions) -> ActorMeta:
     """The meta of a class with these options."""

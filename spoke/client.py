@@ -64,6 +64,8 @@ class Client:
         info: job_id, namespace and what else the hub said in WELCOME.
     """
 
+    detached_actors = False  # those of this job that do not say
+
     def __init__(self, reactor: Reactor, links: Links, address: wire.Address, hub: Link, agent: Link) -> None:
         self.reactor = reactor
         self.links = links
@@ -141,13 +143,12 @@ class Client:
             wire.RELEASE: lambda link, m, p: self.refs.on_release(link.peer, m[1]),
             wire.HELD: self._on_held,
             wire.FREE_BLOCKS: lambda link, m, p: self.store.returned(link.peer, m[1], m[2]),
-            wire.NEED_FUNCTION: self.submitter.on_need_function,
             wire.SHARED: self.sharing.on_shared,
             wire.WELCOME: self._on_welcome,
             wire.NODE_STATE: self._on_node_state,
             wire.OWNS: self.replies.on_owns,
             wire.INSPECT: self._on_inspect,
-            wire.CANCEL: self.submitter.on_cancel,
+            **self.submitter.handlers,
             **self.hub.handlers,
             **self.rdma.handlers,
             **self.rings.handlers,
@@ -170,10 +171,10 @@ class Client:
             meant = self.calls.actors.kill(actor_id, no_restart)
             self.hub.tell(wire.KILL_ACTOR, actor_id, no_restart, "it was killed by `ray.kill`", meant)
 
-    def is_dead(self, actor_id: bytes) -> bool:
-        """Is the actor known to be dead for good?"""
+    def actor_state(self, actor_id: bytes) -> str:
+        """The state of an actor as this process knows it."""
         channel = self.calls.actors.channels.get(actor_id)
-        return channel is not None and channel.state == "DEAD"
+        return channel.state if channel is not None else "UNKNOWN"
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
         """Cancel the call that would resolve `ref`; ValueError for `force` on an actor's call."""
@@ -184,13 +185,12 @@ class Client:
         self._abandoned.append(completed)
         self.release_later()
 
-    def own_actor(self, keep: bool) -> tuple[bytes, ObjectRef[Any], bytes]:
-        """Id, reference and class description of the actor that runs here; the reference counts if `keep`."""
+    def own_actor(self) -> dict[str, Any]:
+        """Id and class description of the actor that runs in this process."""
         from spoke.running import running
 
         host = running.actor
-        life = self.resolve_ref(host.actor_id + ACTOR_SUFFIX, host.owner) if keep else self.put(None)
-        return host.actor_id, life, host.spec["meta"]
+        return {"actor_id": host.actor_id, "meta": host.spec["meta"]}
 
     # -- ids
 

@@ -123,6 +123,8 @@ def grant_context(client: Client, spec: dict[str, Any], info: dict[str, Any] | N
         "job_env": client.job_env,
         "address": facts.get("address"),
     }
+    if client.detached_actors:
+        found["detached_actors"] = True
     if client.paths:
         found["paths"] = client.paths
     if client.logging:

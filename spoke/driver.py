@@ -154,6 +154,7 @@ def enter(client: Client, options: dict[str, Any], failure: str) -> Client:
         reason = "".join(last_words) or "its daemon ended without a word; what it printed is above"
         raise RuntimeError(f"{failure}: {reason}")
     client.namespace = client.info["namespace"]
+    client.detached_actors = options.get("actor_lifetime") == "detached"
     try:
         client.job_env = resolving.enter_job(client, options.get("runtime_env") or {})
     except BaseException:

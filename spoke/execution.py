@@ -12,7 +12,7 @@ import time
 from collections import deque
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from spoke.client import Client
     from spoke.links import Link
 
+
+SEND_S: Final = 1.0  # how long a process that ends in order waits for the peers of calls that it made
 
 _NO_OPTIONS: dict[str, Any] = {}
 
@@ -241,6 +243,7 @@ class Executor:
                 context.enter_paths(grant)
         client.namespace = grant.get("namespace") or ""
         client.job_id = grant.get("job_id") or b""
+        client.detached_actors = bool(grant.get("detached_actors"))
         client.job_env = context.inherited_env(grant)
         if grant.get("logging") != client.logging:
             from spoke import structuredlogs
@@ -309,6 +312,7 @@ class Executor:
             del args, kwargs
         except BaseException as error:
             text, body = self.outcome.constructor_error(host, error)
+            self._send_calls()
             with self.client.lock:
                 self.client.hub.tell(wire.ACTOR_FAILED, actor_id, incarnation, text, payload=body)
             return
@@ -389,9 +393,19 @@ class Executor:
         with self.client.lock:
             self.wake()
 
+    def _send_calls(self) -> None:
+        """Wait until the calls that user code made here are under way, as this process ends in order."""
+        deadline = time.monotonic() + SEND_S
+        while time.monotonic() < deadline:
+            with self.client.lock:
+                if not self.client.submitter.unsent():
+                    return
+            self.client.lead.wait(Waiter(), time.monotonic() + 0.005)
+
     def _exit(self, code: int) -> None:
         """End at once; what was sent is in the sockets."""
         self.flush_output()
+        self._send_calls()
         with self.client.lock:
             for _ in range(100):
                 links = self.client.links.by_conn.values()

@@ -201,24 +201,23 @@ def spec_key(spec: dict[str, Any]) -> str:
 # -- actor handles ----------------------------------------------------------------------------------
 
 
+_STATES = {"PENDING": 1, "STARTING": 1, "PENDING_CREATION": 1, "ALIVE": 2, "RESTARTING": 3, "DEAD": 4}
+
+
 class Core:
     """An actor as calls need it: its id, what keeps it alive, and its class's methods.
 
     `life` is counted like any object, and the actor ends with its last reference; a `weak` core was
-    looked up by name and has some other object in its place.  So has the `own` one of an actor, which would
-    never end if it kept its handle; it is counted where it is passed on.
+    looked up by name, or by the actor itself, and has some other object in its place.
     """
 
-    __slots__ = ("actor_id", "life", "meta", "own", "weak")
+    __slots__ = ("actor_id", "life", "meta", "weak")
 
-    def __init__(
-        self, actor_id: bytes, life: ObjectRef[Any], meta: ActorMeta, weak: bool = False, own: bool = False
-    ) -> None:
+    def __init__(self, actor_id: bytes, life: ObjectRef[Any], meta: ActorMeta, weak: bool = False) -> None:
         self.actor_id = actor_id
         self.life = life
         self.meta = meta
         self.weak = weak
-        self.own = own
 
 
 class ActorMethod:
@@ -379,6 +378,10 @@ class ActorHandle:
         client = current.client or engine()
         return client.rdma.pipes.path(self._core.actor_id)
 
+    def _get_local_state(self) -> int | None:
+        """The state that this process has heard of, as a number of Ray's ``ActorState``; None for none."""
+        return _STATES.get(engine().actor_state(self._core.actor_id))
+
     def __dir__(self) -> list[str]:
         return sorted({"__init__", *self._core.meta.methods})
 
@@ -396,9 +399,6 @@ class ActorHandle:
         core = self._core
         if core.weak:
             return rebuild_weak_handle, (core.actor_id, core.meta.blob)
-        if core.own:
-            _, life, _ = engine().own_actor(keep=True)
-            return rebuild_handle, (life, core.meta.blob)
         return rebuild_handle, (core.life, core.meta.blob)
 
     def __copy__(self) -> ActorHandle:
@@ -426,13 +426,15 @@ def find_actor(name: str, namespace: str | None = None) -> ActorHandle:
     """The handle of a named actor, which does not keep it alive; see `spoke.get_actor`."""
     check_name(name, "The name of an actor")
     client = engine()
-    found = client.request("get_actor", name=name, namespace=namespace or client.namespace)
+    return _found(client.request("get_actor", name=name, namespace=namespace or client.namespace))
+
+
+def _found(found: dict[str, Any]) -> ActorHandle:
     if "life" in found:  # of an engine that counts handles itself
         return rebuild_handle(found["life"], found["meta"])
     return rebuild_weak_handle(found["actor_id"], found["meta"])
 
 
 def own_handle() -> ActorHandle:
-    """The handle of the actor that runs in this process, which does not keep it alive."""
-    actor_id, life, blob = engine().own_actor(keep=False)
-    return ActorHandle(Core(actor_id, life, meta_from_blob(blob), own=True))
+    """The handle of the actor that runs in this process, which never keeps it alive."""
+    return _found(engine().own_actor())

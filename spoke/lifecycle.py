@@ -190,6 +190,7 @@ def _options(
     return {
         "namespace": namespace or getattr(job_config, "ray_namespace", None) or config.get("namespace"),
         "runtime_env": environments.checked(environments.merged(_env_of_job(), job_env)),
+        "actor_lifetime": getattr(job_config, "default_actor_lifetime", None),
         "log_to_driver": config.get("log_to_driver") if log_to_driver is None else bool(log_to_driver),
         "log_level": logging_level if isinstance(logging_level, str) else config.get("log_level"),
     }

@@ -427,9 +427,9 @@ class ActorOptions(_Placed):
     that asks for nothing needs one CPU to be placed and holds none.
     """
 
-    __slots__ = ("allow_out_of_order_execution", "concurrency_groups", "detached",
-                 "enable_tensor_transport", "get_if_exists", "max_concurrency", "max_pending_calls",
-                 "max_restarts", "max_task_retries", "namespace")  # fmt: skip
+    __slots__ = ("allow_out_of_order_execution", "concurrency_groups",
+                 "enable_tensor_transport", "get_if_exists", "lifetime", "max_concurrency",
+                 "max_pending_calls", "max_restarts", "max_task_retries", "namespace")  # fmt: skip
 
     def __init__(self, given: Mapping[str, Any], *, what: str = "the actor") -> None:
         _check_types(given, ACTOR, "actors")
@@ -441,7 +441,7 @@ class ActorOptions(_Placed):
             raise ValueError(
                 f"actor `lifetime` must be one of 'detached', 'non_detached' and None, not {lifetime!r}."
             )
-        self.detached = lifetime == "detached"
+        self.lifetime: str | None = lifetime
         self.get_if_exists: bool = given.get("get_if_exists", False)
         if self.get_if_exists and not given.get("name"):
             raise ValueError("The actor name must be specified to use `get_if_exists`.")
@@ -492,7 +492,6 @@ class ActorOptions(_Placed):
             placement_resources=self.placement_resources,
             name=self.name,
             namespace=self.namespace,
-            detached=self.detached,
             max_restarts=self.max_restarts,
             max_task_retries=self.max_task_retries,
             max_pending_calls=self.max_pending_calls,

@@ -141,7 +141,7 @@ class Outcome:
         host = executor.actor
         if host is not None and code == 0:
             with client.lock:
-                reason = "exit_actor() was called in it"
+                reason = "exit_actor() or sys.exit() was called in it (exit code 0)"
                 client.hub.tell(wire.KILL_ACTOR, host.actor_id, True, reason, wire.ANY_INCARNATION)
         executor.stop_soon(code)
 

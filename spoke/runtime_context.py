@@ -209,11 +209,13 @@ class RuntimeContext:
         """Was the running task cancelled?
 
         Raises:
-            RuntimeError: this process is a driver.
+            RuntimeError: this process is a driver, or an async actor, whose calls get a CancelledError.
         """
         facts = _facts()
         if not facts.get("is_worker"):
             raise RuntimeError("This method is only available when the process is a worker.")
+        if facts.get("in_coroutine"):
+            raise RuntimeError("This method is not supported in an async actor.")
         return bool(facts.get("cancelled"))
 
 

@@ -85,6 +85,7 @@ class Submitter:
         self.functions: dict[bytes, bytes] = {}
         self._classes: dict[Any, int] = {}
         self._creations: dict[bytes, Creation] = {}
+        self.handlers = {wire.NEED_FUNCTION: self.on_need_function, wire.CANCEL: self.on_cancel}
 
     # -- tasks
 
@@ -373,6 +374,15 @@ class Submitter:
         self._client.sharing.before(link, call.args)
         for _, entry in call.slots or ():
             self._client.sharing.before(link, entry.value or [])
+
+    def unsent(self) -> bool:
+        """Does a call wait only for its peer, or its link to be ready?  Lock held."""
+        by_peer = self._client.links.by_peer
+        for call in self._client.calls.calls.values():
+            link = by_peer.get(call.peer) if call.peer is not None else None
+            if not call.waiting and (link is None or not link.ready):
+                return True
+        return False
 
     def on_need_function(self, link: Link, message: list[Any], payload: Any) -> None:
         blob = self.functions.get(message[1])

@@ -229,7 +229,7 @@ class WorkerPool(Executor):
         return None
 
     def _is_dead(self, worker: _Worker) -> bool:
-        return bool(self._client.is_dead(worker.handle._core.actor_id))
+        return bool(self._client.actor_state(worker.handle._core.actor_id) == "DEAD")
 
     def _await(self, worker: _Worker, ref: Any) -> None:
         self._client.when_resolved(ref, _Done(self._inbox, worker, ref))

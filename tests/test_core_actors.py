@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spoke import wire
+from spoke.core import Tick
 from tests.hub_harness import Harness, name, one_node
 
 # -- actors
@@ -58,6 +59,7 @@ def test_stale_messages_of_an_earlier_incarnation_are_ignored() -> None:
     actor_id = hub.actor(driver, "a", {"max_restarts": -1})
     first = hub.started(actor_id)
     hub.step(hub.exit_of(first, 1))
+    hub.lose(first)
     hub.take(driver, wire.ACTOR_STATE)
     second = hub.started(actor_id)
     hub.say(second, wire.ACTOR_READY, actor_id, 0)
@@ -65,6 +67,27 @@ def test_stale_messages_of_an_earlier_incarnation_are_ignored() -> None:
     assert hub.states(driver) == []
     hub.say(second, wire.ACTOR_READY, actor_id, 1)
     assert hub.states(driver) == ["ALIVE"]
+
+
+def test_a_death_waits_for_the_last_words_of_a_constructor() -> None:
+    hub, _, driver = one_node()
+    actor_id = hub.actor(driver, "a", {"max_restarts": -1})
+    first = hub.started(actor_id)
+    hub.step(hub.exit_of(first, 1))
+    assert hub.states(driver) == ["STARTING"]
+    hub.say(first, wire.ACTOR_READY, actor_id, 0)  # it was under way when its worker was reaped
+    hub.lose(first)
+    alive, restarting, _ = hub.take(driver, wire.ACTOR_STATE)
+    assert alive[2] == "ALIVE" and restarting[2] == "RESTARTING" and "unborn" not in restarting[5]
+    second = hub.started(actor_id)
+    hub.lose(second)
+    hub.step(hub.exit_of(second, 1))
+    assert hub.take(driver, wire.ACTOR_STATE)[0][5]["unborn"], "nothing more can come: it was never alive"
+    third = hub.started(actor_id)
+    hub.step(hub.exit_of(third, 1))
+    hub.now += 2.0
+    hub.step(Tick())
+    assert "unborn" not in hub.take(driver, wire.ACTOR_STATE)[-2][5], "its link is silent: nobody knows"
 
 
 def test_a_constructor_that_raises() -> None:

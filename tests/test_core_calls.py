@@ -102,6 +102,23 @@ def test_retried_calls_keep_their_order_in_the_next_incarnation() -> None:
     assert take(calls, "send") == [*mine, late]
 
 
+def test_calls_behind_a_constructor_that_never_returned_go_to_the_next_incarnation() -> None:
+    calls = table()
+    alive(calls)
+    mine = [call(number) for number in range(3)]
+    for one in mine:
+        calls.submit(one)
+    calls.cancel(mine[1], False, True)
+    take(calls, "send")
+    calls.actors.on_state(ACTOR, "RESTARTING", 1, None, {"unborn": True}, b"")
+    assert take(calls, "done") == [mine[1]], "it was cancelled"
+    alive(calls, 1, OTHER_HOST)
+    assert take(calls, "send") == [mine[0], mine[2]], "none has run: it is no attempt"
+    calls.actors.on_state(ACTOR, "RESTARTING", 3, None, {"unborn": True}, b"")
+    alive(calls, 3)
+    assert take(calls, "done") == [mine[0], mine[2]], "nothing is known of the second incarnation"
+
+
 # -- CALL-1: once
 
 

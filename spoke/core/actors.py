@@ -56,6 +56,7 @@ class Actors:
         self.may_restart: Callable[[Actor, Exit], bool] = lambda actor, exit_: True
         self.stale: Callable[[Actor], str] = lambda actor: ""
         self.on_ended: Callable[[bytes], None] = lambda actor_id: None  # the endpoints: an actor is dead
+        self.on_worker_ended: Callable[[Worker, str, str], None] = lambda worker, kind, cause: None
 
     # -- creation
 
@@ -315,6 +316,7 @@ class Actors:
         if holding is not None:
             details["node_id"] = holding.node.node_id
             details["pid"] = worker.pid if worker is not None else 0
+            details["ip"] = holding.node.host
         details.update(info or {})
         details.update(cause=cause, kind=kind)
         if kind == "unschedulable":
@@ -324,6 +326,8 @@ class Actors:
         self.on_ended(actor.actor_id)
         if holding is not None:
             holding.user = None
+            if worker is not None:
+                self.on_worker_ended(worker, kind, cause)
             if worker is None:
                 self.pool.cancel(holding)
                 s.release(holding)

@@ -216,7 +216,7 @@ class ActorChannels:
             elif channel.state == "DEAD":
                 self._fail_one(channel, call)
             else:
-                text = describe_death(channel.name, channel.info) + " The actor is being restarted."
+                text = describe_death("", channel.info).strip() + " The actor is being restarted"
                 self.table.fail_named(call, "ActorUnavailableError", text)
         channel.queue.extendleft(reversed(again))
 

@@ -16,7 +16,7 @@ LEFT: Final = "its agent shut down"  # begins the reason of a node that ended in
 class Exit:
     """Kind is ``worker_died``, ``node_died``, ``start_failed`` or ``runtime_env``."""
 
-    __slots__ = ("code", "heard", "kind", "memory", "pid", "signal", "tail", "text")
+    __slots__ = ("code", "heard", "host", "kind", "memory", "pid", "signal", "tail", "text")
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class Exit:
         signal: int = 0,
         tail: str = "",
         memory: int = 0,
+        host: str = "",
     ) -> None:
         self.kind = kind
         self.text = text
@@ -36,6 +37,7 @@ class Exit:
         self.signal = signal
         self.tail = tail
         self.memory = memory  # the most that it had, in bytes; 0: unknown
+        self.host = host
         self.heard = False  # everything that it said before is known
 
     @property
@@ -53,13 +55,14 @@ class Exit:
             "tail": self.tail,
             "pid": self.pid,
             "memory": self.memory,
+            "ip": self.host,
         }
 
 
 def worker_exit(pid: int, host: str, code: int | None, signal: int, tail: str, memory: int, why: str) -> Exit:
     """The obituary of a worker that its agent reaped."""
     text = f"its worker process on {host} ended ({describe_exit(code, signal)})" + (f": {why}" if why else "")
-    return Exit("worker_died", text, pid=pid, code=code, signal=signal, tail=tail, memory=memory)
+    return Exit("worker_died", text, pid=pid, code=code, signal=signal, tail=tail, memory=memory, host=host)
 
 
 def environment_exit(host: str, why: str) -> Exit:
@@ -69,4 +72,4 @@ def environment_exit(host: str, why: str) -> Exit:
 
 def node_exit(node_id: bytes, host: str, why: str) -> Exit:
     """The obituary of everything on a node that is gone."""
-    return Exit("node_died", f"its node {node_id.hex()} ({host}) died: {why}")
+    return Exit("node_died", f"its node {node_id.hex()} ({host}) died: {why}", host=host)

@@ -16,9 +16,11 @@ from typing import Any, Final
 
 from spoke import wire
 from spoke.core import Command, Drop, Event, Joined, Lost, Received, Send
+from spoke.core.actors import STARTING as CONSTRUCTING
 from spoke.core.actors import Actors
 from spoke.core.audit import Snapshot, audit, take_snapshot
 from spoke.core.directory import DEFERRED, Directory, RequestError
+from spoke.core.endings import Endings
 from spoke.core.endpoints import Endpoints
 from spoke.core.environments import Environments
 from spoke.core.exits import LEFT, Exit, environment_exit, node_exit, worker_exit
@@ -74,6 +76,9 @@ class HubCore:
         self.inspections = Inspections(s)
         self.directory.add(self.inspections.requests)
         self.actors.on_ended = self.endpoints.actor_ended
+        self.endings = Endings(s)
+        self.directory.add(self.endings.requests)
+        self.actors.on_worker_ended = self.endings.meant
         self.submissions = Submissions(s)
         self.directory.add(self.submissions.requests)
         self.scheduler.place_jobs = self.submissions.place
@@ -260,7 +265,7 @@ class HubCore:
         else:
             exit_ = worker_exit(pid, node.host, code, signal, tail, memory, worker.why)
         user = worker.holding.user if worker.holding is not None else None
-        if isinstance(user, Actor) and user.state == STARTING and worker_id in self.state.clients:
+        if isinstance(user, Actor) and user.state == CONSTRUCTING and worker_id in self.state.clients:
             # The last that it said may be that the constructor returned: its link is read to the end first.
             self._unheard[worker_id] = (worker, exit_, self.state.now + LINK_LOST_S)
             self.state.wake_at(self.state.now + LINK_LOST_S)
@@ -281,6 +286,7 @@ class HubCore:
         s = self.state
         self._unheard.pop(worker.worker_id, None)
         exit_.heard = worker.worker_id not in s.clients
+        self.endings.worker_gone(worker, exit_)
         hopeless = self.pool.gone(worker, exit_.kind)
         holding, worker.holding = worker.holding, None
         if holding is not None:
@@ -466,6 +472,7 @@ class HubCore:
         if job is not None and job.driver is client:
             job.driver = None
             job.ended_at = s.now
+            self.endings.driver_left(client)
             s.note("job", job.job_id, job)
             if not job.live:
                 self.pool.job_ended(job.job_id)

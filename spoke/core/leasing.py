@@ -323,6 +323,9 @@ class TaskClasses:
             said = {"worker": lease.peer, "call": next(iter(lease.inflight.values())).name}
             self.table.out.append(("hub", (wire.REQUEST, 0, "last_call", said)))
         for call in lease.inflight.values():
+            if call.cancelled and kind == "worker_died":
+                said = {"worker": lease.peer, "call": call.name}
+                self.table.out.append(("hub", (wire.REQUEST, 0, "cancelled_by_force", said)))
             call.left, call.peer = call.peer, None
             if call.retries_left != 0 and not call.cancelled:
                 call.retries_left -= call.retries_left > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+from typing import Any, Final
 
 
 def describe_exit(code: int | None, signal_number: int) -> str:
@@ -17,19 +17,29 @@ def describe_exit(code: int | None, signal_number: int) -> str:
     return f"exit code {code}" if code is not None else "exit status unknown"
 
 
-def describe_death(name: str, info: dict[str, Any], actor_id: bytes = b"") -> str:
-    """One paragraph on why an actor is gone, from the hub's ``info`` of its state.
+_DEATHS: Final = {
+    "worker_died": "The actor is dead because its worker process has died",
+    "exited": "The actor is dead because its worker process has died",
+    "node_died": "The actor died because its node has died",
+    "owner_died": "The actor is dead because its owner has died",
+}
 
-    Keys used, all optional: cause, code, signal, tail (last lines of its stderr), pid, memory (bytes),
-    last_call (the oldest call that was under way).
+
+def describe_death(name: str, info: dict[str, Any], actor_id: bytes = b"") -> str:
+    """One paragraph on why an actor is gone, from the hub's ``info`` of its state; with an id, who it was.
+
+    Keys used, all optional: cause, kind, code, signal, tail (last lines of its stderr), pid, memory (bytes),
+    name, namespace, ip, last_call (the oldest call that was under way).
     """
+    known = {"pid": info.get("pid"), "name": info.get("name"), "namespace": info.get("namespace")}
     lines = [f"\tclass_name: {name}"] if name else []
     if actor_id:
         lines.append(f"\tactor_id: {actor_id.hex()}")
+        lines += [f"\t{key}: {value}" for key, value in (*known.items(), ("ip", info.get("ip"))) if value]
     text = "\n".join([*lines, ""])
     cause = info.get("cause")
     if cause:
-        text += f"The actor died: {cause}."
+        text += f"{_DEATHS.get(str(info.get('kind')), 'The actor died')}: {cause}."
     details = []
     if info.get("code") is not None or info.get("signal"):
         exit_text = describe_exit(info.get("code"), info.get("signal") or 0)

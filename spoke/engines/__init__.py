@@ -77,6 +77,10 @@ class Engine(Protocol):
     address: Any  # [process id, node id, host, port] of this process
 
     @property
+    def detached_actors(self) -> bool:
+        """Are actors that do not say detached?"""
+
+    @property
     def captured_group(self) -> bytes | None:
         """The group that new calls of the running code go to."""
 
@@ -110,14 +114,14 @@ class Engine(Protocol):
     def kill(self, actor_id: bytes, no_restart: bool) -> None:
         """End an actor."""
 
-    def is_dead(self, actor_id: bytes) -> bool:
-        """Is the actor known to be dead for good?"""
+    def actor_state(self, actor_id: bytes) -> str:
+        """The state of an actor as this process knows it, "DEAD" once it is dead for good."""
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
         """Cancel a call."""
 
-    def own_actor(self, keep: bool) -> tuple[bytes, ObjectRef[Any], bytes]:
-        """Id, life and class description of the actor that runs here; the life keeps it alive if `keep`."""
+    def own_actor(self) -> dict[str, Any]:
+        """What the question `get_actor` answers, for the actor that runs here."""
 
     def request(self, what: str, timeout: float | None = None, **args: Any) -> Any:
         """A question about the cluster, by name."""

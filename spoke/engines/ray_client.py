@@ -73,6 +73,11 @@ class RayClient:
         raise AttributeError(f"'RayClient' object has no attribute {name!r}")
 
     @property
+    def detached_actors(self) -> bool:
+        """See `spoke.engines.Engine`; Ray does this by itself."""
+        return False
+
+    @property
     def captured_group(self) -> bytes | None:
         """See `spoke.engines.Engine`."""
         if not self.is_worker:
@@ -158,19 +163,19 @@ class RayClient:
         with self.translating():
             self.ray.kill(self.objects.handle(actor_id), no_restart=no_restart)
 
-    def is_dead(self, actor_id: bytes) -> bool:
+    def actor_state(self, actor_id: bytes) -> str:
         """See `spoke.engines.Engine`."""
-        return bool(self.questions.actor(actor_id).get("State") == "DEAD")
+        return str(self.questions.actor(actor_id).get("State") or "UNKNOWN")
 
     def cancel(self, ref: ObjectRef[Any], force: bool, recursive: bool) -> None:
         """See `spoke.engines.Engine`."""
         with self.translating():
             self.ray.cancel(real(ref), force=force, recursive=recursive)
 
-    def own_actor(self, keep: bool) -> tuple[bytes, ObjectRef[Any], bytes]:
-        """See `spoke.engines.Engine`; Ray counts its handle where it is passed on, and only there."""
+    def own_actor(self) -> dict[str, Any]:
+        """See `spoke.engines.Engine`."""
         life: Any = self.objects.life(self.ray.get_runtime_context().current_actor)
-        return life.id[:16], ObjectRef(life), self.actor_meta
+        return {"life": ObjectRef(life), "meta": self.actor_meta}
 
     def describe_actor(self, actor_id: bytes, meta: bytes) -> None:
         """Let other processes that find the actor by its name know its class."""

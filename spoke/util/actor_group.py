@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from spoke import absent, api
 from spoke.handles import ActorHandle
 from spoke.runtime_context import get_runtime_context
 from spoke.util import get_node_ip_address
+from spoke.util.annotations import RayDeprecationWarning
 
 START_S = 60.0
 
@@ -42,7 +44,13 @@ class ActorWrapper:
     """One actor of a group."""
 
     actor: ActorHandle
-    metadata: ActorMetadata
+    metadata: Any  # an ActorMetadata, or what the class has a method for
+
+
+_INSTEAD: Final = (
+    "ActorGroup is deprecated. For stateless/task processing, use ray.util.multiprocessing; for actors, an "
+    "ActorPool."
+)
 
 
 class ActorGroupMethod:
@@ -64,6 +72,12 @@ class ActorGroupMethod:
         return [
             getattr(one.actor, self._method_name).remote(*args, **kwargs) for one in self.actor_group.actors
         ]
+
+
+def _metadata_of(actor: ActorHandle) -> Any:
+    """A ref of what the class's `get_actor_metadata` says, or of where the actor runs."""
+    own = getattr(actor, "get_actor_metadata", None)
+    return own.remote() if own is not None else actor.__ray_call__.remote(_where)
 
 
 def _where(_actor: Any) -> ActorMetadata:
@@ -101,6 +115,7 @@ class ActorGroup:
         init_args: tuple[Any, ...] | None = None,
         init_kwargs: dict[str, Any] | None = None,
     ) -> None:
+        warnings.warn(_INSTEAD, RayDeprecationWarning, stacklevel=2)
         if num_actors <= 0:
             raise ValueError(f"The provided `num_actors` must be greater than 0. Received {num_actors}.")
         if num_cpus_per_actor < 0 or num_gpus_per_actor < 0:
@@ -145,7 +160,7 @@ class ActorGroup:
         """Start more actors and wait for them."""
         config = self.actor_config
         made = [self._remote_cls.remote(*config.init_args, **config.init_kwargs) for _ in range(num_actors)]
-        told = api.get([actor.__ray_call__.remote(_where) for actor in made])
+        told = api.get([_metadata_of(actor) for actor in made])
         self.actors += [ActorWrapper(actor, where) for actor, where in zip(made, told, strict=True)]
 
     def remove_actors(self, actor_indexes: list[int]) -> None:
@@ -163,8 +178,8 @@ class ActorGroup:
         self.actors = []
 
     @property
-    def actor_metadata(self) -> list[ActorMetadata]:
-        """Where each actor runs."""
+    def actor_metadata(self) -> list[Any]:
+        """What each actor's class says of it, or where it runs."""
         return [one.metadata for one in self.actors]
 
 

@@ -75,7 +75,7 @@ def nodes(source: Source) -> list[NodeState]:
 
 
 def workers(source: Source) -> list[WorkerState]:
-    """Processes of nodes, and the drivers."""
+    """Processes of nodes, and the drivers; then those that ended, the latest first."""
     ips = {row["NodeID"]: row["NodeManagerAddress"] for row in source.ask("nodes")}
     rows = [
         WorkerState(
@@ -101,6 +101,19 @@ def workers(source: Source) -> list[WorkerState]:
         )
         for row in source.ask("jobs")
         if row["running"]
+    ]
+    rows += [
+        WorkerState(
+            worker_id=row["worker_id"].hex(),
+            is_alive=False,
+            worker_type=row["worker_type"],
+            exit_type=row["exit_type"],
+            node_id=row["node_id"].hex(),
+            ip=row["ip"],
+            pid=row["pid"],
+            exit_detail=row["exit_detail"],
+        )
+        for row in reversed(source.ask("ended_workers"))
     ]
     return rows
 
