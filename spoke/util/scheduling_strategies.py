@@ -78,7 +78,7 @@ class NodeAffinitySchedulingStrategy:
             self._node = bytes.fromhex(text)
         except (TypeError, ValueError):
             self._node = b""
-        if len(self._node) != UNIQUE_BYTES:
+        if len(self._node) != UNIQUE_BYTES or self._node == b"\xff" * UNIQUE_BYTES:
             raise ValueError(
                 f"Invalid node_id {node_id!r}. Node ID must be a valid hex string: see nodes() for those of "
                 "this cluster."
