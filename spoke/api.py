@@ -411,7 +411,10 @@ def available_resources() -> dict[str, float]:
 
 
 def get_gpu_ids() -> list[Any]:
-    """The GPUs assigned to the running task or actor, as numbers (UUID texts where so started)."""
+    """The GPUs assigned to the running task or actor.
+
+    Numbers; where the node was started with CUDA_VISIBLE_DEVICES, the texts that it names them by.
+    """
     from spoke.runtime_context import assigned_gpu_ids
 
     return assigned_gpu_ids()

@@ -276,6 +276,7 @@ def _node_options(node: dict[str, Any]) -> dict[str, Any]:
     for name in ("num_cpus", "num_gpus"):
         value = node[name] if node[name] is not None else config.get(name)
         options[name] = None if value is None else check_node_quantity(name, value)
+    _check_visible(options["num_gpus"])
     custom = node["resources"] or {}
     if not isinstance(custom, dict):
         raise TypeError(f"resources must be a dict, got {type(custom)}")
@@ -290,6 +291,16 @@ def _node_options(node: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"object_store_memory must be a positive number of bytes, not {memory!r}")
     options["object_store_memory"] = config.get("object_store_memory") if memory is None else memory
     return options
+
+
+def _check_visible(num_gpus: float | None) -> None:
+    if not num_gpus:
+        return
+    from spoke.devices import CUDA, visible_devices
+
+    visible = visible_devices(config.get("cuda_visible_devices"))
+    if visible is not None and num_gpus > len(visible):
+        raise ValueError(f"Attempting to start a node with {num_gpus:g} GPU, but {CUDA} contains {visible}.")
 
 
 def _plain_address(address: str) -> str:

@@ -259,7 +259,7 @@ def _text(value: Any) -> str | None:
 
 
 def assigned_gpu_ids() -> list[Any]:
-    """The GPUs assigned to this worker: indices, or UUIDs where the node was started with UUIDs."""
+    """The GPUs assigned to this worker: indices, or the texts of the variable that the node was given."""
     return list(_facts().get("gpu_ids") or [])
 
 

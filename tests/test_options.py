@@ -270,7 +270,7 @@ def test_node_affinity() -> None:
     spec = TaskOptions(
         {"scheduling_strategy": NodeAffinitySchedulingStrategy(NODE, soft=False)}
     ).scheduling_spec()
-    assert spec["strategy"] == {"kind": "node", "node_id": bytes.fromhex(NODE), "soft": False}
+    assert spec["strategy"] == {"kind": "node", "node_id": bytes.fromhex(NODE), "soft": False, "now": False}
     with pytest.raises(ValueError, match="node_id"):
         NodeAffinitySchedulingStrategy("zz", soft=False)
     with pytest.raises(ValueError, match="str"):

@@ -41,16 +41,21 @@ def choose_node(s: State, index: FitIndex, shape: Shape, item: Item, origin: byt
     On a large cluster the index answers where it can: by classes of nodes, in sixteen levels of use.
 
     Raises:
-        Unplaceable: the node it must run on is dead.
+        Unplaceable: the node it must run on is dead, or too small, or busy where it shall not wait.
     """
     nodes = s.alive
     if shape.node_id is not None:
         node = s.nodes.get(shape.node_id)
-        if node is not None and node.alive:
-            if not shape.node_soft or could_hold(node, shape):
-                return node if _fits(s, node, shape, item) else None
-        elif not shape.node_soft:
-            raise Unplaceable(f"the node {shape.node_id.hex()} it must run on is not alive")
+        alive = node is not None and node.alive
+        if node is not None and alive and could_hold(node, shape):
+            if _fits(s, node, shape, item):
+                return node
+            if not shape.node_now:
+                return None
+        if not shape.node_soft:
+            why = infeasible(s, shape) or f"{show(shape.place)} is not free there"
+            why = f": {why}" if alive else " is not alive"
+            raise Unplaceable(f"the node {shape.node_id.hex()} it must run on{why}")
     if len(nodes) == 1:
         node = nodes[0]
         return node if _admits(node, shape) and _fits(s, node, shape, item) else None

@@ -8,7 +8,8 @@ The spec of a WANT or a CREATE_ACTOR::
     resources            {name: amount}         held while leased, or for the actor's life
     placement_resources  {name: amount}         must be free at the moment of placing (default: resources)
     strategy             None | "DEFAULT" | "SPREAD"
-                         | {"kind": "node", "node_id": bytes, "soft": bool}
+                         | {"kind": "node", "node_id": bytes, "soft": bool, "now": bool}
+                           (now: where it is busy, go elsewhere if soft, else fail)
                          | {"kind": "group", "group_id": bytes, "index": int}   (-1: any bundle)
                          | {"kind": "labels", "hard": selector, "soft": selector}
     label_selector       {label: condition}
@@ -52,6 +53,7 @@ class Shape:
         "locality",
         "need",
         "node_id",
+        "node_now",
         "node_soft",
         "place",
         "soft",
@@ -76,6 +78,7 @@ class Shape:
         self.spread = False
         self.node_id: bytes | None = None
         self.node_soft = False
+        self.node_now = False
         self.group_id: bytes | None = None
         self.group_index = -1
         self.hard = selectors.parse(spec.get("label_selector"))
@@ -86,11 +89,10 @@ class Shape:
         self._parse_env(spec.get("env") or {})
         locality = spec.get("locality") or {}
         self.locality: dict[bytes, int] = dict(locality)
-        node = self.node_id if not self.node_soft else None
         self.fit_key = (
             tuple(self.need.items()),
             tuple(self.place.items()) if self.place is not self.need else None,
-            node,
+            (self.node_id, self.node_soft, self.node_now),
             self.group_id,
             self.group_index,
             self.hards,
@@ -106,6 +108,7 @@ class Shape:
         if kind == "node":
             self.node_id = strategy["node_id"]
             self.node_soft = bool(strategy.get("soft", False))
+            self.node_now = bool(strategy.get("now", False))
             if type(self.node_id) is not bytes or len(self.node_id) != _NODE_ID_BYTES:
                 raise ValueError(f"not a node id: {self.node_id!r}")
         elif kind == "group":

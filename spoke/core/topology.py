@@ -57,9 +57,8 @@ class Topology:
         return {"gpus": self.gpus, "nics": self.nics, "cpus": self.cpus}
 
     def shown(self, indices: Iterable[int]) -> list[int | str]:
-        """What a program calls these GPUs: numbers as the machine counts them, or their UUIDs."""
-        names = [self.visible[index] if index < len(self.visible) else str(index) for index in indices]
-        return [int(name) if name.isdigit() else name for name in names]
+        """What a program calls these GPUs: by number, or as the variable that the node was given does."""
+        return [self.visible[index] if index < len(self.visible) else index for index in indices]
 
     def domain_of(self, kind: str, index: int) -> int | None:
         """The number of the domain of one kind that a GPU is in."""

@@ -41,7 +41,9 @@ class PlacementGroupSchedulingStrategy:
 
     def _scheduling(self) -> dict[str, Any] | None:
         group = self.placement_group
-        if group is None or group.is_empty:
+        if group is None:
+            raise ValueError("PlacementGroupSchedulingStrategy needs a placement group, and has None.")
+        if group.is_empty:
             return None
         return group._scheduling(self.placement_group_bundle_index, self.placement_group_capture_child_tasks)
 
@@ -56,10 +58,12 @@ class NodeAffinitySchedulingStrategy:
 
     Args:
         node_id: hexadecimal id of the node, as `nodes()` shows it.
-        soft: True runs elsewhere if the node is gone or can never hold it.
+        soft: True runs elsewhere if the node is gone or can never hold it; False fails then.
+        _spill_on_unavailable: with `soft`, do not wait where the node is busy: run elsewhere.
+        _fail_on_unavailable: without `soft`, do not wait where the node is busy: fail.
 
     Raises:
-        ValueError: `node_id` is not an id in hexadecimal.
+        ValueError: `node_id` is not an id in hexadecimal, or options that contradict each other.
     """
 
     def __init__(
@@ -74,17 +78,29 @@ class NodeAffinitySchedulingStrategy:
             self._node = bytes.fromhex(text)
         except (TypeError, ValueError):
             self._node = b""
-        if len(self._node) != UNIQUE_BYTES:
-            raise ValueError(f"Invalid node_id {node_id!r}: see nodes() for the ids of this cluster's nodes.")
+        if len(self._node) != UNIQUE_BYTES or self._node == b"\xff" * UNIQUE_BYTES:
+            raise ValueError(
+                f"Invalid node_id {node_id!r}. Node ID must be a valid hex string: see nodes() for those of "
+                "this cluster."
+            )
         if _spill_on_unavailable and not soft:
-            raise ValueError("_spill_on_unavailable cannot be set when soft is False.")
+            raise ValueError(
+                "_spill_on_unavailable cannot be set when soft is False. "
+                "Please set soft to True to use _spill_on_unavailable."
+            )
+        if _fail_on_unavailable and soft:
+            raise ValueError(
+                "_fail_on_unavailable cannot be set when soft is True. "
+                "Please set soft to False to use _fail_on_unavailable."
+            )
         self.node_id = text
         self.soft = soft
         self._spill_on_unavailable = _spill_on_unavailable
         self._fail_on_unavailable = _fail_on_unavailable
 
     def _scheduling(self) -> dict[str, Any]:
-        return {"kind": "node", "node_id": self._node, "soft": bool(self.soft)}
+        now = bool(self._spill_on_unavailable or self._fail_on_unavailable)
+        return {"kind": "node", "node_id": self._node, "soft": bool(self.soft), "now": now}
 
 
 class _Condition:
@@ -95,7 +111,10 @@ class _Condition:
     def __init__(self, *values: str) -> None:
         name = type(self).__name__
         if not values:
-            raise ValueError(f'{name} needs at least one value: e.g. {name}("value1", "value2").')
+            raise ValueError(
+                f"The variadic parameter of the {name} operator must be a non-empty tuple: "
+                f'e.g. {name}("value1", "value2").'
+            )
         for position, value in enumerate(values):
             if not isinstance(value, str):
                 raise ValueError(
@@ -154,7 +173,9 @@ class NodeLabelSchedulingStrategy:
         self.hard = _conditions(hard, "hard")
         self.soft = _conditions(soft, "soft")
         if not self.hard and not self.soft:
-            raise ValueError("NodeLabelSchedulingStrategy: `hard` and `soft` cannot both be empty.")
+            raise ValueError(
+                "The `hard` and `soft` parameter of NodeLabelSchedulingStrategy cannot both be empty."
+            )
 
     def _scheduling(self) -> dict[str, Any]:
         return {

@@ -45,6 +45,7 @@ def _is_node(name: str) -> bool:
 
 def jobs() -> list[dict[str, Any]]:
     """The drivers' runs, the latest last."""
+    spoke.nodes()  # raises where there is no cluster; the lists would look for one
     found = []
     for row in _lists.list_jobs(detail=True, limit=_ALL):
         if row.type == "DRIVER":
@@ -64,6 +65,7 @@ def jobs() -> list[dict[str, Any]]:
 
 def workers() -> dict[str, Any]:
     """Worker processes that were started, by their hexadecimal ids."""
+    spoke.nodes()
     rows = _lists.list_workers(detail=True, limit=_ALL)
     return {
         row.worker_id: {"node_ip_address": row.ip, "pid": str(row.pid)}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import glob
+import os
+
+from spoke import devices
 
 
 class AcceleratorManager:
@@ -27,11 +30,43 @@ class AcceleratorManager:
         """How many devices of this kind this machine has."""
         return len(glob.glob(cls._files))
 
+    @classmethod
+    def get_current_node_accelerator_type(cls) -> str | None:
+        """The type of this machine's devices, as in `ray.util.accelerators`, or None."""
+        return None
+
+    @classmethod
+    def get_current_node_additional_resources(cls) -> dict[str, float] | None:
+        """Further resources that these devices give a node: none."""
+        return None
+
+    @classmethod
+    def get_current_process_visible_accelerator_ids(cls) -> list[str] | None:
+        """The devices that this process may use, by its variable; None for all."""
+        return devices.visible_devices(os.environ.get(cls._variable))
+
+    @classmethod
+    def set_current_process_visible_accelerator_ids(cls, visible_ids: list[str]) -> None:
+        """Limit this process to devices, unless it was told to leave the variable alone."""
+        if not os.environ.get(f"RAY_EXPERIMENTAL_NOSET_{cls._variable}"):
+            os.environ[cls._variable] = ",".join(map(str, visible_ids))
+
+    @classmethod
+    def validate_resource_request_quantity(cls, quantity: float) -> tuple[bool, str | None]:
+        """Whether so much can be asked for, and why not."""
+        return True, None
+
 
 class NvidiaGPUAcceleratorManager(AcceleratorManager):
     """NVIDIA GPUs."""
 
     _resource, _variable, _files = "GPU", "CUDA_VISIBLE_DEVICES", "/proc/driver/nvidia/gpus/*"
+
+    @classmethod
+    def get_current_node_accelerator_type(cls) -> str | None:
+        """The type of this machine's GPUs, such as ``"H100"``, or None."""
+        found = devices.describe_gpus(None)
+        return devices.accelerator_type(found[0]["name"]) or None if found else None
 
 
 class TPUAcceleratorManager(AcceleratorManager):
