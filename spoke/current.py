@@ -14,4 +14,5 @@ if TYPE_CHECKING:
 
 client: Client | None = None
 targets: dict[bytes, Any] = {}  # of `experimental.set_target_for_ref`: object id -> what `get` reads it into
+joined: Callable[..., None] | None = None  # told by `init`: started?, address, level and format of logs
 at_shutdown: dict[Any, Callable[[], None]] = {}  # what to close when this process leaves the cluster

@@ -146,7 +146,11 @@ def init(
         "local_mode": local_mode or None,
     }
     _connect(engine, address, options, node, {**shown, **kwargs})
-    return _context()
+    context = _context()
+    if current.joined is not None and configure_logging:
+        started = (address is None and not config.get("address")) or address == "local"
+        current.joined(started, context["address"], logging_level, logging_format)
+    return context
 
 
 def _options(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import spoke
+from ray._private import subscribers
 
 OPTIMIZED: Final = True
 
@@ -12,6 +13,8 @@ ActorClassID = spoke.ActorClassID
 ActorID = spoke.ActorID
 DynamicObjectRefGenerator = spoke.DynamicObjectRefGenerator
 FunctionID = spoke.FunctionID
+GcsErrorSubscriber = subscribers.GcsErrorSubscriber
+GcsLogSubscriber = subscribers.GcsLogSubscriber
 JobID = spoke.JobID
 Language = spoke.Language
 NodeID = spoke.NodeID

@@ -18,6 +18,29 @@ LOGGER_LEVEL: Final = "info"
 DEFAULT_DASHBOARD_IP: Final = "127.0.0.1"
 DEFAULT_DASHBOARD_PORT: Final = 8265
 ERROR_MESSAGE: Final = ""
+LOG_PREFIX_ACTOR_NAME: Final = ":actor_name:"
+LOG_PREFIX_TASK_NAME: Final = ":task_name:"
+FUNCTION_SIZE_WARN_THRESHOLD: Final = 10**7
+FUNCTION_SIZE_ERROR_THRESHOLD: Final = 10**8
+RAY_LOGGING_CONFIG_ENCODING: Final = None
+
+# Kinds of errors that drivers hear of.
+PICKLING_LARGE_OBJECT_PUSH_ERROR: Final = "pickling_large_object"
+WAIT_FOR_FUNCTION_PUSH_ERROR: Final = "wait_for_function"
+VERSION_MISMATCH_PUSH_ERROR: Final = "version_mismatch"
+WORKER_CRASH_PUSH_ERROR: Final = "worker_crash"
+WORKER_DIED_PUSH_ERROR: Final = "worker_died"
+WORKER_POOL_LARGE_ERROR: Final = "worker_pool_large"
+PUT_RECONSTRUCTION_PUSH_ERROR: Final = "put_reconstruction"
+RESOURCE_DEADLOCK_ERROR: Final = "resource_deadlock"
+REMOVED_NODE_ERROR: Final = "node_removed"
+MONITOR_DIED_ERROR: Final = "monitor_died"
+LOG_MONITOR_DIED_ERROR: Final = "log_monitor_died"
+DASHBOARD_AGENT_DIED_ERROR: Final = "dashboard_agent_died"
+DASHBOARD_DIED_ERROR: Final = "dashboard_died"
+RAYLET_DIED_ERROR: Final = "raylet" + "_died"
+DETACHED_ACTOR_ANONYMOUS_NAMESPACE_ERROR: Final = "detached_actor_anonymous_namespace"
+EXCESS_QUEUEING_WARNING: Final = "excess_queueing_warning"
 
 
 def env_integer(key: str, default: int) -> int:

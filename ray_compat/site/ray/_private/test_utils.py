@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import spoke
 from ray._common import test_utils as _common
+from ray._private import subscribers
 from spoke.util import state
 
 _DRIVER_S = 60.0
@@ -242,6 +243,83 @@ def external_redis_test_enabled() -> bool:
 def kill_process_by_name(name: str, SIGKILL: bool = False) -> NoReturn:
     """Refused: the processes of Ray's parts do not exist here."""
     raise RuntimeError(f"Spoke has no process {name}: kill a node of a Cluster, cluster.remove_node(node)")
+
+
+# -- what drivers hear
+
+
+def init_error_pubsub() -> Any:
+    """A subscriber to the errors that this driver is told of."""
+    subscriber = subscribers.GcsErrorSubscriber()
+    subscriber.subscribe()
+    return subscriber
+
+
+def get_error_message(
+    subscriber: Any, num: float = 1e6, error_type: str | None = None, timeout: float = 20
+) -> list[dict[str, Any]]:
+    """Up to `num` errors, of one type if given, that come within `timeout` seconds."""
+    return _polled(
+        lambda left: subscriber.poll(timeout=left)[1],
+        num,
+        timeout,
+        lambda error: error_type is None or error["type"] == error_type,
+    )
+
+
+def init_log_pubsub() -> Any:
+    """A subscriber to the output of this driver's workers."""
+    subscriber = subscribers.GcsLogSubscriber()
+    subscriber.subscribe()
+    return subscriber
+
+
+def get_log_batch(
+    subscriber: Any, num: float, timeout: float = 20, job_id: str | None = None, matcher: Any = None
+) -> list[dict[str, Any]]:
+    """Up to `num` batches of output, of a job, that satisfy `matcher`, within `timeout` seconds."""
+    return _polled(
+        lambda left: subscriber.poll(timeout=left),
+        num,
+        timeout,
+        lambda batch: (not job_id or batch["job"] == job_id) and (not matcher or matcher(batch)),
+    )
+
+
+def get_log_data(
+    subscriber: Any, num: float = 1e6, timeout: float = 20, job_id: str | None = None, matcher: Any = None
+) -> list[dict[str, Any]]:
+    """As `get_log_batch`; `matcher` is asked for single lines, of which one must satisfy it."""
+    wanted = matcher and (lambda batch: any(matcher(line) for line in batch["lines"]))
+    return get_log_batch(subscriber, num, timeout, job_id, wanted)
+
+
+def get_log_message(
+    subscriber: Any, num: float = 1e6, timeout: float = 20, job_id: str | None = None, matcher: Any = None
+) -> list[list[str]]:
+    """The lines of `get_log_data`."""
+    return [batch["lines"] for batch in get_log_data(subscriber, num, timeout, job_id, matcher)]
+
+
+def get_log_sources(
+    subscriber: Any, num: float = 1e6, timeout: float = 20, job_id: str | None = None, matcher: Any = None
+) -> set[Any]:
+    """The processes of `get_log_data`."""
+    return {batch["pid"] for batch in get_log_data(subscriber, num, timeout, job_id, matcher)}
+
+
+def _polled(
+    poll: Callable[[float], Any], num: float, timeout: float, wanted: Callable[[Any], Any]
+) -> list[Any]:
+    deadline = time.monotonic() + timeout
+    found: list[Any] = []
+    while len(found) < num and (left := deadline - time.monotonic()) > 0:
+        message = poll(left)
+        if message is None:
+            break
+        if wanted(message):
+            found.append(message)
+    return found
 
 
 # -- actors and groups
