@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import spoke
-from spoke import errors
+from spoke import current, errors
 from spoke.util.client import client
 
 TOP = "ray"
@@ -145,11 +145,16 @@ def _is_import() -> bool:
     return frame is not None and frame.f_code.co_name == "_find_and_load_unlocked"
 
 
+def _joined(*told: Any) -> None:
+    importlib.import_module(f"{TOP}._private.worker").log_joined(*told)
+
+
 def serve(module: ModuleType) -> None:
     """Make `module`, the package ``ray``, the mirror of ``spoke``."""
     if not any(isinstance(finder, RayFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, RayFinder())
     errors.show_as("ray.exceptions")
+    current.joined = _joined
     module.__dict__["__spoke__"] = spoke.__version__
     module.__dict__["__version__"] = spoke.RAY_VERSION
     module.__dict__["__commit__"] = "spoke"

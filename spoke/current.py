@@ -16,4 +16,5 @@ client: Client | None = None
 auto_connect = True  # may a first remote call start or join a cluster, unless the environment forbids it?
 job_config: Any = None  # what the program gave to `init`
 targets: dict[bytes, Any] = {}  # of `experimental.set_target_for_ref`: object id -> what `get` reads it into
+joined: Callable[..., None] | None = None  # told by `init`: started?, address, level and format of logs
 at_shutdown: dict[Any, Callable[[], None]] = {}  # what to close when this process leaves the cluster

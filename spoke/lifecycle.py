@@ -150,7 +150,11 @@ def init(
     }
     _connect(engine, address, options, node, {**shown, **kwargs})
     current.job_config = job_config
-    return _context()
+    context = _context()
+    if current.joined is not None and configure_logging:
+        started = (address is None and not config.get("address")) or address == "local"
+        current.joined(started, context["address"], logging_level, logging_format)
+    return context
 
 
 def init_by_first_use() -> None:

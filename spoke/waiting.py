@@ -23,6 +23,17 @@ HUB_ANSWER_S: Final = 10.0  # it may be about to be restarted
 UNREADABLE: Final = (ObjectLostError, RayDirectTransportError)  # what reading lost blocks raises
 
 
+class _ToError(Waiter):
+    """Waits for all, or for the first that fails."""
+
+    __slots__ = ()
+
+    def resolved(self, entry: Any) -> None:
+        self.remaining -= 1
+        if self.remaining <= 0 or entry.status > 0:
+            self.finish()
+
+
 class Waiting:
     """The waits of one client."""
 
@@ -92,7 +103,8 @@ class Waiting:
         for ref in refs:
             if ref._entry.status == PENDING:
                 began = time.monotonic()
-                self.wait_all(refs, timeout)
+                if not self.wait_all(refs, timeout, to_error=True):
+                    self._raise_first(refs)
                 break
         read = self._client.values.read
         values: list[Any] = []
@@ -109,6 +121,12 @@ class Waiting:
         if began and timeout is not None:
             timeout = max(0.0, timeout - (time.monotonic() - began))
         return values + self._get_each(refs[len(values) :], timeout)
+
+    def _raise_first(self, refs: list[ObjectRef[Any]]) -> None:
+        """One has failed while others are pending: they are not waited for."""
+        for ref in refs:
+            if ref._entry.status > 0:
+                raise self._client.replies.error_of(ref._entry)
 
     # -- objects whose node is gone
 
@@ -178,10 +196,15 @@ class Waiting:
             if waits_for == node_id:
                 waiter.finish()
 
-    def wait_all(self, refs: list[ObjectRef[Any]], timeout: float | None) -> None:
-        """Wait until none is pending; GetTimeoutError after `timeout` seconds."""
+    def wait_all(self, refs: list[ObjectRef[Any]], timeout: float | None, to_error: bool = False) -> bool:
+        """Wait until none is pending, or until one has failed if `to_error`: whether it is the former.
+
+        Raises:
+            GetTimeoutError: neither within `timeout` seconds.
+        """
         client = self._client
-        waiter = Waiter(0)
+        waiter = _ToError(0) if to_error else Waiter(0)
+        failed = False
         with client.lock:
             seen = set()
             for ref in refs:
@@ -190,11 +213,16 @@ class Waiting:
                     seen.add(entry.id)
                     waiter.remaining += 1
                     self.enlist(entry, waiter)
-            waiter.done = waiter.remaining == 0
+                elif entry.status > 0:
+                    failed = to_error
+            waiter.done = failed or waiter.remaining == 0
             if client.refs.out or client._dropped:
                 client._settle()
         if not self.block_on(waiter, timeout):
             self._late(refs, waiter, timeout)
+        if waiter.remaining > 0:
+            self.forget(refs, waiter)
+        return waiter.remaining <= 0
 
     def _late(self, refs: list[ObjectRef[Any]], waiter: Waiter, timeout: float | None) -> None:
         self.forget(refs, waiter)

@@ -1,4 +1,4 @@
-"""What programs subscribe to: lines that workers print, and errors that are pushed to drivers."""
+"""What a driver hears that nobody waits for, one message after the other: errors, and its workers' output."""
 
 from __future__ import annotations
 
@@ -8,123 +8,96 @@ import time
 from typing import Any
 
 import spoke
-from ray._private import ray_constants
-from spoke import current
+from spoke import current, notices
 from spoke.experimental import internal_kv
 
 ERRORS = b"errors"  # the namespace of pushed errors in the cluster's key-value store
 _LOOK_S = 0.05
+_ALL = "ff" * 4  # a nil job's id
 
 
-def publish(job_id: Any, error_type: str, message: str) -> None:
-    """Leave an error for the drivers that subscribed; a nil job means all of them."""
+def push(job_id: Any, error_type: str, message: str) -> None:
+    """Tell the drivers that subscribed of an error: those of a job, or all for None or a nil id."""
+    mine = spoke.get_runtime_context().get_job_id()
+    job = _ALL if job_id is None else job_id.hex()
+    client = current.client
+    if job == mine and client is not None and not client.is_worker:
+        notices.warn(error_type, message)
+        return
     now = time.time()
-    error = {"job_id": job_id.hex(), "type": error_type, "error_message": message, "timestamp": now}
+    error = {"job_id": job, "type": error_type, "error_message": message, "timestamp": now}
     key = f"{now:.6f}-{spoke.get_runtime_context().get_worker_id()}"
     internal_kv._internal_kv_put(key.encode(), json.dumps(error).encode(), namespace=ERRORS)
 
 
-class GcsLogSubscriber:
-    """Lines that the workers of this driver print, as they come.
+class _Subscriber:
+    """Messages from `subscribe` until `close`.
 
     Args:
-        address: accepted for compatibility: they are those that this driver is sent.
+        worker_id, address: accepted for compatibility: what this driver is told comes.
     """
 
-    def __init__(self, address: str | None = None) -> None:
-        self._batches: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._shown: Any = None
-        self._hub: Any = None
+    def __init__(self, worker_id: bytes | None = None, address: str | None = None) -> None:
+        self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+
+class GcsErrorSubscriber(_Subscriber):
+    """Errors: (id of the job, dict with job_id, type, error_message, timestamp)."""
 
     def subscribe(self) -> None:
-        """From now on."""
-        client = current.client
-        assert client is not None, "call init() first"
-        self._hub, self._shown = client.hub, client.hub.on_log_lines
-        self._hub.on_log_lines = self._take
+        """Hear of errors from now on."""
         self._job = spoke.get_runtime_context().get_job_id()
-        self._addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in spoke.nodes()}
+        self._seen = set(internal_kv._internal_kv_list(b"", namespace=ERRORS))
+        notices.errors.append(self._heard)
 
-    def _take(self, node_id: bytes, pid: int, name: str, stream: str, lines: list[Any]) -> None:
-        node = bytes(node_id).hex()
-        batch = {"ip": self._addresses.get(node), "pid": pid, "job": self._job, "lines": list(lines)}
-        is_err = stream in ("stderr", "err")
-        self._batches.put({**batch, "is_err": is_err, "actor_name": name, "task_name": name})
-        if self._shown is not None:
-            self._shown(node_id, pid, name, stream, lines)
+    def _heard(self, kind: str, text: str) -> None:
+        self._put({"job_id": self._job, "type": kind, "error_message": text, "timestamp": time.time()})
 
-    def poll(self, timeout: float | None = None) -> dict[str, Any]:
-        """The next lines of one worker, or nothing after `timeout` seconds."""
-        try:
-            return self._batches.get(timeout=None if timeout is None else max(timeout, 0))
-        except queue.Empty:
-            return {}
-
-    def close(self) -> None:
-        """Hear no more."""
-        if self._hub is not None and self._hub.on_log_lines == self._take:
-            self._hub.on_log_lines = self._shown
-
-
-class GcsErrorSubscriber:
-    """Workers that died, and what programs push (`ray._private.utils.push_error_to_driver`).
-
-    Args:
-        address: accepted for compatibility: they are those of this driver's cluster.
-    """
-
-    def __init__(self, address: str | None = None) -> None:
-        self._seen: set[Any] = set()
-        self._waiting: list[tuple[bytes, dict[str, Any]]] = []
-
-    def subscribe(self) -> None:
-        """From now on."""
-        self._look()
-        self._waiting.clear()
+    def _put(self, error: dict[str, Any]) -> None:
+        key = error["job_id"].encode()
+        self._messages.put((key, {**error, "job_id": bytes.fromhex(error["job_id"])}))
 
     def _look(self) -> None:
-        mine = ("ff" * 4, spoke.get_runtime_context().get_job_id())
-        for key in sorted(internal_kv._internal_kv_list(b"", namespace=ERRORS)):
-            value = None if key in self._seen else internal_kv._internal_kv_get(key, namespace=ERRORS)
+        """Take what other processes have pushed."""
+        for key in sorted(set(internal_kv._internal_kv_list(b"", namespace=ERRORS)) - self._seen):
             self._seen.add(key)
-            error = {} if value is None else json.loads(value)
-            if error.get("job_id") in mine:
-                self._waiting.append((error["job_id"].encode(), error))
-        client: Any = current.client
-        for worker_id, text in [*_workers(client.request("deaths")), *_actors(client.request("actors"))]:
-            if worker_id not in self._seen:
-                self._seen.add(worker_id)
-                kind = ray_constants.WORKER_DIED_PUSH_ERROR
-                error = {"job_id": mine[1], "type": kind, "error_message": text, "timestamp": time.time()}
-                self._waiting.append((mine[1].encode(), error))
+            error = json.loads(internal_kv._internal_kv_get(key, namespace=ERRORS) or b"{}")
+            if error.get("job_id") in (_ALL, self._job):
+                self._put(error)
 
     def poll(self, timeout: float | None = None) -> tuple[bytes | None, dict[str, Any] | None]:
         """Key and contents of the next error, or twice None after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             self._look()
-            if self._waiting:
-                return self._waiting.pop(0)
-            if deadline is not None and time.monotonic() > deadline:
-                return None, None
-            time.sleep(_LOOK_S)
+            try:
+                return self._messages.get(timeout=_LOOK_S)  # type: ignore[no-any-return]
+            except queue.Empty:
+                if deadline is not None and time.monotonic() > deadline:
+                    return None, None
 
     def close(self) -> None:
-        """Hear no more: nothing was opened."""
+        """Hear no more."""
+        if self._heard in notices.errors:
+            notices.errors.remove(self._heard)
 
 
-def _workers(deaths: list[dict[str, Any]]) -> list[tuple[bytes, str]]:
-    return [(bytes(row["worker_id"]), _text(row["cause"])) for row in deaths]
+class GcsLogSubscriber(_Subscriber):
+    """The workers' output: dicts with ip, pid, job, is_err, lines, actor_name, task_name."""
 
+    def subscribe(self) -> None:
+        """Hear of output from now on."""
+        notices.lines.append(self._messages.put)
 
-def _actors(rows: list[dict[str, Any]]) -> list[tuple[bytes, str]]:
-    """Actors that ended by the end of their worker, and not as somebody wanted it."""
-    return [
-        (bytes(row["actor_id"]), _text(row["info"].get("cause")))
-        for row in rows
-        if row["state"] == "DEAD" and (row["info"].get("code") or row["info"].get("signal"))
-    ]
+    def poll(self, timeout: float | None = None) -> dict[str, Any] | None:
+        """The next lines of one worker, or None after `timeout` seconds."""
+        try:
+            found: dict[str, Any] = self._messages.get(timeout=None if timeout is None else max(timeout, 0))
+        except queue.Empty:
+            return None
+        return found
 
-
-def _text(cause: Any) -> str:
-    return f"A worker died or was killed while executing a task or an actor: {cause}"
+    def close(self) -> None:
+        """Hear no more."""
+        if self._messages.put in notices.lines:
+            notices.lines.remove(self._messages.put)

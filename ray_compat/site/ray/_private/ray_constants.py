@@ -38,8 +38,11 @@ RAY_OVERRIDE_DASHBOARD_URL: Final = "RAY_OVERRIDE_DASHBOARD_URL"
 RESOURCES_ENVIRONMENT_VARIABLE: Final = "RAY_OVERRIDE_RESOURCES"
 LABELS_ENVIRONMENT_VARIABLE: Final = "RAY_OVERRIDE_LABELS"
 WORKER_PROCESS_SETUP_HOOK_ENV_VAR: Final = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
+FUNCTION_SIZE_WARN_THRESHOLD: Final = 10**7
+FUNCTION_SIZE_ERROR_THRESHOLD: Final = 10**8
+RAY_LOGGING_CONFIG_ENCODING: Final = None
 
-# Types of errors that are pushed to drivers; of these, Spoke pushes that of a worker's death.
+# Kinds of errors that drivers hear of.
 PICKLING_LARGE_OBJECT_PUSH_ERROR: Final = "pickling_large_object"
 WAIT_FOR_FUNCTION_PUSH_ERROR: Final = "wait_for_function"
 VERSION_MISMATCH_PUSH_ERROR: Final = "version_mismatch"
@@ -51,6 +54,11 @@ RESOURCE_DEADLOCK_ERROR: Final = "resource_deadlock"
 REMOVED_NODE_ERROR: Final = "node_removed"
 RAYLET_DIED_ERROR: Final = "raylet_died"
 DETACHED_ACTOR_ANONYMOUS_NAMESPACE_ERROR: Final = "detached_actor_anonymous_namespace"
+MONITOR_DIED_ERROR: Final = "monitor_died"
+LOG_MONITOR_DIED_ERROR: Final = "log_monitor_died"
+DASHBOARD_AGENT_DIED_ERROR: Final = "dashboard_agent_died"
+DASHBOARD_DIED_ERROR: Final = "dashboard_died"
+EXCESS_QUEUEING_WARNING: Final = "excess_queueing_warning"
 
 
 def env_integer(key: str, default: int) -> int:

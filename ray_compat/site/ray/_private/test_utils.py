@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import itertools
 import json
 import os
 import signal
@@ -251,11 +250,11 @@ def kill_process_by_name(name: str, SIGKILL: bool = False) -> NoReturn:
     raise RuntimeError(f"Spoke has no process {name}: kill a node of a Cluster, cluster.remove_node(node)")
 
 
-# -- what is printed and pushed
+# -- what drivers hear
 
 
-def init_error_pubsub() -> gcs_pubsub.GcsErrorSubscriber:
-    """A subscription to errors of this driver's cluster."""
+def init_error_pubsub() -> Any:
+    """A subscriber to the errors that this driver is told of."""
     subscriber = gcs_pubsub.GcsErrorSubscriber()
     subscriber.subscribe()
     return subscriber
@@ -264,75 +263,68 @@ def init_error_pubsub() -> gcs_pubsub.GcsErrorSubscriber:
 def get_error_message(
     subscriber: Any, num: float = 1e6, error_type: str | None = None, timeout: float = 20
 ) -> list[dict[str, Any]]:
-    """At most `num` errors, of this type if one is given, that come within `timeout` seconds."""
-    polled = (error for _, error in _polled(subscriber, timeout))
-    return list(itertools.islice((one for one in polled if error_type in (None, one["type"])), int(num)))
+    """Up to `num` errors, of one type if given, that come within `timeout` seconds."""
+    return _polled(
+        lambda left: subscriber.poll(timeout=left)[1],
+        num,
+        timeout,
+        lambda error: error_type is None or error["type"] == error_type,
+    )
 
 
-def init_log_pubsub() -> gcs_pubsub.GcsLogSubscriber:
-    """A subscription to lines that this driver's workers print."""
+def init_log_pubsub() -> Any:
+    """A subscriber to the output of this driver's workers."""
     subscriber = gcs_pubsub.GcsLogSubscriber()
     subscriber.subscribe()
     return subscriber
 
 
 def get_log_batch(
-    subscriber: Any,
-    num: float = 1e6,
-    timeout: float = 20,
-    job_id: str | None = None,
-    matcher: Callable[[Any], Any] | None = None,
+    subscriber: Any, num: float, timeout: float = 20, job_id: str | None = None, matcher: Any = None
 ) -> list[dict[str, Any]]:
-    """At most `num` batches of lines that come within `timeout` seconds; `matcher` is given batches."""
-    wanted = (
-        batch
-        for batch in _polled(subscriber, timeout)
-        if job_id in (None, batch["job"]) and (matcher is None or matcher(batch))
+    """Up to `num` batches of output, of a job, that satisfy `matcher`, within `timeout` seconds."""
+    return _polled(
+        lambda left: subscriber.poll(timeout=left),
+        num,
+        timeout,
+        lambda batch: (not job_id or batch["job"] == job_id) and (not matcher or matcher(batch)),
     )
-    return list(itertools.islice(wanted, int(num)))
 
 
 def get_log_data(
-    subscriber: Any,
-    num: float = 1e6,
-    timeout: float = 20,
-    job_id: str | None = None,
-    matcher: Callable[[Any], Any] | None = None,
+    subscriber: Any, num: float = 1e6, timeout: float = 20, job_id: str | None = None, matcher: Any = None
 ) -> list[dict[str, Any]]:
-    """As `get_log_batch`; `matcher` is given lines, of which one must match."""
-    of_lines = matcher and (lambda batch: any(map(matcher, batch["lines"])))
-    return get_log_batch(subscriber, num, timeout, job_id, of_lines)
+    """As `get_log_batch`; `matcher` is asked for single lines, of which one must satisfy it."""
+    wanted = matcher and (lambda batch: any(matcher(line) for line in batch["lines"]))
+    return get_log_batch(subscriber, num, timeout, job_id, wanted)
 
 
 def get_log_message(
-    subscriber: Any,
-    num: float = 1e6,
-    timeout: float = 20,
-    job_id: str | None = None,
-    matcher: Callable[[Any], Any] | None = None,
+    subscriber: Any, num: float = 1e6, timeout: float = 20, job_id: str | None = None, matcher: Any = None
 ) -> list[list[str]]:
     """The lines of `get_log_data`."""
     return [batch["lines"] for batch in get_log_data(subscriber, num, timeout, job_id, matcher)]
 
 
 def get_log_sources(
-    subscriber: Any,
-    num: float = 1e6,
-    timeout: float = 20,
-    job_id: str | None = None,
-    matcher: Callable[[Any], Any] | None = None,
-) -> set[int]:
+    subscriber: Any, num: float = 1e6, timeout: float = 20, job_id: str | None = None, matcher: Any = None
+) -> set[Any]:
     """The processes of `get_log_data`."""
     return {batch["pid"] for batch in get_log_data(subscriber, num, timeout, job_id, matcher)}
 
 
-def _polled(subscriber: Any, timeout: float) -> Iterator[Any]:
+def _polled(
+    poll: Callable[[float], Any], num: float, timeout: float, wanted: Callable[[Any], Any]
+) -> list[Any]:
     deadline = time.monotonic() + timeout
-    while (left := deadline - time.monotonic()) > 0:
-        found = subscriber.poll(timeout=left)
-        if not found or found == (None, None):
-            return
-        yield found
+    found: list[Any] = []
+    while len(found) < num and (left := deadline - time.monotonic()) > 0:
+        message = poll(left)
+        if message is None:
+            break
+        if wanted(message):
+            found.append(message)
+    return found
 
 
 # -- actors and groups

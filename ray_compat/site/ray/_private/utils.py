@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import threading
 from typing import Any
 
 from ray._common import utils as _common
 from ray._private import gcs_pubsub
 from spoke import machine
-from spoke.ids import JobID, TaskID
+from spoke.ids import TaskID
 
 binary_to_hex = _common.binary_to_hex
 decode = _common.decode
@@ -17,6 +19,57 @@ get_ray_temp_dir = _common.get_default_ray_temp_dir  # its former name
 get_system_memory = _common.get_system_memory
 hex_to_binary = _common.hex_to_binary
 reset_ray_address = _common.reset_ray_address
+
+
+def push_error_to_driver(worker: Any, error_type: str, message: str, job_id: Any = None) -> None:
+    """Tell drivers of an error, those of one job or all: it is printed, or who subscribed hears of it.
+
+    Args:
+        worker: accepted for compatibility: it is this process.
+    """
+    gcs_pubsub.push(job_id, error_type, message)
+
+
+def publish_error_to_driver(
+    error_type: str, message: str, gcs_client: Any = None, job_id: Any = None
+) -> None:
+    """As `push_error_to_driver`."""
+    push_error_to_driver(None, error_type, message, job_id)
+
+
+class DeferSigint(contextlib.AbstractContextManager["DeferSigint"]):
+    """SIGINT waits until the end of the ``with`` statement; a handler set inside holds from then on."""
+
+    def __init__(self) -> None:
+        self.signal_received = False
+        self._handler: Any = None
+        self._set: Any = None
+
+    @classmethod
+    def create_if_main_thread(cls) -> contextlib.AbstractContextManager[Any]:
+        """One in the main thread, where signals arrive; elsewhere a context that does nothing."""
+        return cls() if is_main_thread() else contextlib.nullcontext()
+
+    def __enter__(self) -> DeferSigint:
+        self._set = signal.signal
+        self._handler = self._set(signal.SIGINT, self._received)
+        signal.signal = self._keep
+        return self
+
+    def _received(self, number: int, frame: Any) -> None:
+        self.signal_received = True
+
+    def _keep(self, signalnum: int, handler: Any) -> Any:
+        if signalnum != signal.SIGINT or not is_main_thread():
+            return self._set(signalnum, handler)
+        before, self._handler = self._handler, handler
+        return before
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        signal.signal = self._set
+        signal.signal(signal.SIGINT, self._handler)
+        if kind is None and self.signal_received:
+            self._handler(signal.SIGINT, None)
 
 
 def get_num_cpus(override_docker_cpu_warning: bool = False, truncate: bool = True) -> float:
@@ -63,19 +116,3 @@ def split_address(address: str) -> tuple[str, str]:
     if not mark:
         raise ValueError("Address must contain '://'")
     return module, rest
-
-
-def push_error_to_driver(worker: Any, error_type: str, message: str, job_id: JobID | None = None) -> None:
-    """Tell the drivers that subscribed to errors; those of one job, or all.
-
-    Args:
-        worker: accepted for compatibility: it is this process.
-    """
-    gcs_pubsub.publish(JobID.nil() if job_id is None else job_id, error_type, message)
-
-
-def publish_error_to_driver(
-    error_type: str, message: str, gcs_client: Any = None, job_id: JobID | None = None
-) -> None:
-    """As `push_error_to_driver`."""
-    push_error_to_driver(None, error_type, message, job_id)

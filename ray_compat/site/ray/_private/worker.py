@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import spoke
-from spoke import SCRIPT_MODE, WORKER_MODE, config, current
+from spoke import SCRIPT_MODE, WORKER_MODE, config, current, notices
 from spoke.ids import ActorID, JobID, NodeID, TaskID, WorkerID
 from spoke.job_config import JobConfig
 from spoke.lifecycle import not_started
@@ -228,6 +228,26 @@ def __getattr__(name: str) -> Any:
     if name == "_global_node":
         return global_worker.node
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}: see spoke/COVERAGE.md")
+
+
+def _unhandled_error_handler(e: BaseException) -> None:
+    """Log the error of a call whose result nobody has asked for; programs set another function here."""
+    notices.log_unhandled(e)
+
+
+notices.on_unhandled = lambda error: _unhandled_error_handler(error)
+
+
+def log_joined(started: bool, address: str, level: str | int, layout: str | None) -> None:
+    """Say to whom `init` has connected this program, in the words that tools wait for."""
+    from ray._private import ray_constants, ray_logging
+
+    ray_logging.setup_logger(level, layout or ray_constants.LOGGER_FORMAT)
+    if started:
+        logger.info("Started a local Ray instance.")
+    else:
+        logger.info("Connecting to existing Ray cluster at address: %s...", address)
+        logger.info("Connected to Ray cluster.")
 
 
 def print_to_stdstream(data: dict[str, Any], ignore_prefix: bool = False) -> None:

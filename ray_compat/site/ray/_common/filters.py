@@ -1,0 +1,5 @@
+"""Names of `ray._common.filters`."""
+
+from __future__ import annotations
+
+from spoke.structuredlogs import CoreContextFilter as CoreContextFilter
