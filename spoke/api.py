@@ -178,8 +178,14 @@ def _get_unusual(given: Any, timeout: float | None) -> Any:
     if hasattr(given, "_compiled_get"):
         return given._compiled_get(timeout)
     if isinstance(given, list):
-        if all(hasattr(item, "_compiled_get") for item in given):
+        compiled = [hasattr(item, "_compiled_get") for item in given]
+        if all(compiled):
             return [item._compiled_get(timeout) for item in given]
+        if any(compiled):
+            raise ValueError(
+                "Invalid type of object refs. 'object_refs' must be a list of CompiledDAGRefs if there is "
+                "any CompiledDAGRef within it."
+            )
         wrong = next(item for item in given if type(item) is not _ref_type)
         raise TypeError(f"Attempting to call `get` on the value {wrong!r}, which is not an ObjectRef.")
     raise ValueError(

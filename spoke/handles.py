@@ -148,7 +148,7 @@ class RemoteFunction:
         """A node of a graph that stands for a call; see `spoke.dag`."""
         from spoke.dag.nodes import FunctionNode
 
-        return FunctionNode(self, args, kwargs)
+        return FunctionNode.of(self, args, kwargs, self._options.given)
 
     def _remote(self, args: Any = (), kwargs: Any = None, **task_options: Any) -> Any:
         """`options` and `remote` in one call."""
@@ -530,7 +530,7 @@ class ActorClass:
         """A node of a graph that stands for a new actor; see `spoke.dag`."""
         from spoke.dag.nodes import ClassNode
 
-        return ClassNode(self, args, kwargs)
+        return ClassNode.of(self, args, kwargs, self._options.given)
 
     def _remote(self, args: Any = (), kwargs: Any = None, **actor_options: Any) -> ActorHandle:
         """`options` and `remote` in one call."""
