@@ -252,7 +252,7 @@ def wait(
     if not isinstance(ray_waitables, list):
         single = type(ray_waitables) is (_ref_type or _load_ref_type())
         what = "a single ObjectRef" if single else str(type(ray_waitables))
-        raise TypeError(f"wait() expected a list of ObjectRef or ObjectRefGenerator, got {what}")
+        raise TypeError(f"wait() expected a list of ray.ObjectRef or ray.ObjectRefGenerator, got {what}")
     ref_type = _ref_type or _load_ref_type()
     fault = _check_refs(ray_waitables, ref_type, ref_type._entry)
     waitables = ray_waitables if fault == 0 else _waitables(ray_waitables)
@@ -294,7 +294,8 @@ def _waitables(given: list[Any]) -> list[Any]:
             waitables.append(item)
         else:
             raise TypeError(
-                f"wait() expected a list of ObjectRef or ObjectRefGenerator, got list containing {type(item)}"
+                "wait() expected a list of ray.ObjectRef or ray.ObjectRefGenerator, got list containing "
+                f"{type(item)}"
             )
     return waitables
 

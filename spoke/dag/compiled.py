@@ -61,6 +61,20 @@ class _Planner:
         self.whole = False
         # As they were bound: so every actor runs its calls in that order, and none waits for a later one.
         nodes = sorted(upstream_first(root), key=lambda node: node._made)
+        others = [node._compiled for node in nodes if node._compiled is not None]
+        if others:
+            raise ValueError(
+                "The DAG was compiled more than once. The following two nodes call `experimental_compile`: "
+                f"(1) {others[0]}, (2) {root}"
+            )
+        for node in nodes:
+            for value in () if isinstance(node, (MultiOutputNode, OutputNode)) else node.get_args():
+                _check_plain(value, node)
+        if not any(node.is_input for node in nodes):
+            raise ValueError(
+                "No InputNode found in the DAG: when traversing upwards, no upstream node was found for "
+                f"{nodes[0]}."
+            )
         for node in nodes:
             self._add(node)
         if not self.calls:
@@ -126,15 +140,12 @@ class _Planner:
                 "Compiled DAG currently does not support binding to other DAG nodes as kwargs: give them by "
                 "position."
             )
-        args = tuple(
-            self._slot(value) if isinstance(value, DAGNode) else _plain(value, node)
-            for value in node.get_args()
-        )
+        args = tuple(self._slot(value) if isinstance(value, DAGNode) else value for value in node.get_args())
         operation = Operation(number, node.get_method_name(), args, node.get_kwargs(), node.num_returns)
         if not operation.slots:
             raise ValueError(
-                "Compiled DAGs require each actor method node to take the InputNode or another node: "
-                f"{node!r} takes neither."
+                "Compiled DAGs require each task to take a ray.dag.InputNode or at least one other DAGNode "
+                f"as an input. Invalid task node: {node!r}"
             )
         return operation
 
@@ -176,8 +187,10 @@ def _unused(nodes: list[DAGNode]) -> list[str]:
     return [*found.values(), *parts]
 
 
-def _plain(value: Any, node: DAGNode) -> Any:
-    """An argument that is the same in every execution; ValueError where a node is inside of it."""
+def _check_plain(value: Any, node: DAGNode) -> None:
+    """ValueError where nodes are inside of an argument: what is no node is the same in every execution."""
+    if isinstance(value, DAGNode):
+        return
     scanner = _PyObjScanner()
     inside = scanner.find_nodes(value)
     scanner.clear()
@@ -186,7 +199,6 @@ def _plain(value: Any, node: DAGNode) -> Any:
             f"Found {len(inside)} DAGNodes from the arg {value} in {node}. Please ensure that the argument "
             "is a single DAGNode and that a DAGNode is not allowed to be placed inside any type of container."
         )
-    return value
 
 
 def compile_graph(root: DAGNode, enable_asyncio: bool, **told: Any) -> CompiledDAG:
@@ -311,9 +323,6 @@ class CompiledDAG:
         for name in self._names:
             if name not in kwargs:
                 raise ValueError(f"{called} kwarg `{name}`")
-        unknown = sorted(kwargs.keys() - self._names)
-        if unknown:
-            raise ValueError(f"{called} the keywords {self._names}, got {sorted(kwargs)}")
 
     def _make_room(self) -> None:
         """Executions that nobody asks for any more, and failed ones, make room; others do not."""
@@ -357,7 +366,8 @@ class CompiledDAG:
                 f"The compiled graph can't have more than {self._context.max_buffered_results} buffered "
                 f"results, and you currently have {len(self._result_buffer)} buffered results. Call "
                 "`ray.get()` on CompiledDAGRef's (or await on CompiledDAGFuture's) to retrieve "
-                "results, or increase `_max_buffered_results`."
+                "results, or increase `_max_buffered_results` if buffering is desired, note that this will "
+                "increase driver memory usage."
             )
         frames = self._within(self._frames.next, seconds)
         if self._read in self._wanted:
@@ -468,13 +478,13 @@ class CompiledDAGRef:
     _compiled_get = get
 
     def __reduce__(self) -> Any:
-        raise ValueError("CompiledDAGRef cannot be copied, deep copied, or pickled: get its value instead.")
+        raise ValueError("CompiledDAGRef cannot be pickled.")
 
     def __copy__(self) -> Any:
-        return self.__reduce__()
+        raise ValueError("CompiledDAGRef cannot be copied.")
 
     def __deepcopy__(self, memo: Any) -> Any:
-        return self.__reduce__()
+        raise ValueError("CompiledDAGRef cannot be deep copied.")
 
     def __repr__(self) -> str:
         where = f"execution_index={self._index}, channel_index={self._position}"

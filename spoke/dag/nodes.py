@@ -83,7 +83,7 @@ class DAGNode:
         self._uuid = uuid.uuid4().hex
         self._made = next(_making)  # nodes are made after those they depend on
         self._calls: dict[str, str] = {}  # of methods, that take this node: names by id
-        self._compiled = False
+        self._compiled: DAGNode | None = None  # the root of the compiled graph that it is a part of
         self._hint: Any = None
         self._refs: dict[str, Any] = {}  # of the last execution that was to be remembered
 
@@ -255,10 +255,11 @@ class DAGNode:
                 nothing comes of it; the input is taken as a whole here and by its parts there; this node was
                 compiled before.
         """
-        if self._compiled:
+        if self._compiled is self:
             raise ValueError(
-                "It is not allowed to call `experimental_compile` on the same DAG object multiple times: use "
-                "the compiled graph again, or bind another one."
+                "It is not allowed to call `experimental_compile` on the same DAG object multiple times no "
+                "matter whether `teardown` is called or not. Please reuse the existing compiled DAG or "
+                "create a new one."
             )
         assert compiler is not None, "set by the package"
         graph: CompiledDAG = compiler(
@@ -269,7 +270,8 @@ class DAGNode:
             max_inflight_executions=_max_inflight_executions,
             max_buffered_results=_max_buffered_results,
         )
-        self._compiled = True
+        for node in upstream_first(self):
+            node._compiled = self
         return graph
 
     def _run(
