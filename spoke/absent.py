@@ -95,7 +95,6 @@ REFUSED: Final[dict[str, str]] = {
     "ray.actor.STREAMING_GENERATOR_RETURN": "give num_returns='streaming'",
     "ray.remote_function.STREAMING_GENERATOR_RETURN": "give num_returns='streaming'",
     "ray.util.accelerators.tpu": "declare TPU hosts as resources of their nodes",
-    "ray.util.iter": "Ray has deprecated it; use streaming generators",
     "ray.util.pdb": "debug with breakpoint() in the driver, or py-spy on the worker's pid",
     "ray.util.ray_debugpy": "debug with breakpoint() in the driver, or py-spy on the worker's pid",
     "ray.util.tracing": "record a timeline with SPOKE_TRACE=1 and spoke.timeline()",

@@ -135,7 +135,7 @@ class ActorClass:
         """A node of a graph that stands for a new actor; see `spoke.dag`."""
         from spoke.dag.nodes import ClassNode
 
-        return ClassNode(self, args, kwargs)
+        return ClassNode.of(self, args, kwargs, self._options.given)
 
     def _remote(self, args: Any = (), kwargs: Any = None, **actor_options: Any) -> ActorHandle:
         """`options` and `remote` in one call."""

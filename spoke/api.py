@@ -179,8 +179,14 @@ def _get_unusual(given: Any, timeout: float | None) -> Any:
     if hasattr(given, "_compiled_get"):
         return given._compiled_get(timeout)
     if isinstance(given, list):
-        if all(hasattr(item, "_compiled_get") for item in given):
+        compiled = [hasattr(item, "_compiled_get") for item in given]
+        if all(compiled):
             return [item._compiled_get(timeout) for item in given]
+        if any(compiled):
+            raise ValueError(
+                "Invalid type of object refs. 'object_refs' must be a list of CompiledDAGRefs if there is "
+                "any CompiledDAGRef within it."
+            )
         wrong = next(item for item in given if type(item) is not _ref_type)
         raise TypeError(f"Attempting to call `get` on the value {wrong!r}, which is not an ObjectRef.")
     raise ValueError(
@@ -247,7 +253,7 @@ def wait(
     if not isinstance(ray_waitables, list):
         single = type(ray_waitables) is (_ref_type or _load_ref_type())
         what = "a single ObjectRef" if single else str(type(ray_waitables))
-        raise TypeError(f"wait() expected a list of ObjectRef or ObjectRefGenerator, got {what}")
+        raise TypeError(f"wait() expected a list of ray.ObjectRef or ray.ObjectRefGenerator, got {what}")
     ref_type = _ref_type or _load_ref_type()
     fault = _check_refs(ray_waitables, ref_type, ref_type._entry)
     waitables = ray_waitables if fault == 0 else _waitables(ray_waitables)
@@ -289,7 +295,8 @@ def _waitables(given: list[Any]) -> list[Any]:
             waitables.append(item)
         else:
             raise TypeError(
-                f"wait() expected a list of ObjectRef or ObjectRefGenerator, got list containing {type(item)}"
+                "wait() expected a list of ray.ObjectRef or ray.ObjectRefGenerator, got list containing "
+                f"{type(item)}"
             )
     return waitables
 

@@ -190,6 +190,8 @@ def explain_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], error: Base
     named = [(f"argument {index}", value) for index, value in enumerate(args)]
     named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
     for path, value in named:
+        if hasattr(value, "_compiled_get"):  # the result of a compiled graph
+            return f"{type(value).__name__} cannot be used as Ray task/actor argument."
         if not _pickles(value):
             return _explanation(*_find_culprit(value, path, 0), error)
     return explain_unpicklable((args, kwargs), error)

@@ -147,7 +147,7 @@ class RemoteFunction:
         """A node of a graph that stands for a call; see `spoke.dag`."""
         from spoke.dag.nodes import FunctionNode
 
-        return FunctionNode(self, args, kwargs)
+        return FunctionNode.of(self, args, kwargs, self._options.given)
 
     def _remote(self, args: Any = (), kwargs: Any = None, **task_options: Any) -> Any:
         """`options` and `remote` in one call."""

@@ -34,9 +34,6 @@ class Step:
         self.calls += 1
         return x + y
 
-    def both(self, pair: Any) -> Any:
-        return pair[0] + pair[1]["inner"]
-
     @ray.method(num_returns=2)
     def split(self, x: int) -> tuple[int, int]:
         return x, -x
@@ -49,6 +46,10 @@ class Step:
         return 1 / x
 
     def count(self) -> int:
+        return self.calls
+
+    def number(self, *args: Any) -> int:
+        self.calls += 1
         return self.calls
 
     def pid(self, *args: Any) -> int:
@@ -85,7 +86,7 @@ def test_one_actor_may_appear_twice_and_values_may_fan_out_and_in() -> None:
     with InputNode() as value:
         first = a.add.bind(value.left, value.right)
         second = b.add.bind(first, first)
-        third = a.both.bind([first, {"inner": second}])
+        third = a.add.bind(first, second)
         graph = MultiOutputNode([third, first, second]).experimental_compile()
     for left in range(20):
         assert ray.get(graph.execute(left=left, right=2)) == [3 * (left + 2), left + 2, 2 * (left + 2)]
@@ -123,16 +124,66 @@ def test_an_error_is_the_result_and_the_graph_goes_on() -> None:
     graph.teardown()
 
 
+def test_every_actor_keeps_the_order_of_bind() -> None:
+    a, b = Step.remote(), Step.remote()
+    with InputNode() as value:
+        left = b.number.bind(a.number.bind(value))
+        right = a.number.bind(b.number.bind(value))
+        graph = MultiOutputNode([right, left]).experimental_compile()
+    assert ray.get(graph.execute(0)) == [2, 1], "each ran first what was bound first"
+    graph.teardown()
+
+
+def test_an_output_that_fails_fails_its_execution_at_once_and_what_it_owes_is_passed_over() -> None:
+    a, b = Step.remote(), Step.remote()
+    with InputNode() as value:
+        outputs = [a.sleep.bind(value.seconds), b.inverse.bind(value.x)]
+        graph = MultiOutputNode(outputs).experimental_compile(_max_inflight_executions=2)
+    gate = graph.execute(seconds=1.0, x=0)
+    for ref in gate:
+        with pytest.raises(ZeroDivisionError):
+            ray.get(ref, timeout=0.9 if ref is gate[0] else None)
+    assert graph._frames.behind() == 1, "the other output still runs"
+    for x in (1, 2, 4):  # the second waits for what the failed one owes
+        assert ray.get(graph.execute(seconds=0, x=x)) == [0, 1 / x]
+    assert graph._frames.behind() == 0
+    graph.teardown()
+
+
+def test_what_a_graph_cannot_carry_is_refused_when_it_is_compiled() -> None:
+    a = Step.remote()
+
+    class Holder:
+        def __init__(self, node: Any) -> None:
+            self.node = node
+
+    def bound(argument: Any) -> Any:
+        with InputNode() as value:
+            return a.add.bind(argument(value))
+
+    for argument in (lambda node: [node], lambda node: {"k": (node,)}, Holder):
+        with pytest.raises(ValueError, match="Found 1 DAGNodes from the arg"):
+            bound(argument).experimental_compile()
+    with InputNode() as value:
+        named = a.add.bind(value, y=value)
+    with pytest.raises(ValueError, match="does not support binding to other DAG nodes as kwargs"):
+        named.experimental_compile()
+    with InputNode() as value:
+        plus, _ = a.split.bind(value)
+        a.add.bind(plus)
+    with pytest.raises(ValueError, match="There are 2 leaf nodes"):
+        plus.experimental_compile()
+
+
 def test_a_part_that_is_not_there_is_an_error_and_the_graph_goes_on() -> None:
     a, b = Step.remote(), Step.remote()
     with InputNode() as value:
         first, second = a.pair.bind(value[0])
         graph = MultiOutputNode([b.add.bind(first), b.add.bind(second)]).experimental_compile()
     assert ray.get(graph.execute([1, 2])) == [2, 3]
-    good, bad = graph.execute([1])
-    assert ray.get(good) == 2
-    with pytest.raises(IndexError):
-        ray.get(bad)
+    for ref in graph.execute([1]):
+        with pytest.raises(ValueError, match="Expected 2 outputs, but got 1"):
+            ray.get(ref)
     assert ray.get(graph.execute([3, 4])) == [4, 5]
     graph.teardown()
 

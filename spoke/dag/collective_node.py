@@ -35,7 +35,7 @@ class _CollectiveOperation:
         for node in inputs:
             if not isinstance(node, ClassMethodNode):
                 raise TypeError(f"Expected the call of an actor's method as an input, not {node!r}")
-        actors = [node.actor for node in inputs]  # type: ignore[attr-defined]
+        actors = [node.actor for node in inputs]
         if any(actor in actors[:number] for number, actor in enumerate(actors)):
             raise ValueError(
                 "Expected unique actor handles, but found duplicate actor handles from input nodes: "

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Generator
-from typing import Any, Final
+from collections.abc import Callable, Generator
+from typing import Any, Final, NoReturn, TypeVar
 
 from spoke import api, codec, current
 from spoke.dag.collective_node import CollectiveOutputNode
@@ -22,17 +22,19 @@ from spoke.dag.nodes import (
     MultiOutputNode,
     OutputNode,
 )
-from spoke.dag.walking import replaced, upstream_first
+from spoke.dag.outputs import Frame, Outputs, Where
+from spoke.dag.py_obj_scanner import _PyObjScanner
+from spoke.dag.walking import upstream_first
 from spoke.dag.working import (
     DRIVER,
     INPUT,
-    Inbox,
     Operation,
     Plan,
     Slot,
     drop,
+    pack_error,
+    part_of,
     prepare,
-    slots_in,
     start,
 )
 from spoke.errors import (
@@ -43,6 +45,7 @@ from spoke.errors import (
 )
 
 READY_S: Final = 2.0  # for an actor to say that it lives, when a link broke
+T = TypeVar("T")
 NODES_ONLY: Final = "Compiled DAGs currently only support actor method nodes"
 
 
@@ -56,17 +59,32 @@ class _Planner:
         self._number: dict[str, int] = {}
         self.attributes: list[InputAttributeNode] = []
         self.whole = False
-        nodes = list(upstream_first(root))
+        # As they were bound: so every actor runs its calls in that order, and none waits for a later one.
+        nodes = sorted(upstream_first(root), key=lambda node: node._made)
+        others = [node._compiled for node in nodes if node._compiled is not None]
+        if others:
+            raise ValueError(
+                "The DAG was compiled more than once. The following two nodes call `experimental_compile`: "
+                f"(1) {others[0]}, (2) {root}"
+            )
+        for node in nodes:
+            for value in () if isinstance(node, (MultiOutputNode, OutputNode)) else node.get_args():
+                _check_plain(value, node)
+        if not any(node.is_input for node in nodes):
+            raise ValueError(
+                "No InputNode found in the DAG: when traversing upwards, no upstream node was found for "
+                f"{nodes[0]}."
+            )
         for node in nodes:
             self._add(node)
-        known = {node.get_stable_uuid() for node in nodes}
-        unused = [name for node in nodes for call, name in node._calls.items() if call not in known]
         if not self.calls:
             raise ValueError("a compiled graph needs at least one call of an actor's method")
+        unused = _unused(nodes)
         if unused:  # its errors would be nobody's
             raise ValueError(
                 "Compiled DAG doesn't support leaf nodes, i.e., nodes that don't have downstream nodes and "
-                f"are not output nodes: add the outputs of {sorted(set(unused))} to a MultiOutputNode."
+                f"are not output nodes. There are {len(unused)} leaf nodes in the DAG. Please add the "
+                f"outputs of {unused} to the MultiOutputNode."
             )
         outputs = root.get_args() if isinstance(root, MultiOutputNode) else (root,)
         self.outputs = [self._slot(node) for node in outputs]
@@ -116,21 +134,26 @@ class _Planner:
         node = self.calls[number]
         if isinstance(node, CollectiveOutputNode):
             inputs = tuple(map(self._slot, node.children()))
-            return Operation(number, node.work(), inputs, {}, ())
-        args = tuple(replaced(value, self._slot) for value in node.get_args())
-        kwargs = {name: replaced(value, self._slot) for name, value in node.get_kwargs().items()}
-        if not slots_in([*args, *kwargs.values()]):
+            return Operation(number, node.work(), inputs, {}, 1)
+        if any(isinstance(value, DAGNode) for value in node.get_kwargs().values()):
             raise ValueError(
-                "Compiled DAGs require each actor method node to take the InputNode or another node: "
-                f"{node!r} takes neither."
+                "Compiled DAG currently does not support binding to other DAG nodes as kwargs: give them by "
+                "position."
             )
-        return Operation(number, node.get_method_name(), args, kwargs, ())
+        args = tuple(self._slot(value) if isinstance(value, DAGNode) else value for value in node.get_args())
+        operation = Operation(number, node.get_method_name(), args, node.get_kwargs(), node.num_returns)
+        if not operation.slots:
+            raise ValueError(
+                "Compiled DAGs require each task to take a ray.dag.InputNode or at least one other DAGNode "
+                f"as an input. Invalid task node: {node!r}"
+            )
+        return operation
 
     def plans(self, inflight: int, stored_above: int) -> list[Plan]:
         """One per process but the driver's, which only feeds and reads."""
         takers: dict[tuple[int, int], dict[int, None]] = {}
         for number, operation in enumerate(self.operations):
-            for slot in slots_in([*operation.args, *operation.kwargs.values()]):
+            for slot in operation.slots:
                 if slot.process != self.process[number]:
                     takers.setdefault((slot.process, slot.number), {})[self.process[number]] = None
         for slot in self.outputs:
@@ -148,6 +171,34 @@ class _Planner:
             after = tuple(taker for giver, taker in links if giver == process)
             plans.append(Plan(process, mine, before, after, inflight, stored_above))
         return plans
+
+
+def _unused(nodes: list[DAGNode]) -> list[str]:
+    """The names of calls whose results nobody takes, and of those that return a value nobody takes."""
+    known = {node.get_stable_uuid() for node in nodes}
+    found = {call: name for node in nodes for call, name in node._calls.items() if call not in known}
+    taken = [node.call.get_stable_uuid() for node in nodes if isinstance(node, OutputNode)]
+    parts = [
+        node.get_method_name()
+        for node in nodes
+        if isinstance(node, ClassMethodNode) and node.is_class_method_call and node.num_returns > 1
+        for _ in range(node.num_returns - taken.count(node.get_stable_uuid()))
+    ]
+    return [*found.values(), *parts]
+
+
+def _check_plain(value: Any, node: DAGNode) -> None:
+    """ValueError where nodes are inside of an argument: what is no node is the same in every execution."""
+    if isinstance(value, DAGNode):
+        return
+    scanner = _PyObjScanner()
+    inside = scanner.find_nodes(value)
+    scanner.clear()
+    if inside:
+        raise ValueError(
+            f"Found {len(inside)} DAGNodes from the arg {value} in {node}. Please ensure that the argument "
+            "is a single DAGNode and that a DAGNode is not allowed to be placed inside any type of container."
+        )
 
 
 def compile_graph(root: DAGNode, enable_asyncio: bool, **told: Any) -> CompiledDAG:
@@ -181,16 +232,17 @@ class CompiledDAG:
         self._whole = planner.whole
         self._codec = Codec(inflight, stored_above)
         self._lock = threading.Lock()
-        self._started = 0
+        self._execution_index = -1  # of the last one that was started
         self._read = 0  # executions whose results have all arrived
-        self._partial: dict[tuple[int, int], tuple[int, bytes]] = {}
-        self._results: dict[int, dict[tuple[int, int], tuple[int, bytes]]] = {}
-        self._wanted: dict[int, int] = {}  # refs of an execution that were neither taken nor dropped
+        self._wanted: set[int] = set()  # executions with refs that were neither taken nor dropped
+        self._result_buffer: dict[int, dict[int, Any]] = {}  # of those: values by position
+        self._got_ref_idxs: dict[int, set[int]] = {}  # of those: positions that were taken
+        self._destructed_ref_idxs: dict[int, set[int]] = {}  # and dropped
         self._closed = False
         self._incoming: dict[int, Link] = {}
         self._outgoing: dict[int, Link] = {}
         self._link(planner.plans(inflight, stored_above))
-        self._inbox = Inbox(self._incoming)
+        self._frames = Outputs(self._incoming, [(slot.process, slot.number) for slot in self._outputs])
 
     def _link(self, plans: list[Plan]) -> None:
         """Everybody listens, then everybody connects."""
@@ -256,35 +308,41 @@ class CompiledDAG:
                     link.send(INPUT, *frame)
             except Closed:
                 self._broken()
-            index = self._started
-            self._started += 1
-            self._wanted[index] = len(self._outputs)
-        return [kind(self, index, position) for position in range(len(self._outputs))]
+            self._execution_index += 1
+            index = self._execution_index
+            self._wanted.add(index)
+        positions = range(len(self._outputs))
+        return [kind(self, index, position if self._several else None) for position in positions]
 
     def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An input as a whole is one argument; parts are arguments of their own, by position and name."""
         wanted = 1 if self._whole else self._positions
-        unknown = sorted(kwargs.keys() - self._names)
-        if len(args) != wanted or unknown:
-            raise ValueError(
-                f"dag.execute() or dag.execute_async() must be called with {wanted} positional args and the "
-                f"keywords {self._names}, got {len(args)} and {sorted(kwargs)}"
-            )
-        missing = [name for name in self._names if name not in kwargs]
-        if missing:
-            raise ValueError(f"dag.execute() or dag.execute_async() must be called with kwarg {missing[0]!r}")
+        called = "dag.execute() or dag.execute_async() must be called with"
+        if len(args) != wanted:
+            raise ValueError(f"{called} {wanted} positional args, got {len(args)}")
+        for name in self._names:
+            if name not in kwargs:
+                raise ValueError(f"{called} kwarg `{name}`")
 
     def _make_room(self) -> None:
-        """Executions that nobody asks for any more make room; others do not."""
-        while self._started - self._read >= self._inflight and not self._wanted.get(self._read):
-            self._read_one(self._context.submit_timeout)
-        held = sum(1 for index in range(self._read, self._started) if self._wanted.get(index))
-        if max(held, self._started - self._read) >= self._inflight:
+        """Executions that nobody asks for any more, and failed ones, make room; others do not."""
+        seconds = self._context.submit_timeout
+        while self._ahead() >= self._inflight and self._read not in self._wanted:
+            self._read_one(seconds)
+        held = max(len(self._wanted), self._ahead())
+        if held >= self._inflight:
             raise RayCgraphCapacityExceeded.from_message(
                 f"The compiled graph can't have more than {self._inflight} in-flight executions, and you "
-                f"currently have {self._started - self._read} in-flight executions. Retrieve an output using "
-                "ray.get before submitting more requests or increase `_max_inflight_executions`."
+                f"currently have {held} in-flight executions. Retrieve an output using ray.get before "
+                "submitting more requests or increase `_max_inflight_executions`. "
+                "`dag.experimental_compile(_max_inflight_executions=...)`"
             )
+        while self._ahead() + self._frames.behind() >= self._inflight:
+            self._within(self._frames.pass_over, seconds)
+
+    def _ahead(self) -> int:
+        """Executions that were started and not read."""
+        return self._execution_index + 1 - self._read
 
     # -- reading
 
@@ -295,49 +353,51 @@ class CompiledDAG:
             while self._read <= index:
                 self._check_open()
                 self._read_one(seconds)
-            slot = self._outputs[position]
-            frame = self._results[index][slot.process, slot.number]
-        self.forget(index)
-        try:
-            value = Codec.decode(*frame)
-        except Failed as failed:
-            raise _error_of(failed.body) from None
-        return value if slot.position is None else value[slot.position]
+            value = self._result_buffer[index][position]
+        self._done_with(self._got_ref_idxs, index, position)
+        if isinstance(value, Failed):
+            raise _error_of(value.body)
+        return value
 
     def _read_one(self, seconds: float) -> None:
         """All outputs of the next execution; what has arrived stays where it takes too long."""
-        if self._wanted.get(self._read) and len(self._results) >= self._context.max_buffered_results:
+        if self._read in self._wanted and len(self._result_buffer) >= self._context.max_buffered_results:
             raise RayCgraphCapacityExceeded.from_message(
                 f"The compiled graph can't have more than {self._context.max_buffered_results} buffered "
-                "results: get those of earlier executions first or increase `_max_buffered_results`."
+                f"results, and you currently have {len(self._result_buffer)} buffered results. Call "
+                "`ray.get()` on CompiledDAGRef's (or await on CompiledDAGFuture's) to retrieve "
+                "results, or increase `_max_buffered_results` if buffering is desired, note that this will "
+                "increase driver memory usage."
             )
-        for slot in self._outputs:
-            where = (slot.process, slot.number)
-            if where in self._partial:
-                continue
-            self._incoming[slot.process].wait_at_most(None if seconds < 0 else seconds)
-            try:
-                self._partial[where] = self._inbox.take(*where)
-            except TimeoutError:
-                raise RayChannelTimeoutError.from_message(
-                    f"no result of the compiled graph within {seconds:g} s: give get() a longer timeout, "
-                    "or -1 for none. Otherwise, this may indicate that the execution is hanging."
-                ) from None
-            except Closed:
-                self._broken()
-        if self._wanted.get(self._read):
-            self._results[self._read] = self._partial
-        self._partial = {}
+        frames = self._within(self._frames.next, seconds)
+        if self._read in self._wanted:
+            self._result_buffer[self._read] = _values(frames, self._outputs)
         self._read += 1
 
-    def forget(self, index: int) -> None:
+    def _within(self, read: Callable[[float | None], T], seconds: float) -> T:
+        """What `read` gives in this time, less than 0 for ever; its errors as those of a graph."""
+        try:
+            return read(None if seconds < 0 else seconds)
+        except TimeoutError:
+            raise RayChannelTimeoutError.from_message(
+                f"no result of the compiled graph within {seconds:g} s: give get() a longer timeout, "
+                "or -1 for none. Otherwise, this may indicate that the execution is hanging."
+            ) from None
+        except Closed:
+            self._broken()
+
+    def _done_with(self, table: dict[int, set[int]], index: int, position: int) -> None:
         """One output of an execution is needed no more."""
-        left = self._wanted.get(index, 0) - 1
-        if left > 0:
-            self._wanted[index] = left
-        else:
-            self._wanted.pop(index, None)
-            self._results.pop(index, None)
+        table.setdefault(index, set()).add(position)
+        got, dropped = self._got_ref_idxs.get(index, set()), self._destructed_ref_idxs.get(index, set())
+        if len(got) + len(dropped) == len(self._outputs):
+            self._wanted.discard(index)
+            for known in (self._got_ref_idxs, self._destructed_ref_idxs, self._result_buffer):
+                known.pop(index, None)
+
+    def dropped(self, index: int, position: int) -> None:
+        """A ref is gone that nobody took the value of."""
+        self._done_with(self._destructed_ref_idxs, index, position)
 
     # -- the end
 
@@ -345,7 +405,7 @@ class CompiledDAG:
         if self._closed:
             raise RayChannelError.from_message("Channel closed.")
 
-    def _broken(self) -> None:
+    def _broken(self) -> NoReturn:
         """A link ended though nobody tore the graph down: an actor is dead."""
         self._close()
         for actor in self._actors:
@@ -382,9 +442,9 @@ class CompiledDAG:
 
 
 class CompiledDAGRef:
-    """One output of one execution; ``get`` it once."""
+    """One output of one execution; ``get`` it once.  Without a position it is the only one."""
 
-    def __init__(self, graph: CompiledDAG, index: int, position: int) -> None:
+    def __init__(self, graph: CompiledDAG, index: int, position: int | None) -> None:
         self._graph = graph
         self._index = index
         self._position = position
@@ -406,7 +466,7 @@ class CompiledDAGRef:
                 "ray.get() can only be called once on a CompiledDAGRef, and it was already called."
             )
         try:
-            value = self._graph._take(self._index, self._position, timeout)
+            value = self._graph._take(self._index, self._position or 0, timeout)
         except (RayChannelTimeoutError, RayCgraphCapacityExceeded):
             raise  # it may be asked for again
         except BaseException:
@@ -418,26 +478,27 @@ class CompiledDAGRef:
     _compiled_get = get
 
     def __reduce__(self) -> Any:
-        raise ValueError("CompiledDAGRef cannot be copied, deep copied, or pickled: get its value instead.")
+        raise ValueError("CompiledDAGRef cannot be pickled.")
 
     def __copy__(self) -> Any:
-        return self.__reduce__()
+        raise ValueError("CompiledDAGRef cannot be copied.")
 
     def __deepcopy__(self, memo: Any) -> Any:
-        return self.__reduce__()
+        raise ValueError("CompiledDAGRef cannot be deep copied.")
 
     def __repr__(self) -> str:
-        return f"CompiledDAGRef({self._graph.get_id()}, execution_index={self._index})"
+        where = f"execution_index={self._index}, channel_index={self._position}"
+        return f"CompiledDAGRef({self._graph.get_id()}, {where})"
 
     def __del__(self) -> None:
         if not self.__dict__.get("_taken", True):
-            self._graph.forget(self._index)
+            self._graph.dropped(self._index, self._position or 0)
 
 
 class CompiledDAGFuture:
     """As `CompiledDAGRef`, to be awaited once."""
 
-    def __init__(self, graph: CompiledDAG, index: int, position: int) -> None:
+    def __init__(self, graph: CompiledDAG, index: int, position: int | None) -> None:
         self._ref = CompiledDAGRef(graph, index, position)
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -454,6 +515,23 @@ def _targets(plan: Plan, where: list[tuple[list[Any], bytes]]) -> dict[int, Any]
     """Addresses of those that a process gives to, and whether they are on its node."""
     node = where[plan.process][1]
     return {taker: (where[taker][0], where[taker][1] == node) for taker in plan.after}
+
+
+def _values(frames: dict[Where, Frame], outputs: list[Slot]) -> dict[int, Any]:
+    """Values of outputs by position: what was returned, or Failed."""
+    made: dict[Where, Any] = {}
+    for where, frame in frames.items():
+        try:
+            made[where] = Codec.decode(*frame)
+        except Failed as failed:
+            made[where] = failed
+        except Exception as error:  # it does not unpickle here
+            made[where] = Failed(pack_error("a compiled graph", error))
+    values = {}
+    for position, slot in enumerate(outputs):
+        value = made[slot.process, slot.number]
+        values[position] = value if isinstance(value, Failed) else part_of(slot, value)
+    return values
 
 
 def _error_of(body: bytes) -> BaseException:

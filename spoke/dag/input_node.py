@@ -25,6 +25,8 @@ class InputNode(DAGNode):
             `get_result_type`.
     """
 
+    is_input = True
+
     def __init__(
         self,
         *args: Any,
@@ -71,7 +73,12 @@ class InputNode(DAGNode):
     def _run(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], other: dict[str, Any], execution: Execution
     ) -> Any:
-        return execution.input
+        if IN_CONTEXT_MANAGER not in self._other:
+            raise AssertionError(
+                "InputNode is a singleton instance that should be only used in context manager for dag "
+                "building and execution: 'with InputNode() as dag_input:'."
+            )
+        return execution.input_of(self)
 
 
 class InputAttributeNode(DAGNode):

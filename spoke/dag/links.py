@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import select
 import socket
 import struct
 from typing import Any, Final
@@ -118,6 +119,15 @@ class Link:
             self._pause = _PAUSE
         return self._sock.recv(_READ_BYTES)
 
+    def holds_frame(self) -> bool:
+        """Was a whole frame read already?"""
+        have = len(self._buffer)
+        return have >= _HEADER.size and have >= _HEADER.size + _HEADER.unpack_from(self._buffer)[0]
+
+    def fileno(self) -> int:
+        """Of the socket."""
+        return self._sock.fileno()
+
     def ended(self) -> bool:
         """Is the other end gone, as far as one can see before what it sent is read?"""
         try:
@@ -159,6 +169,31 @@ class Link:
             data += more
         self._sock.settimeout(None)
         return data
+
+
+def ready(links: dict[int, Link], which: list[int], seconds: float | None) -> int:
+    """The first of these links that has something to receive, or its end.
+
+    Raises:
+        TimeoutError: none within this time.
+    """
+    poll = select.poll()
+    by_fd: dict[int, int] = {}
+    for number in which:
+        if links[number].holds_frame() or links[number].fileno() < 0:
+            return number
+        by_fd[links[number].fileno()] = number
+        poll.register(links[number].fileno(), select.POLLIN)
+    found: list[tuple[int, int]] = []
+    for _ in range(_LOOKS):  # as where there is one link
+        found = poll.poll(0)
+        if found:
+            break
+        os.sched_yield()
+    found = found or poll.poll(None if seconds is None else seconds * 1000)
+    if not found:
+        raise TimeoutError
+    return by_fd[found[0][0]]
 
 
 def proof(secret: bytes, role: bytes, *parts: bytes) -> bytes:

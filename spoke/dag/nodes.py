@@ -6,6 +6,7 @@ others use runs once per execution; so does the constructor of a `ClassNode`.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 compiler: Any = None  # makes a `CompiledDAG` of a node
 remoter: Any = None  # makes a remote function or class of a plain one
 hinter: Any = None  # makes a type hint of the arguments of `with_tensor_transport`, or of none
+
+
+_making = itertools.count()
 
 
 class DAGInputData:
@@ -63,6 +67,8 @@ class DAGNode:
         other_args_to_resolve: what else it depends on, by the names in `spoke.dag.constants`.
     """
 
+    is_input = False
+
     def __init__(
         self,
         args: tuple[Any, ...] = (),
@@ -75,16 +81,24 @@ class DAGNode:
         self._options = options or {}
         self._other = other_args_to_resolve or {}
         self._uuid = uuid.uuid4().hex
+        self._made = next(_making)  # nodes are made after those they depend on
         self._calls: dict[str, str] = {}  # of methods, that take this node: names by id
-        self._compiled = False
+        self._compiled: DAGNode | None = None  # the root of the compiled graph that it is a part of
         self._hint: Any = None
         self._refs: dict[str, Any] = {}  # of the last execution that was to be remembered
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(f"'{type(self).__name__}' object is not callable")
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "bind":
+            raise AttributeError(f".bind() cannot be used again on {type(self)}")
+        if name == "remote":
+            raise AttributeError(f".remote() cannot be used on {type(self)}: use .execute() to run its graph")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __reduce__(self) -> Any:
-        raise TypeError("A node of a graph cannot be serialized: pass what `execute` returns instead.")
+        raise ValueError("A node of a graph cannot be serialized: pass what `execute` returns instead.")
 
     # -- what others look at
 
@@ -112,7 +126,19 @@ class DAGNode:
         """Nodes that this one depends on: arguments first, in their order."""
         yield from nodes_in([*self._args, *self._kwargs.values(), *self._other.values()])
 
+    def _get_toplevel_child_nodes(self) -> list[DAGNode]:
+        bound = [*self._args, *self._kwargs.values()]
+        return list(dict.fromkeys(value for value in bound if isinstance(value, DAGNode)))
+
+    def _get_all_child_nodes(self) -> list[DAGNode]:
+        return list(dict.fromkeys(self.children()))
+
     # -- walks
+
+    def _apply_and_replace_all_child_nodes(self, fn: Callable[[DAGNode], Any]) -> DAGNode:
+        """A copy whose children are what `fn` makes of them, each once."""
+        made = {child: fn(child) for child in self._get_all_child_nodes()}
+        return self._replacing(made.__getitem__)
 
     def apply_recursive(self, fn: Callable[[DAGNode], Any]) -> Any:
         """Call `fn` on this node and all that lead to it, each once, after those it depends on.
@@ -134,6 +160,7 @@ class DAGNode:
         copy = object.__new__(type(self))
         copy.__dict__.update(
             self.__dict__,
+            _made=next(_making),
             _args=replaced(tuple(self._args), by),
             _kwargs=replaced(self._kwargs, by),
             _other=replaced(self._other, by),
@@ -228,10 +255,11 @@ class DAGNode:
                 nothing comes of it; the input is taken as a whole here and by its parts there; this node was
                 compiled before.
         """
-        if self._compiled:
+        if self._compiled is self:
             raise ValueError(
-                "It is not allowed to call `experimental_compile` on the same DAG object multiple times: use "
-                "the compiled graph again, or bind another one."
+                "It is not allowed to call `experimental_compile` on the same DAG object multiple times no "
+                "matter whether `teardown` is called or not. Please reuse the existing compiled DAG or "
+                "create a new one."
             )
         assert compiler is not None, "set by the package"
         graph: CompiledDAG = compiler(
@@ -242,7 +270,8 @@ class DAGNode:
             max_inflight_executions=_max_inflight_executions,
             max_buffered_results=_max_buffered_results,
         )
-        self._compiled = True
+        for node in upstream_first(self):
+            node._compiled = self
         return graph
 
     def _run(
@@ -259,10 +288,15 @@ class Execution:
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.input = input_value(args, kwargs)
+        self._inputs: list[DAGNode] = []
         self._done: dict[str, Any] = {}
 
     def of(self, root: DAGNode) -> Any:
-        """The ref, handle or value of a node."""
+        """The ref, handle or value of a node.
+
+        Raises:
+            AssertionError: an input that was not made by ``with``, or more than one.
+        """
         for node in upstream_first(root):
             args = replaced(tuple(node._args), self._filled)
             kwargs, other = replaced(node._kwargs, self._filled), replaced(node._other, self._filled)
@@ -271,6 +305,13 @@ class Execution:
 
     def _filled(self, node: DAGNode) -> Any:
         return self._done[node._uuid]
+
+    def input_of(self, node: DAGNode) -> Any:
+        """What is executed with, for the one input of the graph."""
+        if any(other is not node for other in self._inputs):
+            raise AssertionError("Each DAG should only have one unique InputNode.")
+        self._inputs.append(node)
+        return self.input
 
     def refs(self, root: DAGNode) -> dict[str, Any]:
         """The refs of all calls, by their nodes' ids."""
@@ -291,11 +332,21 @@ class FunctionNode(DAGNode):
     ) -> None:
         super().__init__(func_args, func_kwargs, func_options, other_args_to_resolve)
         self._function = func_body
+        self._remote: Any = None  # with the options; made when it is needed
+
+    @classmethod
+    def of(cls, function: Any, args: Any, kwargs: dict[str, Any], given: dict[str, Any]) -> FunctionNode:
+        """A call of a remote function that was given these options."""
+        node = cls(function, args, kwargs)
+        node._options, node._remote = dict(given), function
+        return node
 
     def _run(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], other: dict[str, Any], execution: Execution
     ) -> Any:
-        return _remote_of(self._function, self._options).remote(*args, **kwargs)
+        if self._remote is None:
+            self._remote = _remote_of(self._function, self._options)
+        return self._remote.remote(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"FunctionNode({self._function!r})"
@@ -320,13 +371,29 @@ class ClassNode(DAGNode):
         other_args_to_resolve: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(cls_args, cls_kwargs, cls_options, other_args_to_resolve)
+        if any(node.is_input for node in self.children()):
+            raise ValueError(
+                "InputNode handles user dynamic input the DAG, and cannot be used as args, kwargs, or "
+                "other_args_to_resolve in ClassNode constructor because it is not available at class "
+                "construction or binding time."
+            )
         self._cls = _remote_of(cls, self._options)
         self._last: DAGNode | None = None  # calls of one actor keep the order of `bind`
 
+    @classmethod
+    def of(cls, remote: Any, args: Any, kwargs: dict[str, Any], given: dict[str, Any]) -> ClassNode:
+        """An actor of a remote class that was given these options."""
+        node = cls(remote, args, kwargs)
+        node._options = dict(given)
+        return node
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._cls._described().methods:
-            raise AttributeError(f"'ClassNode' object has no attribute '{name}'")
-        return _UnboundMethod(self, name)
+        methods = {} if name.startswith("_") else self._cls._described().methods
+        if name in methods:
+            return _UnboundMethod(self, name)
+        if name == "bind" or name.startswith("_"):
+            return super().__getattr__(name)
+        raise AttributeError(f"type object {self._cls.__name__!r} has no attribute {name!r}")
 
     def _run(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], other: dict[str, Any], execution: Execution
@@ -344,6 +411,13 @@ class _UnboundMethod:
         self._actor = actor
         self._name = name
         self._options = options or {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "remote":
+            raise AttributeError(
+                ".remote() cannot be used on ClassMethodNodes. Use .bind() to describe a call of the actor."
+            )
+        raise AttributeError(f"the method of a ClassNode has no attribute {name!r}")
 
     def options(self, **options: Any) -> _UnboundMethod:
         return _UnboundMethod(self._actor, self._name, {**self._options, **options})

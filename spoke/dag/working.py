@@ -33,13 +33,19 @@ class Slot(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """One call: its arguments are values, or Slots, or containers with Slots inside."""
+    """One call: its positional arguments are values or Slots."""
 
     number: int
     method: Any  # a method's name, or what is called instead
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    takers: tuple[int, ...]  # other processes that use its result
+    returns: int  # how many values it returns, where that is more than one
+    takers: tuple[int, ...] = ()  # other processes that use its result
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The arguments that come from elsewhere, in order."""
+        return [value for value in self.args if type(value) is Slot]
 
 
 class Plan(NamedTuple):
@@ -107,8 +113,7 @@ class Worker:
     def _step(self, operation: Operation, method: Any) -> None:
         result: Any
         try:
-            args = [self._filled(value) for value in operation.args]
-            kwargs = {name: self._filled(value) for name, value in operation.kwargs.items()}
+            args = [self._value(value) if type(value) is Slot else value for value in operation.args]
         except Failed as failed:
             result, kind, body = failed, ERROR, failed.body
             self._drain(operation)
@@ -119,14 +124,16 @@ class Worker:
             result, kind = Failed(body), ERROR
             self._drain(operation)
         else:
-            result, kind, body = self._call(operation, method, args, kwargs)
+            result, kind, body = self._call(operation, method, args)
         self._values[self._plan.process, operation.number] = result
         for taker in operation.takers:
             self._outgoing[taker].send(operation.number, kind, body)
 
-    def _call(self, operation: Operation, method: Any, args: Any, kwargs: Any) -> tuple[Any, int, bytes]:
+    def _call(self, operation: Operation, method: Any, args: Any) -> tuple[Any, int, bytes]:
         try:
-            result = method(*args, **kwargs)
+            result = method(*args, **operation.kwargs)
+            if operation.returns > 1 and len(result) != operation.returns:
+                raise ValueError(f"Expected {operation.returns} outputs, but got {len(result)} outputs")
             return (result, *(self._codec.encode(result) if operation.takers else (VALUE, b"")))
         except Exception as error:
             body = pack_error(getattr(method, "__name__", type(method).__name__), error)
@@ -134,22 +141,13 @@ class Worker:
 
     def _drain(self, operation: Operation) -> None:
         """Take what the call would have taken, so that every execution takes the same."""
-        for slot in slots_in([*operation.args, *operation.kwargs.values()]):
+        for slot in operation.slots:
             try:
                 self._value(slot)
             except Closed:
                 raise
             except Exception:  # of that value; its call has told
                 continue
-
-    def _filled(self, value: Any) -> Any:
-        if type(value) is Slot:
-            return self._value(value)
-        if type(value) in (list, tuple):
-            return type(value)(self._filled(item) for item in value)
-        if type(value) is dict:
-            return {key: self._filled(item) for key, item in value.items()}
-        return value
 
     def _value(self, slot: Slot) -> Any:
         where = (slot.process, slot.number)
@@ -171,14 +169,6 @@ def part_of(slot: Slot, value: Any) -> Any:
     if slot.number == INPUT:
         return input_attribute(value, slot.key, slot.by_item) if slot.key is not None else value
     return value if slot.position is None else value[slot.position]
-
-
-def slots_in(value: Any) -> list[Slot]:
-    """All slots inside of lists, tuples and dicts, in order."""
-    if type(value) is Slot:
-        return [value]
-    items = value.values() if type(value) is dict else value if type(value) in (list, tuple) else ()
-    return [slot for item in items for slot in slots_in(item)]
 
 
 def pack_error(name: str, error: BaseException) -> bytes:

@@ -57,8 +57,8 @@ _LAZY = {
 }
 _MODULES = frozenset({
     "accelerators", "actor_group", "actor_pool", "annotations", "check_serialize", "client", "collective",
-    "debug", "helpers", "iterating", "joblib", "metrics", "multiprocessing", "queue", "scheduling_strategies",
-    "serialization", "state", "timer", "tracing",
+    "debug", "helpers", "iter", "iter_metrics", "iterating", "joblib", "metrics", "multiprocessing", "queue",
+    "scheduling_strategies", "serialization", "state", "timer", "tracing",
 })  # fmt: skip
 
 

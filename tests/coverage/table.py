@@ -49,7 +49,6 @@ NO_EFFECT_OPTIONS = {
     "object_store_memory": "objects take what room there is; a full store says so by name",
     "enable_task_events": "there is no event store to leave calls out of",
     "_labels": "shown with the task; nothing schedules by them",
-    "_num_objects_per_yield": "each item is sent as it comes",
     "enable_tensor_transport": "any actor's tensors travel by the mover that fits",
     "_actor_generator_backpressure_num_objects": "give _generator_backpressure_num_objects at the method",
 }
