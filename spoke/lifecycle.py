@@ -101,8 +101,8 @@ def init(
     """Start a cluster in this process's care, or join one.
 
     Args:
-        address: None joins the cluster of SPOKE_ADDRESS (or RAY_ADDRESS) if set and starts one otherwise (in a
-            program that calls Spoke `ray`, as Ray: joins one that ``ray start --head`` runs on this machine);
+        address: None joins the cluster of SPOKE_ADDRESS (or RAY_ADDRESS) if set and starts one otherwise;
+            where Spoke is called `ray`, it also joins one that ``ray start --head`` runs on this machine.
             "local" always starts one; "auto" joins the one that runs on this machine; "host:port" joins.
         num_cpus, num_gpus, resources, labels, object_store_memory: of the node of a new cluster; by default
             the CPUs this process may use, the GPUs found, and 30 % of memory in bytes.

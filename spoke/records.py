@@ -209,7 +209,7 @@ def find(address: str) -> Record | None:
 
 
 def started_head() -> Record | None:
-    """The newest head on this machine that is no program's own: one of ``spoke start --head``, or a `Cluster`."""
+    """The newest head on this machine that is no program's own: of ``spoke start --head``, or a `Cluster`."""
     heads = [record for record in live() if record["role"] == "head" and not record.get("embedded")]
     return heads[-1] if heads else None
 

@@ -32,8 +32,8 @@ class ClientBuilder(_client.ClientBuilder):
         if self._arguments.get("runtime_env"):
             given.append("runtime_env=<your_runtime_env>")
         warnings.warn(
-            "Starting a connection through `ray.client` will be deprecated in future ray versions in favor of "
-            f"`ray.init`. The same is: ray.init({', '.join(given)})",
+            "Starting a connection through `ray.client` will be deprecated in future ray versions in favor "
+            f"of `ray.init`. The same is: ray.init({', '.join(given)})",
             DeprecationWarning,
             stacklevel=3,
         )
@@ -54,8 +54,8 @@ def _get_builder_from_address(address: str | None) -> Any:
     assert address is not None
     if address.startswith(("http://", "https://")):
         raise ValueError(
-            f"{address!r} is where jobs are submitted. If it comes from RAY_ADDRESS, unset that, or set it to the "
-            "GCS address: host:port of the head"
+            f"{address!r} is where jobs are submitted. If it comes from RAY_ADDRESS, unset that, or set it "
+            "to the GCS address: host:port of the head"
         )
     name, inner = _split_address(address)
     try:
