@@ -559,7 +559,7 @@ class Client:
 
     def disown(self, why: str) -> None:
         """Who gets a ref of this process from now on is told that it names nothing any more, and why."""
-        text = f"This ObjectRef is not of the session that this process is in: {why}. Make the object again."
+        text = f"Ray objects whose owner is unknown: the ref is of an earlier session, {why}; make them again"
         for entry in self.refs.entries.values():
             entry.status, entry.value = SYSTEM, encode_error("ValueError", text)
 

@@ -307,10 +307,21 @@ def _context() -> Context:
         "gcs_address": address,
         "node_id": bytes(facts["node_id"]).hex(),
         "node_ip_address": address.rpartition(":")[0] or "127.0.0.1",
-        "session_dir": facts.get("temp_dir") or facts.get("log_dir") or "",
+        "session_dir": _session_dir(facts),
         "namespace": facts.get("namespace"),
         "webui_url": facts.get("dashboard") or address,
     })  # fmt: skip
+
+
+def _session_dir(facts: Any) -> str:
+    """Where the files of this run of the cluster are on this machine, its logs above all."""
+    if facts.get("temp_dir"):  # of real Ray
+        return str(facts["temp_dir"])
+    import os
+
+    from spoke import records
+
+    return os.path.join(records.temp_root(), str(facts.get("session") or ""))
 
 
 def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:

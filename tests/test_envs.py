@@ -387,6 +387,8 @@ def test_an_interpreter_of_ones_own(tmp_path: Path, start: Any) -> None:
     script.chmod(0o755)
     start({"working_dir": str(tmp_path)})
     assert looked(py_executable="./python.sh 'by hand'")["env"]["CHOSEN"] == "by hand"
+    script.write_text(f"CHOSEN=unquoted exec {sys.executable} $@")
+    assert looked(py_executable="sh python.sh", working_dir=str(tmp_path))["env"]["CHOSEN"] == "unquoted"
     assert "not found" in error_of(py_executable="/no/such/python")
 
 

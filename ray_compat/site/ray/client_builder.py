@@ -55,7 +55,7 @@ def _get_builder_from_address(address: str | None) -> Any:
     if address.startswith(("http://", "https://")):
         raise ValueError(
             f"{address!r} is where jobs are submitted. If it comes from RAY_ADDRESS, unset that, or set it "
-            "to the GCS address: host:port of the head"
+            f"to the {'GCS'} address: host:port of the head"
         )
     name, inner = _split_address(address)
     try:

@@ -30,9 +30,7 @@ def canonicalize_bootstrap_address_or_die(addr: str | None, temp_dir: str | None
 
     found = records.find("auto")
     if found is None:
-        raise ConnectionError(
-            "Could not find any running Ray instance. Please specify the one to connect to."
-        )
+        raise ConnectionError("Could not find any running Ray instance. Specify the one to connect to.")
     return str(found["address"])
 
 
