@@ -20,7 +20,6 @@ from typing import Any
 
 import spoke
 from spoke import current, errors
-from spoke.util.client import client
 
 TOP = "ray"
 
@@ -145,6 +144,11 @@ def _is_import() -> bool:
     return frame is not None and frame.f_code.co_name == "_find_and_load_unlocked"
 
 
+def _client(address: str | None = None, _deprecation_warn_enabled: bool = True) -> Any:
+    """See `ray.client_builder.client`."""
+    return importlib.import_module(f"{TOP}.client_builder").client(address, _deprecation_warn_enabled)
+
+
 def _joined(*told: Any) -> None:
     importlib.import_module(f"{TOP}._private.worker").log_joined(*told)
 
@@ -158,5 +162,6 @@ def serve(module: ModuleType) -> None:
     module.__dict__["__spoke__"] = spoke.__version__
     module.__dict__["__version__"] = spoke.RAY_VERSION
     module.__dict__["__commit__"] = "spoke"
-    module.__dict__["client"] = client  # in `spoke`, this is the name of a module
+    module.__dict__["client"] = _client  # in `spoke`, this is the name of a module
+    current.joins_started_heads = True
     become(module)

@@ -26,7 +26,7 @@ from spoke.envs.entering import HOOK_FAILED
 from spoke.keeper import Keeper
 from spoke.loop import Loop, Timer
 from spoke.nursery import Nursery, Order
-from spoke.runtime_env import REST_VARIABLE
+from spoke.runtime_env import REST_VARIABLE, expanded
 from spoke.segment_service import SegmentService
 from spoke.segments import SegmentTable
 from spoke.slots import HeldSlots
@@ -434,9 +434,7 @@ class Agent:
             changes[mine.gpu_variable] = devices.limited_to(mine.gpu_visible, gpu_ids)
             if mine.gpu_variable == devices.CUDA and mine.gpu_visible is None:
                 changes["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, by which the numbers are
-        for name, value in env.items():
-            changes[name] = None if value is None else str(value)
-        return changes
+        return {**changes, **expanded(env, self._nursery.environment)}
 
     def _stop_worker(self, worker_id: bytes, force: bool) -> None:
         worker = self._workers.get(worker_id)

@@ -134,6 +134,13 @@ class JobConfig:
                 logging_config = LoggingConfig.from_dict(logging_config)
             self.set_py_logging_config(logging_config)
 
+    def _serialize(self) -> bytes:
+        """The settings as JSON, for `from_json`."""
+        import json
+
+        names = ("runtime_env", "metadata", "ray_namespace", "default_actor_lifetime")
+        return json.dumps({name: getattr(self, name) for name in names}, default=str).encode()
+
     @classmethod
     def from_json(cls, job_config_json: dict[str, Any]) -> JobConfig:
         """The config of a dict as job submission has it: runtime_env, metadata, and more."""

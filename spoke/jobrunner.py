@@ -33,7 +33,7 @@ from spoke.keeper import Keeper
 from spoke.logs import unlink
 from spoke.loop import Loop, Timer
 from spoke.nursery import Nursery, Order
-from spoke.runtime_env import REST_VARIABLE
+from spoke.runtime_env import REST_VARIABLE, expanded
 from spoke.wire import JOB_STATE, JOBS_RUNNING, LOG_CHUNK, READ_LOG, RUN_JOB, STOP_JOB
 
 if TYPE_CHECKING:
@@ -247,7 +247,8 @@ class JobRunner:
         """The variables of an attempt; ours win over the user's."""
         mine, spec = self._settings, one.spec
         address = mine.hub_address
-        found = {str(name): str(value) for name, value in (spec.get("env") or {}).items()}
+        given = expanded(spec.get("env") or {}, self._nursery.environment)
+        found = {name: text for name, text in given.items() if text is not None}
         for name in [name for name in found if name.startswith("SPOKE_PORT_")]:
             del found[name]
         if one.made is not None:

@@ -103,6 +103,7 @@ def init(
 
     Args:
         address: None joins the cluster of SPOKE_ADDRESS (or RAY_ADDRESS) if set and starts one otherwise;
+            where Spoke is called `ray`, it also joins one that ``ray start --head`` runs on this machine.
             "local" always starts one; "auto" joins the one that runs on this machine; "host:port" joins.
         num_cpus, num_gpus, resources, labels, object_store_memory: of the node of a new cluster; by default
             the CPUs this process may use, the GPUs found, and 30 % of memory in bytes.
@@ -241,6 +242,11 @@ def _connect(
 
 def _connect_here(target: str | None, options: dict[str, Any], node: dict[str, Any]) -> None:
     """Start or join a cluster of Spoke's own."""
+    if target is None and current.joins_started_heads and not _given(node):
+        from spoke import records
+
+        head = records.started_head()
+        target = None if head is None else str(head["address"])
     if target is None or target == "local":
         from spoke import embedded
 
@@ -249,11 +255,16 @@ def _connect_here(target: str | None, options: dict[str, Any], node: dict[str, A
         return
     from spoke import driver
 
-    given = [name for name, value in node.items() if value is not None and name != "_memory"]
+    given = [name for name in _given(node) if name != "_memory"]
     if given:  # clients compare these texts with Ray's
         names = "num_cpus and num_gpus" if given[0] in ("num_cpus", "num_gpus") else given[0]
         raise ValueError(f"When connecting to an existing cluster, {names} must not be provided.")
     driver.join(_plain_address(target), options)
+
+
+def _given(node: dict[str, Any]) -> list[str]:
+    """What a program says of a node of its own."""
+    return [name for name, value in node.items() if value is not None]
 
 
 def _check_unknown(kwargs: dict[str, Any]) -> None:
@@ -331,10 +342,21 @@ def _context() -> Context:
         "gcs_address": address,
         "node_id": bytes(facts["node_id"]).hex(),
         "node_ip_address": address.rpartition(":")[0] or "127.0.0.1",
-        "session_dir": facts.get("temp_dir") or facts.get("log_dir") or "",
+        "session_dir": _session_dir(facts),
         "namespace": facts.get("namespace"),
         "webui_url": facts.get("dashboard") or address,
     })  # fmt: skip
+
+
+def _session_dir(facts: Any) -> str:
+    """Where the files of this run of the cluster are on this machine, its logs above all."""
+    if facts.get("temp_dir"):  # of real Ray
+        return str(facts["temp_dir"])
+    import os
+
+    from spoke import records
+
+    return os.path.join(records.temp_root(), str(facts.get("session") or ""))
 
 
 def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:

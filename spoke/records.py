@@ -16,7 +16,8 @@ from spoke.machine import read_text
 
 STALE_S = 3600.0  # the logs of a daemon that was killed are kept this long
 
-# pid, start_time, role, address, node_id, host, port, session, log_dir, token_file, hub_id, state_dir;
+# pid, start_time, role, address, node_id, host, port, session, log_dir, token_file, hub_id, state_dir,
+# embedded: whether it is a program's own;
 # supervisor: [pid, start_time] or None
 Record = dict[str, Any]
 
@@ -205,6 +206,12 @@ def find(address: str) -> Record | None:
     heads = [record for record in records if record["role"] == "head"]
     found = heads or records
     return found[-1] if found else None
+
+
+def started_head() -> Record | None:
+    """The newest head on this machine that is no program's own: of ``spoke start --head``, or a `Cluster`."""
+    heads = [record for record in live() if record["role"] == "head" and not record.get("embedded")]
+    return heads[-1] if heads else None
 
 
 def without_scheme(address: str) -> str:

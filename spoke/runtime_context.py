@@ -202,8 +202,13 @@ class RuntimeContext:
         return str(_of_cluster("session", "Session name") or "")
 
     def get_temp_dir(self) -> str:
-        """The directory that holds the session's files."""
-        return str(_facts().get("temp_dir") or _facts().get("log_dir") or "")
+        """The directory that holds the directories of sessions."""
+        facts = _facts()
+        if facts.get("temp_dir"):  # of real Ray
+            return str(facts["temp_dir"])
+        from spoke import records
+
+        return records.temp_root()
 
     def is_canceled(self) -> bool:
         """Was the running task cancelled?

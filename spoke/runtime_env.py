@@ -498,6 +498,33 @@ def worker_variables(runtime_env: Mapping[str, Any] | None) -> dict[str, str]:
     return variables
 
 
+def expanded(variables: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Variables as texts, with those they name in them: ``${PATH}``, of theirs above or the environment's.
+
+    Of unknown ones, ``${NAME}`` is nothing and ``$name`` stays, as in Ray.
+    """
+    found: dict[str, str | None] = {}
+    for name, value in variables.items():
+        text = None if value is None else str(value)
+        if text is not None and "$" in text:
+            text = _with_others(text, {**environment, **found})
+        found[name] = text
+    return found
+
+
+def _with_others(text: str, environment: Mapping[str, str | None]) -> str:
+    import re
+
+    def named(match: re.Match[str]) -> str:
+        name = match[1].strip("{}")
+        here = environment.get(name)
+        if here is not None:
+            return here
+        return "" if match[1] != name and re.fullmatch("[A-Z0-9_]+", name) else match[0]
+
+    return re.sub(r"\$(\w+|\{[^}]*\})", named, text, flags=re.ASCII)
+
+
 def rest_of(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
     """What a node must do for this environment besides setting variables.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -386,6 +387,8 @@ def test_an_interpreter_of_ones_own(tmp_path: Path, start: Any) -> None:
     script.chmod(0o755)
     start({"working_dir": str(tmp_path)})
     assert looked(py_executable="./python.sh 'by hand'")["env"]["CHOSEN"] == "by hand"
+    script.write_text(f"CHOSEN=unquoted exec {sys.executable} $@")
+    assert looked(py_executable="sh python.sh", working_dir=str(tmp_path))["env"]["CHOSEN"] == "unquoted"
     assert "not found" in error_of(py_executable="/no/such/python")
 
 
@@ -400,6 +403,24 @@ def test_the_setup_hook_runs_before_the_first_task(tmp_path: Path, start: Any) -
     assert looked(worker_process_setup_hook="hooked.go")["env"]["HOOKED"] == "by name"
     text = error_of(worker_process_setup_hook="hooked.nothing")
     assert "Failed to execute the setup hook method" in text and "AttributeError" in text
+
+    @spoke.remote(runtime_env={"worker_process_setup_hook": "hooked.nothing"})
+    class Never:
+        pass
+
+    with pytest.raises(spoke.exceptions.ActorDiedError, match="Failed to execute the setup hook method"):
+        spoke.get(Never.remote().__ray_ready__.remote())
+    lock = threading.Lock()
+    with pytest.raises(spoke.exceptions.RuntimeEnvSetupError, match="Failed to export the setup function"):
+        look.options(runtime_env={"worker_process_setup_hook": lambda: print(lock)}).remote()
+
+
+def test_variables_name_others(start: Any) -> None:
+    start({"env_vars": {"FIRST": "1", "PATH": "/mine:${PATH}"}})
+    given = {"SECOND": "${FIRST}:${NOT_THERE}:$nor_this:$", "THIRD": "${SECOND}+$SECOND"}
+    env = looked(env_vars=given)["env"]
+    assert env["PATH"] == f"/mine:{os.environ['PATH']}"
+    assert env["SECOND"] == "1::$nor_this:$" and env["THIRD"] == "1::$nor_this:$+1::$nor_this:$"
 
 
 # -- how environments add up, limits, what is left

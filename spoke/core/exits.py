@@ -65,9 +65,9 @@ def worker_exit(pid: int, host: str, code: int | None, signal: int, tail: str, m
     return Exit("worker_died", text, pid=pid, code=code, signal=signal, tail=tail, memory=memory, host=host)
 
 
-def environment_exit(host: str, why: str) -> Exit:
-    """The obituary of a worker whose runtime environment could not be made."""
-    return Exit("runtime_env", f"on {host}: {why}")
+def environment_exit(host: str, why: str, pid: int = 0) -> Exit:
+    """The obituary of a worker whose runtime environment could not be made; with a pid, its hook failed."""
+    return Exit("runtime_env", f"on {host}: {why}", pid=pid)
 
 
 def node_exit(node_id: bytes, host: str, why: str) -> Exit:

@@ -261,7 +261,7 @@ class HubCore:
             self.state.log("debug", "exit of an unknown worker", worker_id=worker_id.hex())
             return
         if worker.env_error:
-            exit_ = environment_exit(node.host, worker.env_error)
+            exit_ = environment_exit(node.host, worker.env_error, pid)
         else:
             exit_ = worker_exit(pid, node.host, code, signal, tail, memory, worker.why)
         user = worker.holding.user if worker.holding is not None else None
@@ -334,7 +334,8 @@ class HubCore:
             self.state.release(holding)
             self.leases.fail(want, reason, "environment" if ours else "class")
         elif isinstance(user, Actor):
-            self.actors.end(user, "runtime_env" if ours else "start_failed", reason, exit_.info())
+            how = "start_failed" if exit_.pid or not ours else "runtime_env"  # with a pid: its setup hook
+            self.actors.end(user, how, reason, exit_.info())
 
     def _node_died(self, node: Node, reason: str) -> None:
         s = self.state

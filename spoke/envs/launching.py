@@ -20,8 +20,9 @@ _IN_IMAGE = (
 
 def by_shell(made: Made) -> list[str]:
     """A worker by the interpreter that `made.shell` runs."""
-    _, *arguments = spawning.worker_argv()
-    return ["/bin/sh", "-c", f'exec {made.shell} "$@"', "sh", *arguments]
+    _, option, boot, *paths = spawning.worker_argv()
+    boot = f"exec(bytes.fromhex('{boot.encode().hex()}'))"  # a word, where a script says $@
+    return ["/bin/sh", "-c", f'exec {made.shell} "$@"', "sh", option, boot, *paths]
 
 
 def in_container(

@@ -119,7 +119,8 @@ def _pickled(hook: Callable[[], Any]) -> dict[str, str]:
     try:
         body = codec.dumps_function(hook)
     except Exception as error:
-        raise RuntimeEnvSetupError(f"worker_process_setup_hook {name} cannot be pickled: {error}") from error
+        text = f"worker_process_setup_hook {name} cannot be pickled: {error}"
+        raise RuntimeEnvSetupError(f"Failed to export the setup function. {text}") from error
     if len(body) > MAX_SETUP_HOOK_BYTES:
         raise RuntimeEnvSetupError(
             f"worker_process_setup_hook {name} has {len(body)} bytes pickled, more than "

@@ -17,6 +17,30 @@ def canonicalize_bootstrap_address(addr: str | None, temp_dir: str | None = None
     return None if addr in (None, "auto", "local") else addr
 
 
+def canonicalize_bootstrap_address_or_die(addr: str | None, temp_dir: str | None = None) -> str:
+    """``host:port`` of a cluster; of the one on this machine for "auto".
+
+    Raises:
+        ConnectionError: there is none.
+    """
+    given = canonicalize_bootstrap_address(addr)
+    if given is not None:
+        return given
+    from spoke import records
+
+    found = records.find("auto")
+    if found is None:
+        raise ConnectionError("Could not find any running Ray instance. Specify the one to connect to.")
+    return str(found["address"])
+
+
+def find_gcs_addresses() -> set[str]:
+    """The addresses of the clusters that have a daemon on this machine."""
+    from spoke import records
+
+    return {str(record["address"]) for record in records.live()}
+
+
 def address_to_ip(address: str) -> str:
     """``host:port`` with the host as an address."""
     import socket

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from typing import Any
@@ -89,6 +90,19 @@ def estimate_available_memory() -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def get_entrypoint_name() -> str:
+    """The command line of this process."""
+    import psutil
+
+    return " ".join(psutil.Process().cmdline())
+
+
+def get_directory_size_bytes(path: str = ".") -> int:
+    """Bytes of the files in and below a directory."""
+    found = (os.path.join(root, name) for root, _, names in os.walk(path) for name in names)
+    return sum(os.path.getsize(file) for file in found if not os.path.islink(file))
 
 
 def is_main_thread() -> bool:

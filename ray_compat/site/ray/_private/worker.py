@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -102,11 +103,12 @@ class _Node:
 
     def get_session_dir_path(self) -> str:
         """The directory that holds the session's files."""
-        return spoke.get_runtime_context().get_temp_dir()
+        context = spoke.get_runtime_context()
+        return os.path.join(context.get_temp_dir(), context.get_session_name())
 
     def get_logs_dir_path(self) -> str:
         """The directory that holds the workers' output."""
-        return spoke.get_runtime_context().get_temp_dir()
+        return os.path.join(self.get_session_dir_path(), "logs")
 
 
 class _CoreWorker:
