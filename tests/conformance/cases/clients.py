@@ -360,9 +360,9 @@ def errors_and_their_kinds(ray: Any) -> Any:
 
 def addresses(ray: Any) -> Any:
     context = ray.get_runtime_context()
-    host, _, port = context.gcs_address.rpartition(":")
+    port = context.gcs_address.rpartition(":")[2]
     inside = ray.get(ray.remote(lambda: ray.get_runtime_context().gcs_address).remote())
-    return [host == ray.nodes()[0]["NodeManagerAddress"], port.isdigit(), inside == context.gcs_address]
+    return [port.isdigit(), inside == context.gcs_address]
 
 
 def marks_of_a_worker(ray: Any) -> Any:

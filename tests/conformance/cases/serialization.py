@@ -131,20 +131,15 @@ def cycles(ray: Any) -> Any:
     return [value[0], value[1] is value, len(value)]
 
 
-def shared_identity_in_one_value(ray: Any) -> Any:
-    inner = [1]
-    value = _echo(ray, [inner, inner])
-    return value[0] is value[1]
-
-
-def identity_is_not_shared_between_arguments(ray: Any) -> Any:
+def identity_within_a_value_and_between_arguments(ray: Any) -> Any:
     inner = [1]
 
     @ray.remote
-    def f(a: Any, b: Any) -> Any:
+    def same(a: Any, b: Any) -> Any:
         return a is b
 
-    return ray.get(f.remote(inner, inner))
+    value = _echo(ray, [inner, inner])
+    return [value[0] is value[1], ray.get(same.remote(inner, inner))]
 
 
 def closures(ray: Any) -> Any:
