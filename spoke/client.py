@@ -23,7 +23,7 @@ from spoke.core.calls import Call, CallTable
 from spoke.core.channels import ActorChannel
 from spoke.core.lineage import Lineage
 from spoke.core.obituary import describe_death
-from spoke.core.refs import SYSTEM, VALUE, Entry, RefTable
+from spoke.core.refs import PUT_SUFFIX, SYSTEM, VALUE, Entry, RefTable
 from spoke.errors import ProtocolError
 from spoke.futures import Futures
 from spoke.hubside import HubSide
@@ -544,7 +544,7 @@ class Client:
         """
         self.check_open()
         parts, contains, _ = self.values.pack(value)
-        object_id = self.new_call_id() + b"\xff\xff\xff\x7f"
+        object_id = self.new_call_id() + PUT_SUFFIX
         with self.lock:
             entry = self.refs.own(object_id)
             entry.value = parts

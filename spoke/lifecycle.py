@@ -133,6 +133,7 @@ def init(
         "resources": resources,
         "labels": labels,
         "object_store_memory": object_store_memory,
+        "_system_config": kwargs.get("_system_config"),
     }
     shown = {
         "include_dashboard": bool(include_dashboard),
@@ -234,13 +235,17 @@ def _node_options(node: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(custom, dict):
         raise TypeError(f"resources must be a dict, got {type(custom)}")
     if "CPU" in custom or "GPU" in custom:
-        raise ValueError("Use 'num_cpus' and 'num_gpus' instead of 'CPU' and 'GPU' in 'resources'")
+        raise ValueError(
+            "Use the 'num_cpus' and 'num_gpus' keyword instead of 'CPU' and 'GPU' in 'resources' keyword"
+        )
     options["resources"] = {str(name): check_quantity(str(name), amount) for name, amount in custom.items()}
     options["labels"] = {str(name): str(value) for name, value in (node["labels"] or {}).items()}
     memory = node["object_store_memory"]
-    if memory is not None and (not isinstance(memory, int) or memory <= 0):
+    if memory is None:
+        memory = config.get("object_store_memory")
+    elif not isinstance(memory, int | float) or memory < 1:
         raise ValueError(f"object_store_memory must be a positive number of bytes, not {memory!r}")
-    options["object_store_memory"] = config.get("object_store_memory") if memory is None else memory
+    options["object_store_memory"] = None if memory is None else int(memory)
     return options
 
 

@@ -89,9 +89,7 @@ def check_tensor_transport(name: Any) -> None:
 # -- checks shared by all -------------------------------------------------------------------------
 
 
-def _words(types: tuple[type, ...]) -> str:
-    names = ["None" if kind is _NONE else kind.__name__ for kind in types]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+# Texts that programs look for are Ray's.
 
 
 def reject_unknown(name: str, known: Mapping[str, Any], what: str) -> NoReturn:
@@ -112,7 +110,8 @@ def _check_types(given: Mapping[str, Any], table: Mapping[str, tuple[type, ...]]
             continue
         if name == "placement_group" and hasattr(value, "bundle_specs"):
             continue
-        raise TypeError(f"The type of keyword {name!r} must be {_words(types)}, but received {type(value)}")
+        wanted = types[0] if len(types) == 1 else types
+        raise TypeError(f"The type of keyword '{name}' must be {wanted}, but received type {type(value)}")
 
 
 def check_quantity(name: str, value: Any) -> float:
@@ -144,8 +143,10 @@ def _check_count(given: Mapping[str, Any], name: str, *, infinite: bool) -> None
     value = given.get(name)
     if value is None or value >= (-1 if infinite else 0):
         return
-    accepted = "None, 0, -1 or a positive integer, where -1 is infinity" if infinite else "None, 0 or more"
-    raise ValueError(f"The keyword {name!r} only accepts {accepted}, not {value}.")
+    accepted = "None, 0 or a positive integer"
+    if infinite:
+        accepted = "None, 0, -1 or a positive integer, where -1 represents infinity"
+    raise ValueError(f"The keyword '{name}' only accepts {accepted}.")
 
 
 def _backpressure(given: Mapping[str, Any]) -> int | None:
@@ -173,7 +174,10 @@ def parse_num_returns(value: int | str | None, is_generator: bool) -> int:
             raise ValueError(f"num_returns={value!r} can only be used with generator functions")
         return STREAMING if value == "streaming" else DYNAMIC
     if not 0 <= value <= MAX_NUM_RETURNS:
-        raise ValueError(f"num_returns must be >= 0 and at most {MAX_NUM_RETURNS}, but got {value}.")
+        raise ValueError(
+            "The keyword 'num_returns' only accepts None, a non-negative integer, 'streaming' (for "
+            f"generators), or 'dynamic'; a number is at most {MAX_NUM_RETURNS}, but got {value}."
+        )
     return int(value)
 
 
@@ -237,7 +241,9 @@ def _check_fallback(strategies: list[Any] | None) -> None:
 def _resources(given: Mapping[str, Any], default_cpus: float) -> dict[str, float]:
     custom = given.get("resources") or {}
     if "CPU" in custom or "GPU" in custom:
-        raise ValueError("Use 'num_cpus' and 'num_gpus' instead of 'CPU' and 'GPU' in 'resources'")
+        raise ValueError(
+            "Use the 'num_cpus' and 'num_gpus' keyword instead of 'CPU' and 'GPU' in 'resources' keyword"
+        )
     found: dict[str, float] = {}
     for name, amount in custom.items():
         if not isinstance(name, str) or not name:
@@ -386,7 +392,13 @@ class TaskOptions(_Placed):
         super().__init__(given, what, 1.0)
 
     def updated(self, more: Mapping[str, Any], what: str = "the task") -> TaskOptions:
-        """These options with others on top."""
+        """These options with others on top.
+
+        Raises:
+            ValueError: `more` holds `max_calls`, which belongs to the function.
+        """
+        if "max_calls" in more:
+            raise ValueError("Setting 'max_calls' is not supported in '.options()'.")
         return TaskOptions({**self.given, **more}, is_generator=self.is_generator, what=what)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -422,7 +434,8 @@ class ActorOptions(_Placed):
         lifetime = given.get("lifetime")
         if lifetime not in (None, "detached", "non_detached"):
             raise ValueError(
-                f"actor `lifetime` must be one of 'detached', 'non_detached' and None, not {lifetime!r}."
+                "actor `lifetime` argument must be one of 'detached', 'non_detached' and 'None', "
+                f"not {lifetime!r}."
             )
         self.detached = lifetime == "detached"
         self.get_if_exists: bool = given.get("get_if_exists", False)

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import spoke
-from spoke import SCRIPT_MODE, WORKER_MODE
+from spoke import SCRIPT_MODE, WORKER_MODE, current, inspecting
 from spoke.ids import JobID, NodeID, WorkerID
 from spoke.remote_function import RemoteFunction
 
@@ -107,11 +107,32 @@ class _Node:
         return spoke.get_runtime_context().get_temp_dir()
 
 
+class _Objects:
+    """What `global_worker.core_worker` is asked about objects."""
+
+    def object_exists(self, object_ref: Any, memory_store_only: bool = False) -> bool:
+        """Whether the object is there to be read; `memory_store_only`: as a small result is, in no block."""
+        client: Any = current.client
+        with client.lock:
+            return inspecting.is_known(client, object_ref.binary(), memory_store_only)
+
+    def get_all_reference_counts(self) -> dict[bytes, dict[str, int]]:
+        """Refs of this process, and uses by its calls, by the object's id in hexadecimal."""
+        client: Any = current.client
+        with client.lock:
+            found = inspecting.counts(client)
+        return {
+            object_id.hex().encode(): {"local": local, "submitted": submitted}
+            for object_id, (local, submitted) in found.items()
+        }
+
+
 class Worker:
     """This process, as `ray._private.worker.global_worker` shows it."""
 
     def __init__(self) -> None:
         self.gcs_client = _HubClient()
+        self.core_worker = _Objects()
         self._node = _Node()
 
     @property
