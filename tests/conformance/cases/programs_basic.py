@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tests.conformance.kit import caught, sub
+from tests.conformance.kit import caught, eventually, sub
 
 THROUGH_RAY_COMPAT = True
 INIT = None
@@ -147,3 +147,42 @@ def defaults_of_options(ray: Any) -> Any:
         caught(lambda: Actor.options(concurrency_groups=[]), "not supported in '.options()'"),
         utilities.update_options({"a": 1, "b": 1}, {"b": 2}),
     ]
+
+
+# -- what ps shows of workers
+
+
+def _title(pid: int | str = "self") -> str:
+    with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
+        return file.read().partition("\0")[0]
+
+
+def titles_of_workers(ray: Any) -> Any:
+    @ray.remote
+    def short() -> str:
+        return _title()
+
+    @ray.remote
+    class Titled:
+        def __init__(self) -> None:
+            self.first = _title()
+
+        def titles(self) -> tuple[str, str]:
+            return self.first, _title()
+
+        def pid(self) -> int:
+            return os.getpid()
+
+    _init(ray)
+    try:
+        actor = Titled.remote()
+        pid = ray.get(actor.pid.remote())
+        return [
+            ray.get([short.remote(), short.remote()]),
+            ray.get(short.options(name="a name").remote()),
+            ray.get(actor.titles.remote()),
+            ray.get(actor.titles.options(name="another").remote()),
+            eventually(lambda: _title(pid) == "ray::Titled"),
+        ]
+    finally:
+        ray.shutdown()
