@@ -23,7 +23,7 @@ from spoke.core.calls import Call, CallTable
 from spoke.core.channels import ActorChannel
 from spoke.core.lineage import Lineage
 from spoke.core.obituary import describe_death
-from spoke.core.refs import PUT_SUFFIX, SYSTEM, VALUE, Entry, RefTable
+from spoke.core.refs import ACTOR_SUFFIX, PUT_SUFFIX, SYSTEM, VALUE, Entry, RefTable
 from spoke.errors import ProtocolError
 from spoke.futures import Futures
 from spoke.hubside import HubSide
@@ -575,6 +575,3 @@ class Client:
         self.reactor.close_all()
         if self.on_closed is not None:
             self.on_closed()
-
-
-ACTOR_SUFFIX: Final = b"\xff" * 12

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgpack import packb
 
-from spoke.core.refs import CANCELLED, EXCEPTION, PENDING, PUT_SUFFIX, SYSTEM, Entry
+from spoke.core.refs import ACTOR_SUFFIX, CANCELLED, EXCEPTION, PENDING, PUT_SUFFIX, SYSTEM, VALUE, Entry
 
 if TYPE_CHECKING:
     from spoke.client import Client
@@ -32,7 +32,6 @@ IN_GET: Final = "RUNNING_IN_RAY_GET"
 QUEUED: Final = "SUBMITTED_TO_WORKER"
 FINISHED: Final = "FINISHED"
 FAILED: Final = "FAILED"
-ACTOR_SUFFIX: Final = b"\xff" * 12  # of the object that stands for the handles of an actor
 CREATION: Final = b"\xff" * 8  # before an actor's id: the call of its constructor, as Ray names it
 MESSAGE_CHARS: Final = 500
 
@@ -215,9 +214,15 @@ def counts(client: Client) -> dict[bytes, tuple[int, int]]:
 
 
 def is_known(client: Client, object_id: bytes, inline: bool) -> bool:
-    """Whether this process can read the object without waiting; with `inline`, only one in no block."""
+    """Whether this process can read the object without waiting; with `inline`, only one in no block.
+
+    The owner of one that is not known here is asked, without waiting for the answer; lock held.
+    """
     entry = client.refs.entries.get(object_id)
-    if entry is None or entry.status == PENDING:
+    if entry is None or entry.status not in (VALUE, EXCEPTION):
+        if entry is not None and entry.owner is not None:
+            client.refs.fetch(entry)  # who looks again knows
+            client._settle()
         return False
     put = object_id.endswith(PUT_SUFFIX)
     return not inline or (not put and all(isinstance(part, bytes) for part in entry.value or ()))

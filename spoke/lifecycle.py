@@ -53,6 +53,22 @@ class Context:
     def __contains__(self, key: object) -> bool:
         return key in self.address_info
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """As of any mapping."""
+        return self.address_info.get(key, default)
+
+    def keys(self) -> Any:
+        """As of any mapping."""
+        return self.address_info.keys()
+
+    def values(self) -> Any:
+        """As of any mapping."""
+        return self.address_info.values()
+
+    def items(self) -> Any:
+        """As of any mapping."""
+        return self.address_info.items()
+
     def __len__(self) -> int:
         return len(self.address_info)
 

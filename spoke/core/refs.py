@@ -24,6 +24,7 @@ from spoke.core import Command, Peer, Send
 from spoke.limits import MAX_DEAD_RECORDS
 
 PUT_SUFFIX: Final = b"\xff\xff\xff\x7f"  # the index in the id of an object that was put
+ACTOR_SUFFIX: Final = b"\xff" * 12  # of the object that stands for the handles of an actor
 PENDING: Final = -1
 VALUE: Final = 0
 EXCEPTION: Final = 1  # raised by the user's code

@@ -186,3 +186,18 @@ def titles_of_workers(ray: Any) -> Any:
         ]
     finally:
         ray.shutdown()
+
+
+def context_as_a_mapping(ray: Any) -> Any:
+    context = _init(ray)
+    found = [
+        "node_id" in context,
+        "nothing" in context,
+        context.get("nothing"),
+        context.get("node_id") == context["node_id"] == dict(context.items())["node_id"],
+        "address" in set(context.keys()),
+        len(context) == len(list(context)) == len(list(context.values())),
+        caught(lambda: context["nothing"], kinds=(KeyError,)),
+    ]
+    context.disconnect()
+    return [*found, ray.is_initialized()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 from tests.conformance.kit import Flag, caught, eventually, sub
@@ -150,3 +152,56 @@ def places_of_objects(ray: Any) -> Any:
         [found[ref]["node_ids"] == [here] for ref in (small, large, result)],
         [found[ref]["object_size"] > 0 for ref in (small, large, result)],
     ]
+
+
+def copies_of_a_ref(ray: Any) -> Any:
+    worker = sub(ray, "_private.worker").global_worker.core_worker
+
+    def count(ref: Any) -> int:
+        return int(worker.get_all_reference_counts()[ref.hex().encode()]["local"])
+
+    ref = ray.put(1)
+    counts = [count(ref)]
+    shallow = copy.copy(ref)
+    counts.append(count(ref))
+    deep = copy.deepcopy([ref])
+    counts.append(count(ref))
+    same = shallow == ref == deep[0]
+    del shallow, deep
+    return [counts, same, count(ref), ray.get(pickle.loads(pickle.dumps(ref)))]
+
+
+def bytes_of_a_ref_keep_its_object(ray: Any) -> Any:
+    cloudpickle = sub(ray, "cloudpickle")
+    ref = ray.put("kept")
+    data = cloudpickle.dumps({"ref": ref})
+    del ref
+    again = [ray.get(cloudpickle.loads(data)["ref"]) for _ in range(2)]
+    result = _echo(ray).remote("result")
+    ray.get(result)
+    data = cloudpickle.dumps(result)
+    del result
+    return [again, ray.get(cloudpickle.loads(data))]
+
+
+def object_that_another_process_owns(ray: Any) -> Any:
+    worker = sub(ray, "_private.worker").global_worker.core_worker
+
+    @ray.remote
+    def put() -> Any:
+        return [ray.put(bytes(1 << 20))]
+
+    [ref] = ray.get(put.remote())
+    there = eventually(lambda ref=ref: worker.object_exists(ref))
+    name = ref.binary()
+    del ref
+    return [there, eventually(lambda: not worker.object_exists(ray.ObjectRef(name)))]
+
+
+def put_for_another_owner(ray: Any) -> Any:
+    @ray.remote
+    class Owner:
+        pass
+
+    owner = Owner.remote()
+    return caught(lambda: ray.put(1, _owner=owner), "`_owner` argument to `ray.put` has been removed")
