@@ -331,24 +331,44 @@ bool set_death_signal(int signal) {
     return ::prctl(PR_SET_PDEATHSIG, static_cast<unsigned long>(signal), 0UL, 0UL, 0UL) == 0;
 }
 
+namespace {
+
+// The memory between arg_start and arg_end, which ps shows; fields 48 and 49 of stat tell where it is.
+struct CommandLine {
+    char* at = nullptr;
+    size_t room = 0;
+    size_t used = 0;
+
+    CommandLine() {
+        const std::unique_ptr<std::FILE, int (*)(std::FILE*)> stat(std::fopen("/proc/self/stat", "re"), &std::fclose);
+        char line[2048];
+        if (!stat || std::fgets(line, sizeof line, stat.get()) == nullptr) return;
+        const char* field_at = std::strrchr(line, ')');  // the name in field 2 may hold blanks
+        uintptr_t bounds[2] = {0, 0};
+        for (int field = 3; field_at != nullptr && field <= 49; ++field) {
+            field_at = std::strchr(field_at + 1, ' ');
+            if (field_at != nullptr && field >= 48) bounds[field - 48] = std::strtoull(field_at + 1, nullptr, 10);
+        }
+        if (bounds[0] == 0 || bounds[1] <= bounds[0] + 1) return;
+        at = reinterpret_cast<char*>(bounds[0]);
+        used = room = bounds[1] - bounds[0];
+    }
+};
+
+}  // namespace
+
+void show_title(const std::string& title) {
+    static CommandLine line;  // a forked process has it at the same place
+    if (line.room == 0) return;
+    const size_t length = std::min(title.size(), line.room - 1);
+    std::memcpy(line.at, title.data(), length);
+    if (length < line.used) std::memset(line.at + length, 0, line.used - length);
+    line.used = length;
+}
+
 void set_title(const std::string& title) {
     ::prctl(PR_SET_NAME, title.substr(0, 15).c_str());
-    // ps shows the memory between arg_start and arg_end; fields 48 and 49 of stat tell where it is.
-    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> stat(std::fopen("/proc/self/stat", "re"), &std::fclose);
-    char line[2048];
-    if (!stat || std::fgets(line, sizeof line, stat.get()) == nullptr) return;
-    const char* at = std::strrchr(line, ')');  // the name in field 2 may hold blanks
-    uintptr_t bounds[2] = {0, 0};
-    for (int field = 3; at != nullptr && field <= 49; ++field) {
-        at = std::strchr(at + 1, ' ');
-        if (at != nullptr && field >= 48) bounds[field - 48] = std::strtoull(at + 1, nullptr, 10);
-    }
-    if (bounds[0] == 0 || bounds[1] <= bounds[0] + 1) return;
-    auto* area = reinterpret_cast<char*>(bounds[0]);
-    const size_t room = bounds[1] - bounds[0];
-    const size_t length = std::min(title.size(), room - 1);
-    std::memcpy(area, title.data(), length);
-    std::memset(area + length, 0, room - length);
+    show_title(title);
 }
 
 }  // namespace spoke

@@ -52,7 +52,10 @@ pid_t fork_sibling();
 // This process gets `signal` when the thread that is its parent ends; 0: none.
 bool set_death_signal(int signal);
 
-// Name shown by ps and top, cut to the room that the command line had.
+// Name shown by ps, cut to the room that the command line had; no system call.  One thread at a time.
+void show_title(const std::string& title);
+
+// The same, and the name that the kernel keeps, which top shows too.
 void set_title(const std::string& title);
 
 }  // namespace spoke

@@ -227,6 +227,9 @@ def set_death_signal(signal: int) -> bool:
 def set_title(title: str) -> None:
     """Name shown by ps and top; cut to 15 bytes (thread name) and to the room of the command line."""
 
+def show_title(title: str) -> None:
+    """Name shown by ps, cut to the room of the command line; no system call; by one thread at a time."""
+
 def buffer_address(buffer: Buffer) -> int:
     """Address of the first byte of a contiguous buffer."""
 

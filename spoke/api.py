@@ -204,10 +204,15 @@ def put(value: T, *, _owner: Any = None, _tensor_transport: str | None = None) -
 
     Raises:
         TypeError: `value` is an ObjectRef, or cannot be serialized.
-        ValueError: an unknown tensor transport.
+        ValueError: an unknown tensor transport, or an `_owner`, which Ray had once.
         ObjectStoreFullError: there is no room for it.
     """
     client = current.client or engine()
+    if _owner is not None:
+        raise ValueError(
+            "The experimental `_owner` argument to `ray.put` has been removed in Ray 2.56: the process that "
+            "puts a value owns it; call put() in a method of the actor that is to be the owner."
+        )
     if type(value) is (_ref_type or _load_ref_type()):
         raise TypeError(
             "Calling 'put' on an ObjectRef is not allowed. If you really want to do this, wrap it in a list."

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from spoke import codec, config, limits, notices, objectref, rdmaside, wire
 from spoke._native import Reactor
@@ -22,7 +22,7 @@ from spoke.core import Send
 from spoke.core.calls import Call, CallTable
 from spoke.core.exits import LEFT
 from spoke.core.lineage import Lineage
-from spoke.core.refs import SYSTEM, VALUE, Entry, RefTable
+from spoke.core.refs import ACTOR_SUFFIX, PUT_SUFFIX, SYSTEM, VALUE, Entry, RefTable
 from spoke.errors import ProtocolError
 from spoke.futures import Futures
 from spoke.hubside import HubSide
@@ -537,7 +537,7 @@ class Client:
 
     def own(self, status: int, parts: list[Any], contains: list[Entry] | None = None) -> ObjectRef[Any]:
         """A new object of this process, of a packed value or error."""
-        object_id = self.new_call_id() + b"\xff\xff\xff\x7f"
+        object_id = self.new_call_id() + PUT_SUFFIX
         with self.lock:
             entry = self.refs.own(object_id)
             entry.value = parts
@@ -568,6 +568,3 @@ class Client:
         self.reactor.close_all()
         if self.on_closed is not None:
             self.on_closed()
-
-
-ACTOR_SUFFIX: Final = b"\xff" * 12

@@ -1,21 +1,24 @@
-"""Names of `ray.cloudpickle`: the cloudpickle package, under the name that Ray programs use."""
+"""Names of `ray.cloudpickle`: the cloudpickle package, under the name that Ray programs use.
+
+What refs it pickles name stays alive as long as this process: nobody knows how often the bytes are used.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pickle import PicklingError
 from typing import Any
 
+import cloudpickle as _cloudpickle
 from cloudpickle import *  # noqa: F403
 from cloudpickle import CloudPickler as CloudPickler
 from cloudpickle import Pickler as Pickler
-from cloudpickle import dump as dump
-from cloudpickle import dumps as dumps
 from cloudpickle import load as load
 from cloudpickle import loads as loads
 from cloudpickle import register_pickle_by_value as register_pickle_by_value
 from cloudpickle import unregister_pickle_by_value as unregister_pickle_by_value
 
-from spoke import absent
+from spoke import absent, codec, objectref
 from spoke.codec import explain_unpicklable
 
 
@@ -27,6 +30,28 @@ def __getattr__(name: str) -> Any:
         return getattr(cloudpickle.cloudpickle, name)
     except AttributeError:
         return absent.resolve(__name__, name)
+
+
+def dumps(obj: Any, protocol: int | None = None, buffer_callback: Any = None) -> bytes:
+    """As cloudpickle's."""
+    return bytes(_keeping(_cloudpickle.dumps, obj, protocol, buffer_callback))
+
+
+def dump(obj: Any, file: Any, protocol: int | None = None, buffer_callback: Any = None) -> None:
+    """As cloudpickle's."""
+    _keeping(_cloudpickle.dump, obj, file, protocol, buffer_callback)
+
+
+def _keeping(pickle: Callable[..., Any], *args: Any) -> Any:
+    if codec.context.refs is not None:  # a value that counts what is inside is being pickled around this
+        return pickle(*args)
+    refs: list[Any] = []
+    codec.context.refs = refs
+    try:
+        return pickle(*args)
+    finally:
+        codec.context.refs = None
+        objectref.keep(refs)
 
 
 def dumps_debug(obj: Any, *args: Any, **kwargs: Any) -> bytes:

@@ -109,6 +109,20 @@ def parse_text(text: str) -> str:
     return text
 
 
+def parse_amounts(text: str) -> dict[str, float]:
+    """Resources by name, as JSON.
+
+    Raises:
+        ValueError: not such a text.
+    """
+    import json
+
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"{text!r} is not a JSON object of amounts by name")
+    return {str(name): float(amount) for name, amount in found.items()}
+
+
 def parse_port_range(text: str) -> tuple[int, int]:
     """``30000-40000``: first and last port.
 
@@ -403,6 +417,13 @@ KNOBS: dict[str, Knob] = {
         "SPOKE_NVML", parse_text, "auto", "auto, off, or the directory of pynvml: where GPUs are asked for"
     ),
     "sysfs": Knob("SPOKE_SYSFS", parse_text, "/sys", "where the kernel's tree of devices is mounted"),
+    "override_resources": Knob(
+        "SPOKE_OVERRIDE_RESOURCES",
+        parse_amounts,
+        {},
+        "JSON: resources of a node that starts here, instead of those that it is started with",
+        also=("RAY_OVERRIDE_RESOURCES",),
+    ),
     "cloud_instance_id": Knob("CLOUD_INSTANCE_ID", parse_text, None, "the cloud's id of this machine"),
     "runtime_dir": Knob("XDG_RUNTIME_DIR", parse_text, None, "directory for the user's session files"),
 }

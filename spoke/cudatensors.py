@@ -22,7 +22,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from spoke import codec, cudadriver, current
-from spoke.core.refs import VALUE
+from spoke.core.refs import PUT_SUFFIX, VALUE
 from spoke.cudadriver import counts
 from spoke.landing import get_into
 from spoke.running import running
@@ -111,7 +111,7 @@ def _publish(tensor: Any) -> ObjectRef[Any]:
     client = _client()
     block: Block = client.store.register_memory(DeviceMemory(tensor), tensor)
     with client.lock:
-        entry = client.refs.own(client.new_call_id() + b"\xff\xff\xff\x7f")
+        entry = client.refs.own(client.new_call_id() + PUT_SUFFIX)
         entry.value = [_IDENTITY, client.store.describe(block)]
         entry.status = VALUE
         ref: ObjectRef[Any] = client.make_ref(entry)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgpack
 
 from spoke import codec, config, context, spawning, wire
+from spoke._native import show_title
 from spoke.actor_host import ActorHost
 from spoke.cancelling import Interrupts
 from spoke.incoming import CallSource, open_args
@@ -80,6 +81,7 @@ class Executor:
         self.outcome = Outcome(self)
         self.consumed: dict[bytes, int] = {}
         self._idle: Waiter | None = None
+        self._idle_title = "ray::IDLE"  # what ps shows, as programs written for Ray look for it
         self._starting: tuple[Any, ...] | None = None
         self._unknown: dict[bytes, list[Job]] = {}  # jobs that wait for a function's code
         self._early: list[Job] = []  # actor calls before the actor itself
@@ -136,6 +138,7 @@ class Executor:
             if self.queue or self._starting is not None or self._stop is not None:
                 return
             self._idle = idle
+        show_title(self._idle_title)
         self.client.lead.wait(idle)
 
     def wake(self) -> None:
@@ -154,6 +157,7 @@ class Executor:
         on_main = get_ident() == interrupts.main
         if on_main:
             running.main_job = job
+            show_title("ray::" + job.name)
         else:
             running.enter(job)
         try:
@@ -301,6 +305,8 @@ class Executor:
         source = None
         started = time.perf_counter_ns()
         running.enter_actor(host)
+        self._idle_title = f"ray::{host.class_name}"
+        show_title(f"{self._idle_title}.__init__")
         try:
             args: Any = ()
             kwargs: Any = {}
@@ -441,5 +447,6 @@ class _Unloaded:
         job = running.job()
         if job is not None:
             job.function, job.task_name = function, getattr(function, "__name__", "task")
+            show_title("ray::" + job.name)
         self.executor.functions[self.function_id] = function
         return function(*args, **kwargs)

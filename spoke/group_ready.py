@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke.core.refs import SYSTEM, VALUE
+from spoke.core.refs import PUT_SUFFIX, SYSTEM, VALUE
 
 if TYPE_CHECKING:
     from spoke.client import Client
@@ -61,7 +61,7 @@ def group_ready_ref(client: Client, group_id: bytes, value: Any) -> ObjectRef[An
     client.check_open()
     watch(client, group_id)
     parts, _, _ = client.values.pack(value)
-    object_id = client.new_call_id() + b"\xff\xff\xff\x7f"
+    object_id = client.new_call_id() + PUT_SUFFIX
     with client.lock:
         ref = client.make_ref(client.refs.own(object_id))
         _Watcher(client, group_id, parts, ref).resolved(None)

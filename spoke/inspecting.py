@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgpack import packb
 
-from spoke.core.refs import CANCELLED, EXCEPTION, PENDING, SYSTEM, Entry
+from spoke.core.refs import ACTOR_SUFFIX, CANCELLED, EXCEPTION, PENDING, PUT_SUFFIX, SYSTEM, VALUE, Entry
 
 if TYPE_CHECKING:
     from spoke.client import Client
@@ -33,7 +33,6 @@ QUEUED: Final = "SUBMITTED_TO_WORKER"
 BEHIND: Final = "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY"  # it waits at its actor for its turn
 FINISHED: Final = "FINISHED"
 FAILED: Final = "FAILED"
-ACTOR_SUFFIX: Final = b"\xff" * 12  # of the object that stands for the handles of an actor
 CREATION: Final = b"\xff" * 8  # before an actor's id: the call of its constructor, as Ray names it
 MESSAGE_CHARS: Final = 500
 
@@ -201,6 +200,34 @@ def _objects(client: Client) -> list[Any]:
             [entry.id, _size(entry.value), _status(entry), kind, owner, max(uses, 0), attempt]
         )  # fmt: skip
     return rows
+
+
+def counts(client: Client) -> dict[bytes, tuple[int, int]]:
+    """Of each object that this process refers to: its refs, and its calls that carry it; lock held."""
+    pinned = _counted(entry for call in client.calls.calls.values() for entry in call.pins or ())
+    inside = _counted(inner for entry in client.refs.entries.values() for inner in entry.contains or ())
+    found = {}
+    for object_id, entry in client.refs.entries.items():
+        submitted = pinned.get(object_id, 0)
+        local = entry.local - submitted - inside.get(object_id, 0)
+        if not object_id.endswith(ACTOR_SUFFIX) and local + submitted > 0:
+            found[object_id] = local, submitted
+    return found
+
+
+def is_known(client: Client, object_id: bytes, inline: bool) -> bool:
+    """Whether this process can read the object without waiting; with `inline`, only one in no block.
+
+    The owner of one that is not known here is asked, without waiting for the answer; lock held.
+    """
+    entry = client.refs.entries.get(object_id)
+    if entry is None or entry.status not in (VALUE, EXCEPTION):
+        if entry is not None and entry.owner is not None:
+            client.refs.fetch(entry)  # who looks again knows
+            client._settle()
+        return False
+    put = object_id.endswith(PUT_SUFFIX)
+    return not inline or (not put and all(isinstance(part, bytes) for part in entry.value or ()))
 
 
 def _counted(entries: Iterable[Entry]) -> dict[bytes, int]:

@@ -54,6 +54,22 @@ class Context:
     def __contains__(self, key: object) -> bool:
         return key in self.address_info
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """As of any mapping."""
+        return self.address_info.get(key, default)
+
+    def keys(self) -> Any:
+        """As of any mapping."""
+        return self.address_info.keys()
+
+    def values(self) -> Any:
+        """As of any mapping."""
+        return self.address_info.values()
+
+    def items(self) -> Any:
+        """As of any mapping."""
+        return self.address_info.items()
+
     def __len__(self) -> int:
         return len(self.address_info)
 
@@ -138,6 +154,7 @@ def init(
         "labels": labels,
         "object_store_memory": object_store_memory,
         "_memory": kwargs.pop("_memory", None),
+        "_system_config": kwargs.get("_system_config"),
     }
     shown = {
         "include_dashboard": bool(include_dashboard),
@@ -296,15 +313,19 @@ def _node_options(node: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(custom, dict):
         raise TypeError(f"resources must be a dict, got {type(custom)}")
     if "CPU" in custom or "GPU" in custom:
-        raise ValueError("Use 'num_cpus' and 'num_gpus' instead of 'CPU' and 'GPU' in 'resources'")
+        raise ValueError(
+            "Use the 'num_cpus' and 'num_gpus' keyword instead of 'CPU' and 'GPU' in 'resources' keyword"
+        )
     options["resources"] = {
         str(name): check_node_quantity(str(name), amount) for name, amount in custom.items()
     }
     options["labels"] = {str(name): str(value) for name, value in (node["labels"] or {}).items()}
     memory = node["object_store_memory"]
-    if memory is not None and (not isinstance(memory, int) or memory <= 0):
+    if memory is None:
+        memory = config.get("object_store_memory")
+    elif not isinstance(memory, int | float) or memory < 1:
         raise ValueError(f"object_store_memory must be a positive number of bytes, not {memory!r}")
-    options["object_store_memory"] = config.get("object_store_memory") if memory is None else memory
+    options["object_store_memory"] = None if memory is None else int(memory)
     return options
 
 

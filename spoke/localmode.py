@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from spoke import codec, errorpack
-from spoke.core.refs import EXCEPTION, SYSTEM, VALUE
+from spoke.core.refs import EXCEPTION, PUT_SUFFIX, SYSTEM, VALUE
 from spoke.errors import ActorDiedError, RayError
 from spoke.objectref import ObjectRef
 from spoke.submit import Submitter
@@ -167,7 +167,7 @@ class LocalSubmitter(Submitter):
     def _failed(self, status: int, body: bytes) -> Any:
         """A ref that raises."""
         client = self._client
-        object_id = client.new_call_id() + b"\xff\xff\xff\x7f"
+        object_id = client.new_call_id() + PUT_SUFFIX
         with client.lock:
             entry = client.refs.own(object_id)
             client.refs.resolve(entry, status, [body])

@@ -83,7 +83,8 @@ def resources(
     """A node's resources by name; None asks for what was found (`gpus` of them).  Memory is in bytes.
 
     Raises:
-        ValueError: a custom resource has the name of a built-in one, or an amount is negative.
+        ValueError: a custom resource has the name of a built-in one, an amount is negative, or what the
+            environment says instead (SPOKE_OVERRIDE_RESOURCES) cannot be read.
     """
     for name in ("CPU", "GPU", "memory", "object_store_memory"):
         if name in custom:
@@ -96,6 +97,7 @@ def resources(
         "memory": float(max(0, total_memory - store) if memory is None else memory),
         "object_store_memory": float(store),
         **{name: float(amount) for name, amount in custom.items()},
+        **config.get("override_resources"),
     }
     for name, amount in found.items():
         if amount < 0:

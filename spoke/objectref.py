@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from spoke import codec
-from spoke.core.refs import Stray, Unknown
+from spoke.core.refs import ACTOR_SUFFIX, Stray, Unknown
 from spoke.ids import OBJECT_BYTES, check_length, random_bytes
 
 if TYPE_CHECKING:
@@ -189,6 +189,14 @@ def _entry_of(object_id: Any) -> Entry:
         entry = Unknown(object_id, None)
         entry.local = 1
     return entry
+
+
+def keep(refs: list[Any]) -> None:
+    """Have these objects live as long as this process: their refs are in bytes that nobody counts."""
+    if _hooks.known is not None:
+        for ref in refs:
+            if not ref.binary().endswith(ACTOR_SUFFIX):
+                _hooks.known(ref.binary())  # counts
 
 
 def rebuild_ref(object_id: bytes, owner: Any) -> ObjectRef[Any]:

@@ -92,9 +92,7 @@ def check_tensor_transport(name: Any) -> None:
 # -- checks shared by all -------------------------------------------------------------------------
 
 
-def _words(types: tuple[type, ...]) -> str:
-    names = ["None" if kind is _NONE else kind.__name__ for kind in types]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+# Texts that programs look for are Ray's.
 
 
 def reject_unknown(
@@ -117,15 +115,18 @@ def _check_types(given: Mapping[str, Any], table: Mapping[str, tuple[type, ...]]
             continue
         if name == "placement_group" and hasattr(value, "bundle_specs"):
             continue
-        raise TypeError(f"The type of keyword {name!r} must be {_words(types)}, but received {type(value)}")
+        wanted = types[0] if len(types) == 1 else types
+        raise TypeError(f"The type of keyword '{name}' must be {wanted}, but received type {type(value)}")
 
 
 def _check_count(given: Mapping[str, Any], name: str, *, infinite: bool) -> None:
     value = given.get(name)
     if value is None or value >= (-1 if infinite else 0):
         return
-    accepted = "None, 0, -1 or a positive integer, where -1 is infinity" if infinite else "None, 0 or more"
-    raise ValueError(f"The keyword {name!r} only accepts {accepted}, not {value}.")
+    accepted = "None, 0 or a positive integer"
+    if infinite:
+        accepted = "None, 0, -1 or a positive integer, where -1 represents infinity"
+    raise ValueError(f"The keyword '{name}' only accepts {accepted}.")
 
 
 def _pace(given: Mapping[str, Any]) -> dict[str, int]:
@@ -168,7 +169,10 @@ def parse_num_returns(value: int | str | None, is_generator: bool) -> int:
             raise ValueError(f"num_returns={value!r} can only be used with generator functions")
         return STREAMING if value == "streaming" else DYNAMIC
     if not 0 <= value <= MAX_NUM_RETURNS:
-        raise ValueError(f"num_returns must be >= 0 and at most {MAX_NUM_RETURNS}, but got {value}.")
+        raise ValueError(
+            "The keyword 'num_returns' only accepts None, a non-negative integer, 'streaming' (for "
+            f"generators), or 'dynamic'; a number is at most {MAX_NUM_RETURNS}, but got {value}."
+        )
     return int(value)
 
 
@@ -223,7 +227,9 @@ def _check_fallback(strategies: list[Any] | None) -> None:
 def _resources(given: Mapping[str, Any], default_cpus: float) -> dict[str, float]:
     custom = given.get("resources") or {}
     if "CPU" in custom or "GPU" in custom:
-        raise ValueError("Use 'num_cpus' and 'num_gpus' instead of 'CPU' and 'GPU' in 'resources'")
+        raise ValueError(
+            "Use the 'num_cpus' and 'num_gpus' keyword instead of 'CPU' and 'GPU' in 'resources' keyword"
+        )
     found: dict[str, float] = {}
     for name, amount in custom.items():
         if not isinstance(name, str) or not name:
@@ -401,6 +407,8 @@ class TaskOptions(_Placed):
         Raises:
             ValueError, TypeError: an unknown option, a wrong value, or one that only the decorator takes.
         """
+        if "max_calls" in more:
+            raise ValueError("Setting 'max_calls' is not supported in '.options()'.")
         together = more.get("_num_objects_per_yield") or 1
         if "_num_objects_per_yield" in more and together != self.pace.get("per_yield", 1):
             _refuse_per_yield("@ray.remote")
@@ -439,7 +447,8 @@ class ActorOptions(_Placed):
         lifetime = given.get("lifetime")
         if lifetime not in (None, "detached", "non_detached"):
             raise ValueError(
-                f"actor `lifetime` must be one of 'detached', 'non_detached' and None, not {lifetime!r}."
+                "actor `lifetime` argument must be one of 'detached', 'non_detached' and 'None', "
+                f"not {lifetime!r}."
             )
         self.lifetime: str | None = lifetime
         self.get_if_exists: bool = given.get("get_if_exists", False)

@@ -23,6 +23,8 @@ from spoke import wire
 from spoke.core import Command, Peer, Send
 from spoke.limits import MAX_DEAD_RECORDS
 
+PUT_SUFFIX: Final = b"\xff\xff\xff\x7f"  # the index in the id of an object that was put
+ACTOR_SUFFIX: Final = b"\xff" * 12  # of the object that stands for the handles of an actor
 PENDING: Final = -1
 VALUE: Final = 0
 EXCEPTION: Final = 1  # raised by the user's code
@@ -72,9 +74,9 @@ class Stray(Entry):
         """Raise ValueError."""
         raise ValueError(
             "An application is trying to access a Ray object whose owner is unknown "
-            f"({self.id.hex()}). It was made before shutdown() or before this process was forked, or its ref "
-            "was made of an id that names nothing here: refs travel inside values, not as ids. Make the "
-            "object again."
+            f"({self.id.hex()}). Ray objects whose owner is unknown are those of before shutdown(), those of "
+            "before this process was forked, and those whose ref was made of an id that names nothing here. "
+            "Make the object again."
         )
 
     @property

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spoke import absent, api, current
-from spoke.core.refs import VALUE
-from spoke.handles import engine
+from spoke.core.refs import PUT_SUFFIX, VALUE
 from spoke.objectref import ObjectRef
 
 
@@ -15,7 +14,8 @@ def get_object_locations(
 ) -> dict[ObjectRef[Any], dict[str, Any]]:
     """For each ref: node_ids (hexadecimal), object_size (bytes, None if not resolved), did_spill (False).
 
-    A small value travels inside messages, so no node holds it: `node_ids` is empty.
+    A small result travels inside messages, so no node holds it: `node_ids` is empty.  A small value that
+    this process has put is on its node.
 
     Args:
         timeout_ms: wait at most this many milliseconds for refs of other processes to be resolved; -1 takes
@@ -23,6 +23,7 @@ def get_object_locations(
 
     Raises:
         TypeError: not a list of refs.
+        RuntimeError: `init` was not called.
     """
     refs = _checked(obj_refs)
     if timeout_ms > 0 and refs:
@@ -35,20 +36,23 @@ def get_local_object_locations(obj_refs: list[ObjectRef[Any]]) -> dict[ObjectRef
 
     Raises:
         TypeError: not a list of refs.
+        RuntimeError: `init` was not called.
     """
     refs = _checked(obj_refs)
-    client = current.client or engine()
+    client: Any = current.client
     with client.lock:
-        return {ref: _location(ref._entry) for ref in refs}
+        return {ref: _location(ref._entry, client.node_id) for ref in refs}
 
 
 def _checked(refs: Any) -> list[ObjectRef[Any]]:
+    if current.client is None:
+        raise RuntimeError("Ray hasn't been initialized: call init() first.")
     if not isinstance(refs, list) or not all(isinstance(ref, ObjectRef) for ref in refs):
         raise TypeError(f"expected a list of ObjectRef, got {refs!r}")
     return list(dict.fromkeys(refs))
 
 
-def _location(entry: Any) -> dict[str, Any]:
+def _location(entry: Any, here: bytes) -> dict[str, Any]:
     parts = entry.value if entry.status == VALUE else None
     if parts is None:
         return {"node_ids": [], "object_size": None, "did_spill": False}
@@ -56,6 +60,8 @@ def _location(entry: Any) -> dict[str, Any]:
     described = [part for part in parts if not isinstance(part, bytes)]
     size = sum(map(len, inline)) + sum(int(part[-1]) for part in described)
     nodes = dict.fromkeys(bytes(part[0]).hex() for part in described)
+    if not nodes and entry.owner is None and entry.id.endswith(PUT_SUFFIX):
+        nodes[here.hex()] = None
     return {"node_ids": list(nodes), "object_size": size, "did_spill": False}
 
 

@@ -11,7 +11,8 @@ import json
 import time
 from typing import Any, Final
 
-from spoke.inspecting import ACTOR_SUFFIX, CREATION, FAILED, FINISHED, OBJECT_FIELDS, QUEUED, TASK_FIELDS
+from spoke.core.refs import ACTOR_SUFFIX
+from spoke.inspecting import CREATION, FAILED, FINISHED, OBJECT_FIELDS, QUEUED, TASK_FIELDS
 from spoke.util.state.common import (
     ActorState,
     ClusterEventState,

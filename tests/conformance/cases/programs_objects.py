@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
-from tests.conformance.kit import caught
+from tests.conformance.kit import Flag, caught, eventually, sub
 
 THROUGH_RAY_COMPAT = True
 INIT: dict[str, Any] = {"num_cpus": 2, "num_gpus": 0}
@@ -89,3 +91,117 @@ def errors_of_reduce(ray: Any) -> Any:
         found.append(caught(lambda error=error: ray.put(_Refuses(error)), "mine"))
         found.append(caught(lambda error=error: echo.remote(_Refuses(error)), "mine"))
     return found
+
+
+# -- who refers to what, and where it is
+
+
+def counts_of_references(ray: Any) -> Any:
+    worker = sub(ray, "_private.worker").global_worker.core_worker
+
+    @ray.remote
+    def wait_for(flag: Flag, refs: list[Any]) -> None:
+        flag.wait()
+
+    def counts(*refs: Any) -> list[Any]:
+        found = worker.get_all_reference_counts()
+        return [found.get(ref.hex().encode()) for ref in refs]
+
+    flag = Flag()
+    kept = ray.put(1)
+    again = ray.ObjectRef(kept.binary())
+    both = counts(kept)
+    del again
+    call = wait_for.remote(flag, [kept])
+    under_way = counts(kept, call)
+    flag.set()
+    ray.get(call)
+    back = eventually(lambda kept=kept: counts(kept) == [{"local": 1, "submitted": 0}])
+    name = kept.hex().encode()
+    del kept
+    return [both, under_way, back, eventually(lambda: name not in worker.get_all_reference_counts())]
+
+
+def objects_that_are_there(ray: Any) -> Any:
+    worker = sub(ray, "_private.worker").global_worker.core_worker
+
+    @ray.remote
+    def held(flag: Flag) -> int:
+        flag.wait()
+        return 1
+
+    flag = Flag()
+    result, put = held.remote(flag), ray.put(1)
+    before = worker.object_exists(result)
+    flag.set()
+    ray.get(result)
+    return [
+        before,
+        [worker.object_exists(ref) for ref in (result, put)],
+        [worker.object_exists(ref, memory_store_only=True) for ref in (result, put)],
+        worker.object_exists(ray.ObjectRef.from_random()),
+    ]
+
+
+def places_of_objects(ray: Any) -> Any:
+    here = ray.get_runtime_context().get_node_id()
+    small, large, result = ray.put("small"), ray.put(bytes(1 << 20)), _echo(ray).remote("small")
+    ray.get(result)
+    found = ray.experimental.get_object_locations([small, large, result])
+    return [
+        [found[ref]["node_ids"] == [here] for ref in (small, large, result)],
+        [found[ref]["object_size"] > 0 for ref in (small, large, result)],
+    ]
+
+
+def copies_of_a_ref(ray: Any) -> Any:
+    worker = sub(ray, "_private.worker").global_worker.core_worker
+
+    def count(ref: Any) -> int:
+        return int(worker.get_all_reference_counts()[ref.hex().encode()]["local"])
+
+    ref = ray.put(1)
+    counts = [count(ref)]
+    shallow = copy.copy(ref)
+    counts.append(count(ref))
+    deep = copy.deepcopy([ref])
+    counts.append(count(ref))
+    same = shallow == ref == deep[0]
+    del shallow, deep
+    return [counts, same, count(ref), ray.get(pickle.loads(pickle.dumps(ref)))]
+
+
+def bytes_of_a_ref_keep_its_object(ray: Any) -> Any:
+    cloudpickle = sub(ray, "cloudpickle")
+    ref = ray.put("kept")
+    data = cloudpickle.dumps({"ref": ref})
+    del ref
+    again = [ray.get(cloudpickle.loads(data)["ref"]) for _ in range(2)]
+    result = _echo(ray).remote("result")
+    ray.get(result)
+    data = cloudpickle.dumps(result)
+    del result
+    return [again, ray.get(cloudpickle.loads(data))]
+
+
+def object_that_another_process_owns(ray: Any) -> Any:
+    worker = sub(ray, "_private.worker").global_worker.core_worker
+
+    @ray.remote
+    def put() -> Any:
+        return [ray.put(bytes(1 << 20))]
+
+    [ref] = ray.get(put.remote())
+    there = eventually(lambda ref=ref: worker.object_exists(ref))
+    name = ref.binary()
+    del ref
+    return [there, eventually(lambda: not worker.object_exists(ray.ObjectRef(name)))]
+
+
+def put_for_another_owner(ray: Any) -> Any:
+    @ray.remote
+    class Owner:
+        pass
+
+    owner = Owner.remote()
+    return caught(lambda: ray.put(1, _owner=owner), "`_owner` argument to `ray.put` has been removed")

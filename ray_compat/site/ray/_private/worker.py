@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import spoke
-from spoke import SCRIPT_MODE, WORKER_MODE, config, current, notices
+from spoke import SCRIPT_MODE, WORKER_MODE, config, current, inspecting, notices
 from spoke.ids import ActorID, JobID, NodeID, TaskID, WorkerID
 from spoke.job_config import JobConfig
 from spoke.lifecycle import not_started
@@ -149,6 +149,22 @@ class _CoreWorker:
     def get_current_node_id(self) -> NodeID:
         """The node that this process runs on."""
         return NodeID.from_hex(spoke.get_runtime_context().get_node_id())
+
+    def object_exists(self, object_ref: Any, memory_store_only: bool = False) -> bool:
+        """Whether the object is there to be read; `memory_store_only`: as a small result is, in no block."""
+        client: Any = current.client
+        with client.lock:
+            return inspecting.is_known(client, object_ref.binary(), memory_store_only)
+
+    def get_all_reference_counts(self) -> dict[bytes, dict[str, int]]:
+        """Refs of this process, and uses by its calls, by the object's id in hexadecimal."""
+        client: Any = current.client
+        with client.lock:
+            found = inspecting.counts(client)
+        return {
+            object_id.hex().encode(): {"local": local, "submitted": submitted}
+            for object_id, (local, submitted) in found.items()
+        }
 
 
 class Worker:
