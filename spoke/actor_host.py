@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -78,7 +79,12 @@ class ActorHost:
             await outcome
 
     def ready(self) -> None:
-        """The constructor returned: start what waited for it; lock held."""
+        """The constructor returned: start what waited for it, and the threads of all groups; lock held."""
+        for group in ("", *self.groups):
+            if self.is_async:
+                self._group_loop(group)
+            elif self.threaded:
+                self._pool(group)
         waiting, self._waiting = self._waiting or [], None
         for job in waiting:
             self._place(job)
@@ -197,7 +203,7 @@ class ActorHost:
                     args, kwargs = open_args(executor.client, source, message[1], message[6])
                 result = self.method(message[4])(*args, **kwargs)
                 del args, kwargs
-                if asyncio.iscoroutine(result):  # and not any awaitable: a ref that is returned stays one
+                if isinstance(result, Coroutine):  # and not any awaitable: a ref that is returned stays one
                     result = await result
                 if message[5] < 0:
                     await self._stream(job, result, message[5], started, source)

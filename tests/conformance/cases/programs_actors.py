@@ -561,6 +561,51 @@ def the_state_of_an_actor_here(ray: Any) -> Any:
     return [first, eventually(lambda: a._get_local_state() == 4)]
 
 
+def futures_made_outside_of_a_loop(ray: Any) -> Any:
+    @ray.remote
+    def f(n: int) -> int:
+        return n
+
+    async def g(n: int) -> int:
+        await asyncio.sleep(0)
+        return n
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        both = [f.remote(1).as_future(), g(2), f.remote(3).as_future()]
+        gathered = loop.run_until_complete(asyncio.gather(*both))
+        futures = [f.remote(n).as_future() for n in range(3)]
+        done, _ = loop.run_until_complete(asyncio.wait(futures))
+        return [gathered, done == set(futures)]
+    finally:
+        loop.close()
+        asyncio.set_event_loop(None)
+
+
+def threads_of_concurrency_groups(ray: Any) -> Any:
+    def count() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    @ray.remote(concurrency_groups={"io": 2, "compute": 4})
+    class A:
+        async def threads(self) -> int:
+            return count()
+
+        @ray.method(concurrency_group="io")
+        async def io(self) -> None:
+            pass
+
+        @ray.method(concurrency_group="compute")
+        async def compute(self) -> None:
+            pass
+
+    a = A.remote()
+    before = ray.get(a.threads.remote())
+    ray.get([a.io.remote(), a.compute.remote()] * 3)
+    return ray.get(a.threads.remote()) <= before
+
+
 # -- ends of processes
 
 
@@ -595,75 +640,3 @@ def calls_made_by_a_process_that_ends(ray: Any) -> Any:
     raises, leaves = Raises.remote(log), Leaves.remote()
     ends = [caught(lambda: ray.get(raises.f.remote())), caught(lambda: ray.get(leaves.f.remote(log)))]
     return [ends, eventually(lambda: ray.get(log.all.remote()) == ["constructor", "method"])]
-
-
-def actors_of_a_detaching_job(ray: Any) -> Any:
-    config = sub(ray, "job_config").JobConfig
-    made = [
-        config(default_actor_lifetime=kind).default_actor_lifetime for kind in ("detached", "non_detached")
-    ]
-    return [made == ["detached", "non_detached"], caught(lambda: config(default_actor_lifetime="other"))]
-
-
-def how_workers_ended(ray: Any) -> Any:
-    if ray.__name__ == "ray":  # its lists look for a cluster of this machine, and there may be others
-        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    state = sub(ray, "util.state")
-
-    @ray.remote(num_cpus=0)
-    class A:
-        def pid(self) -> int:
-            return os.getpid()
-
-        def leave(self, code: int | None) -> None:
-            if code is None:
-                sub(ray, "actor").exit_actor()
-            sys.exit(code)
-
-    def ended(pid: int, *fragments: str) -> Any:
-        found: list[Any] = []
-
-        def look() -> bool:
-            found[:] = [
-                [row.exit_type, row.is_alive, row.worker_type, [one in row.exit_detail for one in fragments]]
-                for row in state.list_workers(detail=True, limit=1000)
-                if row.pid == pid and row.exit_type
-            ]
-            return bool(found)
-
-        eventually(look)
-        return found
-
-    def end_of(end: Any, *fragments: str) -> Any:
-        a = A.remote()
-        pid = ray.get(a.pid.remote())
-        caught(lambda: ray.get(end(a, pid)))
-        return ended(pid, *fragments)
-
-    def killed(a: Any, pid: int) -> Any:
-        ray.kill(a)
-        return a.pid.remote()
-
-    def by_force(a: Any, pid: int) -> Any:
-        os.kill(pid, 9)
-        return a.pid.remote()
-
-    flag = Flag()
-
-    @ray.remote
-    def long() -> None:
-        flag.append(str(os.getpid()))
-        eventually(lambda: False)
-
-    call = long.remote()
-    eventually(lambda: flag.lines())
-    ray.cancel(call, force=True)
-    caught(lambda: ray.get(call))
-    return [
-        end_of(lambda a, pid: a.leave.remote(4), "exit code 4"),
-        end_of(lambda a, pid: a.leave.remote(None), "exit_actor"),
-        end_of(lambda a, pid: a.leave.remote(0), "exit code 0"),
-        end_of(killed, "ray.kill"),
-        end_of(by_force, "OOM"),
-        ended(int(flag.lines()[0]), "ray.cancel"),
-    ]
