@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -64,17 +65,20 @@ class ActorHost:
             loop = self._group_loop("").loop
             asyncio.run_coroutine_threadsafe(self._construct_async(cls, args, kwargs), loop).result()
         else:
-            self.instance = cls(*args, **kwargs)
+            self._make(cls, args, kwargs)
         own_repr: Any = type(self.instance).__repr__
         if own_repr is not object.__repr__:
             self.shown_name = self._repr()
 
+    def _make(self, cls: Any, args: Any, kwargs: Any) -> Any:
+        """Make the instance, which is there for its last words if its constructor fails."""
+        plain_new: bool = cls.__new__ is object.__new__
+        self.instance = cls.__new__(cls) if plain_new else cls.__new__(cls, *args, **kwargs)
+        return self.instance.__init__(*args, **kwargs)
+
     async def _construct_async(self, cls: Any, args: Any, kwargs: Any) -> None:
         """In the loop, so that the constructor may make tasks; ``async def __init__`` is awaited."""
-        plain_new: bool = cls.__new__ is object.__new__
-        instance = cls.__new__(cls) if plain_new else cls.__new__(cls, *args, **kwargs)
-        self.instance = instance
-        outcome = instance.__init__(*args, **kwargs)
+        outcome = self._make(cls, args, kwargs)
         if outcome is not None and hasattr(outcome, "__await__"):
             await outcome
 
@@ -144,6 +148,17 @@ class ActorHost:
                 found = _bound(self.instance, name)
             self._methods[name] = found
         return found
+
+    def close(self) -> None:
+        """The process ends in order: the instance's last words, and its ``__del__``; on the main thread."""
+        last_words = getattr(type(self.instance), "__ray_shutdown__", None)
+        if last_words is not None:
+            try:
+                last_words(self.instance)
+            except Exception:
+                traceback.print_exc()
+        self._methods.clear()
+        self.instance = None
 
     def _call_function(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         return function(self.instance, *args, **kwargs)

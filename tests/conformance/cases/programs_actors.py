@@ -640,3 +640,68 @@ def calls_made_by_a_process_that_ends(ray: Any) -> Any:
     raises, leaves = Raises.remote(log), Leaves.remote()
     ends = [caught(lambda: ray.get(raises.f.remote())), caught(lambda: ray.get(leaves.f.remote(log)))]
     return [ends, eventually(lambda: ray.get(log.all.remote()) == ["constructor", "method"])]
+
+
+def last_words_of_actors(ray: Any) -> Any:
+    import atexit
+
+    class A:
+        def __init__(self, log: Flag, fail: bool = False) -> None:
+            self.log = log
+            atexit.register(log.append, "atexit")
+            if fail:
+                raise ValueError
+
+        def __ray_shutdown__(self) -> None:
+            self.log.append("shutdown")
+
+        def __del__(self) -> None:
+            self.log.append("del")
+
+        def pid(self) -> int:
+            return os.getpid()
+
+        def leave(self, code: int | None) -> None:
+            if code is None:
+                sub(ray, "actor").exit_actor()
+            sys.exit(code)
+
+    class Coroutines(A):
+        async def leave(self, code: int | None) -> None:
+            sub(ray, "actor").exit_actor()
+
+    def words(end: Any, cls: type = A, **options: Any) -> list[str]:
+        log = Flag()
+        handles = [ray.remote(cls).options(num_cpus=0, **options).remote(log)]
+        pid = ray.get(handles[0].pid.remote())
+        end(handles)
+        eventually(lambda: not alive(pid))
+        return [line for line in ("shutdown", "atexit") if line in log.lines()]
+
+    def fails() -> list[str]:
+        log = Flag()
+        failed = ray.remote(A).options(num_cpus=0).remote(log, True)
+        caught(lambda: ray.get(failed.pid.remote()))
+        eventually(lambda: "atexit" in log.lines(), 10)
+        return [line for line in ("shutdown", "atexit") if line in log.lines()]
+
+    return [
+        words(lambda handles: handles.clear()),
+        words(lambda handles: handles[0].__ray_terminate__.remote()),
+        words(lambda handles: handles[0].leave.remote(None)),
+        words(lambda handles: handles[0].leave.remote(0)),
+        words(lambda handles: handles[0].leave.remote(None), max_concurrency=3),
+        words(lambda handles: handles[0].leave.remote(None), Coroutines),
+        words(lambda handles: ray.kill(handles[0])),
+        fails(),
+    ]
+
+
+def leaving_what_is_no_actor(ray: Any) -> Any:
+    @ray.remote
+    def f() -> None:
+        sub(ray, "actor").exit_actor()
+
+    text = "exit_actor API is called on a non-actor worker"
+    here = caught(sub(ray, "actor").exit_actor, text, kinds=(TypeError,))
+    return [here, caught(lambda: ray.get(f.remote()), text, kinds=(TypeError,))]
