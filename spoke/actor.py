@@ -28,7 +28,7 @@ def exit_actor() -> NoReturn:
     client = current.client
     facts = client.runtime_context if client is not None else {}
     if not facts.get("actor_id"):
-        raise TypeError("exit_actor can only be called in an actor.")
+        raise TypeError("exit_actor API is called on a non-actor worker.")
     if facts.get("leave"):  # the engine's own way
         facts["leave"]()
     if facts.get("in_coroutine"):

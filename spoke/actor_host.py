@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -84,7 +85,12 @@ class ActorHost:
             await outcome
 
     def ready(self) -> None:
-        """The constructor returned: start what waited for it; lock held."""
+        """The constructor returned: start what waited for it, and the threads of all groups; lock held."""
+        for group in ("", *self.groups):
+            if self.is_async:
+                self._group_loop(group)
+            elif self.threaded:
+                self._pool(group)
         waiting, self._waiting = self._waiting or [], None
         for job in waiting:
             self._place(job)
@@ -144,6 +150,17 @@ class ActorHost:
                 found = _bound(self.instance, name)
             self._methods[name] = found
         return found
+
+    def close(self) -> None:
+        """The process ends in order: the instance's last words, and its ``__del__``; on the main thread."""
+        last_words = getattr(type(self.instance), "__ray_shutdown__", None)
+        if last_words is not None:
+            try:
+                last_words(self.instance)
+            except Exception:
+                traceback.print_exc()
+        self._methods.clear()
+        self.instance = None
 
     def _call_function(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         return function(self.instance, *args, **kwargs)

@@ -22,6 +22,7 @@ from spoke.core import Send
 from spoke.core.calls import Call, CallTable
 from spoke.core.exits import LEFT
 from spoke.core.lineage import Lineage
+from spoke.core.obituary import OUT_OF_SCOPE
 from spoke.core.refs import ACTOR_SUFFIX, PUT_SUFFIX, SYSTEM, VALUE, Entry, RefTable
 from spoke.errors import ProtocolError
 from spoke.futures import Futures
@@ -357,8 +358,7 @@ class Client:
     def _free(self, entry: Entry) -> None:
         """An owned object is gone: give its blocks back to whoever allocated them."""
         if len(entry.id) == 28 and entry.id.endswith(ACTOR_SUFFIX):
-            reason = "all handles to it went out of scope"
-            self.hub.tell(wire.KILL_ACTOR, entry.id[:16], True, reason, wire.ANY_INCARNATION)
+            self.hub.tell(wire.KILL_ACTOR, entry.id[:16], True, OUT_OF_SCOPE, wire.ANY_INCARNATION)
             return
         blocks: dict[bytes, list[Any]] = {}
         for part in entry.value or ():

@@ -7,6 +7,7 @@ actor an event loop.  Every job is answered exactly once, whatever its code does
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from collections import deque
@@ -101,6 +102,7 @@ class Executor:
                 wire.FUNCTION: self._on_function,
                 wire.STREAM_CREDIT: self._on_credit,
                 wire.SHUTDOWN: lambda link, m, p: os._exit(0),
+                wire.STOP_WORKER: self._on_stop,
             }
         )
 
@@ -321,6 +323,7 @@ class Executor:
             self._send_calls()
             with self.client.lock:
                 self.client.hub.tell(wire.ACTOR_FAILED, actor_id, incarnation, text, payload=body)
+            self.stop_soon(1)
             return
         finally:
             running.leave()
@@ -398,6 +401,12 @@ class Executor:
         self._stop = code
         with self.client.lock:
             self.wake()
+        self.client.reactor.wake()  # the main thread may lead, and nothing may come to it
+
+    def _on_stop(self, link: Link, message: list[Any], payload: Any) -> None:
+        """Nobody needs the actor of this process any more."""
+        self._stop = 0
+        self.wake()
 
     def _send_calls(self) -> None:
         """Wait until the calls that user code made here are under way, as this process ends in order."""
@@ -409,7 +418,10 @@ class Executor:
             self.client.lead.wait(Waiter(), time.monotonic() + 0.005)
 
     def _exit(self, code: int) -> None:
-        """End at once; what was sent is in the sockets."""
+        """End in order: what was to run at the exit runs, and what was sent is in the sockets."""
+        if self.actor is not None:
+            self.actor.close()
+        atexit._run_exitfuncs()
         self.flush_output()
         self._send_calls()
         with self.client.lock:

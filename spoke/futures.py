@@ -77,10 +77,10 @@ class Futures:
             self._thread.join(2.0)
 
     def asyncio_future(self, ref: ObjectRef[Any]) -> Any:
-        """An asyncio future of the value of `ref`, finished in the running loop."""
+        """An asyncio future of the value of `ref`, finished in the running loop, or in this thread's next."""
         import asyncio
 
-        loop = asyncio.get_running_loop()
+        loop = asyncio.get_event_loop()
         future: asyncio.Future[Any] = loop.create_future()
 
         def finish() -> None:

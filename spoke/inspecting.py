@@ -165,7 +165,7 @@ def _under_way(client: Client) -> list[Any]:
     at_once = host.limit + sum(host.groups.values()) if host is not None else 1
     actor_id = host.actor_id if host is not None else None
     blocked = executor._blocked
-    waiting = BEHIND if host is not None and host.instance is not None else QUEUED
+    waiting = BEHIND if host is not None and host._waiting is None else QUEUED
     rows = []
     for index, job in enumerate(executor.jobs.values()):
         state = (IN_GET if blocked else RUNNING) if index < at_once else waiting

@@ -172,7 +172,7 @@ class ObjectRef(Generic[T]):
         return self
 
     def as_future(self) -> asyncio.Future[T]:
-        """An asyncio future of the value, in the running loop."""
+        """An asyncio future of the value, in the running loop, or in the one that this thread is to run."""
         if _hooks.asyncio_future is None:
             raise RuntimeError("this ref is used after shutdown()")
         return _hooks.asyncio_future(self)  # type: ignore[no-any-return]

@@ -97,7 +97,11 @@ def test_a_constructor_that_raises() -> None:
     hub.say(worker, wire.ACTOR_FAILED, actor_id, 0, "ValueError: no", payload=b"pickled")
     assert hub.states(driver)[-1] == "DEAD"
     assert b"pickled" in hub.payloads[driver]
-    assert hub.free(node) == 2.0 and worker not in hub.hub.state.workers
+    assert not hub.take(node, wire.STOP_WORKER) and hub.free(node) == 1.0, "it leaves by itself"
+    hub.now += 2.1
+    hub.step(Tick())
+    assert hub.take(node, wire.STOP_WORKER) and worker not in hub.hub.state.workers, "it takes too long"
+    assert hub.free(node) == 2.0
 
 
 def test_an_actor_that_exits_by_itself_is_not_restarted() -> None:

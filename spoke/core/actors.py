@@ -20,6 +20,7 @@ from spoke import wire
 from spoke.core import Send
 from spoke.core.exits import Exit
 from spoke.core.ledger import to_floats
+from spoke.core.obituary import OUT_OF_SCOPE
 from spoke.core.pool import Pool
 from spoke.core.shape import Shape
 from spoke.core.state import Actor, Client, Holding, State, Worker
@@ -39,6 +40,7 @@ _TRANSITIONS: Final[dict[str, tuple[str, ...]]] = {
     RESTARTING: (STARTING, DEAD),
     DEAD: (),
 }
+CLOSE_S: Final = 2.0  # for what a process whose constructor raised has for its exit
 EXIT: Final = "exit_actor"  # how the reason begins when an actor ends itself; its own kill() is a kill
 _EARLY_MAX: Final = 10_000
 
@@ -258,7 +260,8 @@ class Actors:
     def failed(self, worker: Worker | None, actor_id: bytes, incarnation: int, text: str, error: Any) -> None:
         """The constructor raised: the actor is DEAD with the user's error."""
         actor = self._of(worker, actor_id, incarnation)
-        if actor is not None and actor.state == STARTING:
+        if worker is not None and actor is not None and actor.state == STARTING:
+            self.pool.leaves(worker, CLOSE_S)
             actor.error = error
             self.end(actor, "constructor", text)
 
@@ -281,6 +284,11 @@ class Actors:
         if worker is not None and client.worker is worker and reason.startswith(EXIT):
             self.pool.leaves(worker)  # it says goodbye: let it finish its replies
             self.end(actor, "exited", reason or "the actor exited")
+        elif reason == OUT_OF_SCOPE:
+            if worker is not None and actor.state == ALIVE:
+                self.pool.leaves(worker)  # what it has for its exit runs
+                s.send(worker.worker_id, wire.STOP_WORKER, worker.worker_id, False)
+            self.end(actor, "out_of_scope", reason)
         else:
             self.end(actor, "killed", reason or "killed by a handle's owner")
 

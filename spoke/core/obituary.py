@@ -17,10 +17,13 @@ def describe_exit(code: int | None, signal_number: int) -> str:
     return f"exit code {code}" if code is not None else "exit status unknown"
 
 
+OUT_OF_SCOPE: Final = "all handles to it went out of scope"  # the reason of who counts none any more
+
 _DEATHS: Final = {
     "worker_died": "The actor is dead because its worker process has died",
     "exited": "The actor is dead because its worker process has died",
     "node_died": "The actor died because its node has died",
+    "out_of_scope": "The actor is dead because all references to the actor were removed",
     "owner_died": "The actor is dead because its owner has died",
 }
 

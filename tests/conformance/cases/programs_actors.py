@@ -561,6 +561,51 @@ def the_state_of_an_actor_here(ray: Any) -> Any:
     return [first, eventually(lambda: a._get_local_state() == 4)]
 
 
+def futures_made_outside_of_a_loop(ray: Any) -> Any:
+    @ray.remote
+    def f(n: int) -> int:
+        return n
+
+    async def g(n: int) -> int:
+        await asyncio.sleep(0)
+        return n
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        both = [f.remote(1).as_future(), g(2), f.remote(3).as_future()]
+        gathered = loop.run_until_complete(asyncio.gather(*both))
+        futures = [f.remote(n).as_future() for n in range(3)]
+        done, _ = loop.run_until_complete(asyncio.wait(futures))
+        return [gathered, done == set(futures)]
+    finally:
+        loop.close()
+        asyncio.set_event_loop(None)
+
+
+def threads_of_concurrency_groups(ray: Any) -> Any:
+    def count() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    @ray.remote(concurrency_groups={"io": 2, "compute": 4})
+    class A:
+        async def threads(self) -> int:
+            return count()
+
+        @ray.method(concurrency_group="io")
+        async def io(self) -> None:
+            pass
+
+        @ray.method(concurrency_group="compute")
+        async def compute(self) -> None:
+            pass
+
+    a = A.remote()
+    before = ray.get(a.threads.remote())
+    ray.get([a.io.remote(), a.compute.remote()] * 3)
+    return ray.get(a.threads.remote()) <= before
+
+
 # -- ends of processes
 
 
@@ -597,21 +642,22 @@ def calls_made_by_a_process_that_ends(ray: Any) -> Any:
     return [ends, eventually(lambda: ray.get(log.all.remote()) == ["constructor", "method"])]
 
 
-def actors_of_a_detaching_job(ray: Any) -> Any:
-    config = sub(ray, "job_config").JobConfig
-    made = [
-        config(default_actor_lifetime=kind).default_actor_lifetime for kind in ("detached", "non_detached")
-    ]
-    return [made == ["detached", "non_detached"], caught(lambda: config(default_actor_lifetime="other"))]
+def last_words_of_actors(ray: Any) -> Any:
+    import atexit
 
-
-def how_workers_ended(ray: Any) -> Any:
-    if ray.__name__ == "ray":  # its lists look for a cluster of this machine, and there may be others
-        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    state = sub(ray, "util.state")
-
-    @ray.remote(num_cpus=0)
     class A:
+        def __init__(self, log: Flag, fail: bool = False) -> None:
+            self.log = log
+            atexit.register(log.append, "atexit")
+            if fail:
+                raise ValueError
+
+        def __ray_shutdown__(self) -> None:
+            self.log.append("shutdown")
+
+        def __del__(self) -> None:
+            self.log.append("del")
+
         def pid(self) -> int:
             return os.getpid()
 
@@ -620,50 +666,42 @@ def how_workers_ended(ray: Any) -> Any:
                 sub(ray, "actor").exit_actor()
             sys.exit(code)
 
-    def ended(pid: int, *fragments: str) -> Any:
-        found: list[Any] = []
+    class Coroutines(A):
+        async def leave(self, code: int | None) -> None:
+            sub(ray, "actor").exit_actor()
 
-        def look() -> bool:
-            found[:] = [
-                [row.exit_type, row.is_alive, row.worker_type, [one in row.exit_detail for one in fragments]]
-                for row in state.list_workers(detail=True, limit=1000)
-                if row.pid == pid and row.exit_type
-            ]
-            return bool(found)
+    def words(end: Any, cls: type = A, **options: Any) -> list[str]:
+        log = Flag()
+        handles = [ray.remote(cls).options(num_cpus=0, **options).remote(log)]
+        pid = ray.get(handles[0].pid.remote())
+        end(handles)
+        eventually(lambda: not alive(pid))
+        return [line for line in ("shutdown", "atexit") if line in log.lines()]
 
-        eventually(look)
-        return found
+    def fails() -> list[str]:
+        log = Flag()
+        failed = ray.remote(A).options(num_cpus=0).remote(log, True)
+        caught(lambda: ray.get(failed.pid.remote()))
+        eventually(lambda: "atexit" in log.lines(), 10)
+        return [line for line in ("shutdown", "atexit") if line in log.lines()]
 
-    def end_of(end: Any, *fragments: str) -> Any:
-        a = A.remote()
-        pid = ray.get(a.pid.remote())
-        caught(lambda: ray.get(end(a, pid)))
-        return ended(pid, *fragments)
-
-    def killed(a: Any, pid: int) -> Any:
-        ray.kill(a)
-        return a.pid.remote()
-
-    def by_force(a: Any, pid: int) -> Any:
-        os.kill(pid, 9)
-        return a.pid.remote()
-
-    flag = Flag()
-
-    @ray.remote
-    def long() -> None:
-        flag.append(str(os.getpid()))
-        eventually(lambda: False)
-
-    call = long.remote()
-    eventually(lambda: flag.lines())
-    ray.cancel(call, force=True)
-    caught(lambda: ray.get(call))
     return [
-        end_of(lambda a, pid: a.leave.remote(4), "exit code 4"),
-        end_of(lambda a, pid: a.leave.remote(None), "exit_actor"),
-        end_of(lambda a, pid: a.leave.remote(0), "exit code 0"),
-        end_of(killed, "ray.kill"),
-        end_of(by_force, "OOM"),
-        ended(int(flag.lines()[0]), "ray.cancel"),
+        words(lambda handles: handles.clear()),
+        words(lambda handles: handles[0].__ray_terminate__.remote()),
+        words(lambda handles: handles[0].leave.remote(None)),
+        words(lambda handles: handles[0].leave.remote(0)),
+        words(lambda handles: handles[0].leave.remote(None), max_concurrency=3),
+        words(lambda handles: handles[0].leave.remote(None), Coroutines),
+        words(lambda handles: ray.kill(handles[0])),
+        fails(),
     ]
+
+
+def leaving_what_is_no_actor(ray: Any) -> Any:
+    @ray.remote
+    def f() -> None:
+        sub(ray, "actor").exit_actor()
+
+    text = "exit_actor API is called on a non-actor worker"
+    here = caught(sub(ray, "actor").exit_actor, text, kinds=(TypeError,))
+    return [here, caught(lambda: ray.get(f.remote()), text, kinds=(TypeError,))]
