@@ -34,6 +34,7 @@ class ActorHost:
         self.spec = spec
         self.class_name: str = spec.get("class_name") or "actor"
         self.shown_name = self.class_name  # of its output
+        self.repr_name = ""  # the same, where the class says so
         self.instance: Any = None
         self.owner: Any = None  # address of the process that counts the handles
         self.is_async = bool(spec.get("is_async"))
@@ -67,7 +68,7 @@ class ActorHost:
             self.instance = cls(*args, **kwargs)
         own_repr: Any = type(self.instance).__repr__
         if own_repr is not object.__repr__:
-            self.shown_name = self._repr()
+            self.shown_name = self.repr_name = self._repr()
 
     async def _construct_async(self, cls: Any, args: Any, kwargs: Any) -> None:
         """In the loop, so that the constructor may make tasks; ``async def __init__`` is awaited."""

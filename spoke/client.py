@@ -129,6 +129,7 @@ class Client:
         self.hub_target: Any = None  # where it listens
         self.executor: Any = None  # of a worker: runs its jobs
         self.failed: deque[list[Any]] = deque(maxlen=limits.ENDED_CALLS_KEPT)  # without an answer
+        self.children: deque[tuple[bytes, bytes]] = deque(maxlen=limits.ENDED_CALLS_KEPT)  # calls of calls
         self.worker_report: Any = None  # worker hook: what it runs, for a hub that was restarted
         self.call_prefix, self.call_counter = os.urandom(16), itertools.count(1)
         self._dropped: deque[Entry] = deque()

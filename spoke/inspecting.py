@@ -56,6 +56,7 @@ def answer(client: Client, what: str, args: dict[str, Any]) -> bytes:
     rows: list[Any] = []
     if what == "tasks":
         rows = _tasks(client)
+        facts["children"] = list(client.children)
     elif what == "objects":
         rows = _objects(client)
     elif what == "store":
@@ -113,11 +114,17 @@ def _ended(client: Client) -> list[Any]:
         of_actor = isinstance(method, str) and host is not None
         function = f"{host.class_name}.{method}" if of_actor else task_name
         error = {EXCEPTION: "TASK_EXECUTION_EXCEPTION", CANCELLED: "TASK_CANCELLED"}.get(status, "")
+        name = name or (_own_name(host, method) if of_actor else None)
         rows.append(
             [call_id, name, function, actor_id if of_actor else None, FAILED if error else FINISHED,
              (started + to_wall) // 1000, micros, error, 0, None, None, True, ""]
         )  # fmt: skip
     return rows
+
+
+def _own_name(host: Any, method: str) -> str | None:
+    """What a method is called of an actor whose class has a ``__repr__``."""
+    return f"{host.repr_name}.{method}" if host is not None and host.repr_name else None
 
 
 def remember_failure(client: Client, call: Any, status: int, value: list[Any]) -> None:
@@ -168,7 +175,8 @@ def _under_way(client: Client) -> list[Any]:
     rows = []
     for index, job in enumerate(executor.jobs.values()):
         state = (IN_GET if blocked else RUNNING) if index < at_once else QUEUED
-        names = [job.options.get("name"), job.function_name]
+        method = job.function_name.rpartition(".")[2]
+        names = [job.options.get("name") or _own_name(host, method), job.function_name]
         rows.append([job.call_id, *names, actor_id, state, 0, 0, "", 0, None, None, True, ""])
     return rows
 
