@@ -131,12 +131,6 @@ def options_of_node_affinity(ray: Any) -> Any:
     ]
 
 
-def a_strategy_of_no_group(ray: Any) -> Any:
-    _cluster(ray)
-    strategy = sub(ray, "util.scheduling_strategies").PlacementGroupSchedulingStrategy
-    return caught(lambda: ray.get(_where(ray).options(scheduling_strategy=strategy(None)).remote()))
-
-
 def words_of_label_strategies(ray: Any) -> Any:
     found = sub(ray, "util.scheduling_strategies")
     by_label = found.NodeLabelSchedulingStrategy
