@@ -115,8 +115,7 @@ class Client:
         self.info: dict[str, Any] = {}
         self.namespace, self.job_id = "", b""  # a worker's: those of whom it works for
         self.job_env: dict[str, Any] = {}
-        # Of a driver that joined: where it finds modules, and its working directory, for its workers.
-        self.paths: list[Any] | None = None
+        self.paths: list[Any] | None = None  # of a driver that joined: its modules' and its own directory
         self.captured_group: bytes | None = None  # group that new calls of the running code go to
         self.is_worker = False
         self.grants: dict[int, dict[str, Any]] = {}  # of a worker: by lease, what its caller told

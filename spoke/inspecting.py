@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgpack import packb
 
 from spoke.core.refs import CANCELLED, EXCEPTION, PENDING, SYSTEM, Entry
+from spoke.limits import ERROR_CHARS
 
 if TYPE_CHECKING:
     from spoke.client import Client
@@ -34,7 +35,6 @@ FINISHED: Final = "FINISHED"
 FAILED: Final = "FAILED"
 ACTOR_SUFFIX: Final = b"\xff" * 12  # of the object that stands for the handles of an actor
 CREATION: Final = b"\xff" * 8  # before an actor's id: the call of its constructor, as Ray names it
-MESSAGE_CHARS: Final = 500
 
 _ERRORS: Final = {  # the names that Ray has for how a task can fail
     "WorkerCrashedError": "WORKER_DIED",
@@ -109,6 +109,7 @@ def _ended(client: Client) -> list[Any]:
     host = client.executor.actor
     actor_id = host.actor_id if host is not None else None
     to_wall = time.time_ns() - time.perf_counter_ns()
+    texts = dict(client.executor.outcome.errors)
     rows = []
     for call_id, method, task_name, name, started, micros, status in client.executor.outcome.ended:
         of_actor = isinstance(method, str) and host is not None
@@ -117,7 +118,8 @@ def _ended(client: Client) -> list[Any]:
         name = name or (_own_name(host, method) if of_actor else None)
         rows.append(
             [call_id, name, function, actor_id if of_actor else None, FAILED if error else FINISHED,
-             (started + to_wall) // 1000, micros, error, 0, None, None, True, ""]
+             (started + to_wall) // 1000, micros, error, 0, None, None, True,
+             texts.get(call_id, "") if error else ""]
         )  # fmt: skip
     return rows
 
@@ -162,7 +164,7 @@ def _failed(row: list[Any]) -> list[Any]:
         except pickle.UnpicklingError:
             name, text = "ActorDiedError", "The actor's constructor raised; its own row says what."
         error = _ERRORS.get(name, name)
-    return [*most, error, attempt, parent, peer, here, text[:MESSAGE_CHARS]]
+    return [*most, error, attempt, parent, peer, here, text[:ERROR_CHARS]]
 
 
 def _under_way(client: Client) -> list[Any]:

@@ -19,6 +19,10 @@ from spoke.core.why import explain, headline
 from spoke.limits import MAX_KV_VALUE_BYTES
 
 ROWS_MAX = 10_000
+_NO_PARTS = {  # processes and files of Ray's nodes that Spoke's have not
+    "MetricsExportPort": -1, "MetricsAgentPort": -1, "DashboardAgentListenPort": -1,
+    "RuntimeEnvAgentPort": -1, "ObjectStoreSocketName": "", "RayletSocketName": "",
+}  # fmt: skip
 _IN_COLUMNS = (ADDRESS_LABEL, HOSTNAME_LABEL)  # labels that a node's row has columns for
 DEFERRED = object()  # the answer to a request follows later, by its `State.request_id`
 Handler = Callable[[Client, dict[str, Any]], Any]
@@ -114,6 +118,7 @@ class Directory:
             "pid": node.pid,
             "workers": len(node.workers),
             "silent_s": self.s.now - node.last_heard,
+            **_NO_PARTS,
             "joined_at": node.joined_at,
             "now": self.s.now,
         }
