@@ -38,6 +38,7 @@ class ActorHost:
         self.spec = spec
         self.class_name: str = spec.get("class_name") or "actor"
         self.shown_name = self.class_name  # of its output
+        self.repr_name = ""  # the same, where the class says so
         self.instance: Any = None
         self.under_construction: Any = None  # the class, while its constructor runs
         self.owner: Any = None  # address of the process that counts the handles
@@ -75,7 +76,7 @@ class ActorHost:
         self.under_construction = None
         own_repr: Any = type(self.instance).__repr__
         if own_repr is not object.__repr__:
-            self.shown_name = self.repr_of_instance()
+            self.shown_name = self.repr_name = self.repr_of_instance()
 
     async def _construct_async(self, cls: Any, args: Any, kwargs: Any) -> None:
         """In the loop, so that the constructor may make tasks; ``async def __init__`` is awaited."""

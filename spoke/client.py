@@ -103,8 +103,7 @@ class Client:
         self.info: dict[str, Any] = {}
         self.namespace, self.job_id = "", b""  # a worker's: those of whom it works for
         self.job_env: dict[str, Any] = {}
-        # Of a driver that joined: where it finds modules, and its working directory, for its workers.
-        self.paths: list[Any] | None = None
+        self.paths: list[Any] | None = None  # of a driver that joined: its modules' and its own directory
         self.logging: dict[str, Any] | None = None  # a `LoggingConfig`, for what it starts as well
         self.captured_group: bytes | None = None  # group that new calls of the running code go to
         self.is_worker = False
@@ -118,6 +117,7 @@ class Client:
         self.hub_target: Any = None  # where it listens
         self.executor: Any = None  # of a worker: runs its jobs
         self.failed: deque[list[Any]] = deque(maxlen=limits.ENDED_CALLS_KEPT)  # without an answer
+        self.children: deque[tuple[bytes, bytes]] = deque(maxlen=limits.ENDED_CALLS_KEPT)  # calls of calls
         self.worker_report: Any = None  # worker hook: what it runs, for a hub that was restarted
         self.call_prefix, self.call_counter = os.urandom(16), itertools.count(1)
         self._dropped: deque[Entry] = deque()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
-from spoke import codec, config, context, spawning, wire
+from spoke import codec, config, context, limits, spawning, wire
 from spoke._native import show_title
 from spoke.actor_host import ActorHost
 from spoke.cancelling import Interrupts
@@ -330,6 +330,9 @@ class Executor:
         micros = (time.perf_counter_ns() - started) // 1000
         self.outcome.ended.append((b"\xff" * 8 + actor_id, "__init__", "", None, started, micros, 0))
         with self.client.lock:
+            if host.repr_name:
+                said = {"actor": actor_id, "name": host.repr_name[: limits.MAX_NAME_CHARS]}
+                self.client.hub.tell(wire.REQUEST, 0, "repr_name", said)
             # The creator lets go of the arguments when it hears of this.
             tell_ready = partial(self.client.hub.tell, wire.ACTOR_READY, actor_id, incarnation)
             if source is None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgpack import packb
 
 from spoke.core.refs import ACTOR_SUFFIX, CANCELLED, EXCEPTION, PENDING, PUT_SUFFIX, SYSTEM, VALUE, Entry
+from spoke.limits import ERROR_CHARS
 
 if TYPE_CHECKING:
     from spoke.client import Client
@@ -34,7 +35,6 @@ BEHIND: Final = "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY"  # it waits at its 
 FINISHED: Final = "FINISHED"
 FAILED: Final = "FAILED"
 CREATION: Final = b"\xff" * 8  # before an actor's id: the call of its constructor, as Ray names it
-MESSAGE_CHARS: Final = 500
 
 _ERRORS: Final = {  # the names that Ray has for how a task can fail
     "WorkerCrashedError": "WORKER_DIED",
@@ -56,6 +56,7 @@ def answer(client: Client, what: str, args: dict[str, Any]) -> bytes:
     rows: list[Any] = []
     if what == "tasks":
         rows = _tasks(client)
+        facts["children"] = list(client.children)
     elif what == "objects":
         rows = _objects(client)
     elif what == "store":
@@ -108,16 +109,24 @@ def _ended(client: Client) -> list[Any]:
     host = client.executor.actor
     actor_id = host.actor_id if host is not None else None
     to_wall = time.time_ns() - time.perf_counter_ns()
+    texts = dict(client.executor.outcome.errors)
     rows = []
     for call_id, method, task_name, name, started, micros, status in client.executor.outcome.ended:
         of_actor = isinstance(method, str) and host is not None
         function = f"{host.class_name}.{method}" if of_actor else task_name
         error = {EXCEPTION: "TASK_EXECUTION_EXCEPTION", CANCELLED: "TASK_CANCELLED"}.get(status, "")
+        name = name or (_own_name(host, method) if of_actor else None)
         rows.append(
             [call_id, name, function, actor_id if of_actor else None, FAILED if error else FINISHED,
-             (started + to_wall) // 1000, micros, error, 0, None, None, True, ""]
+             (started + to_wall) // 1000, micros, error, 0, None, None, True,
+             texts.get(call_id, "") if error else ""]
         )  # fmt: skip
     return rows
+
+
+def _own_name(host: Any, method: str) -> str | None:
+    """What a method is called of an actor whose class has a ``__repr__``."""
+    return f"{host.repr_name}.{method}" if host is not None and host.repr_name else None
 
 
 def remember_failure(client: Client, call: Any, status: int, value: list[Any]) -> None:
@@ -155,7 +164,7 @@ def _failed(row: list[Any]) -> list[Any]:
         except pickle.UnpicklingError:
             name, text = "ActorDiedError", "The actor's constructor raised; its own row says what."
         error = _ERRORS.get(name, name)
-    return [*most, error, attempt, parent, peer, here, text[:MESSAGE_CHARS]]
+    return [*most, error, attempt, parent, peer, here, text[:ERROR_CHARS]]
 
 
 def _under_way(client: Client) -> list[Any]:
@@ -169,7 +178,8 @@ def _under_way(client: Client) -> list[Any]:
     rows = []
     for index, job in enumerate(executor.jobs.values()):
         state = (IN_GET if blocked else RUNNING) if index < at_once else waiting
-        names = [job.options.get("name"), job.function_name]
+        method = job.function_name.rpartition(".")[2]
+        names = [job.options.get("name") or _own_name(host, method), job.function_name]
         rows.append([job.call_id, *names, actor_id, state, 0, 0, "", 0, None, None, True, ""])
     return rows
 

@@ -40,6 +40,8 @@ MAX_WORKERS_PER_NODE: Final = 4096
 MAX_NAME_CHARS: Final = 255
 MAX_NUM_RETURNS: Final = 100_000
 ENDED_CALLS_KEPT: Final = 4096  # answered calls that each worker remembers, for timeline and lists
+ERRORS_KEPT: Final = 256  # texts of what calls raised, beside them
+ERROR_CHARS: Final = 500
 
 # -- hub
 MAX_KV_VALUE_BYTES: Final = 512 * MIB

@@ -17,7 +17,7 @@ from spoke import codec, errorpack, wire
 from spoke.core.refs import CANCELLED, EXCEPTION, SYSTEM, VALUE
 from spoke.errors import ActorDiedError, AsyncioActorExit, RayTaskError
 from spoke.lead import Waiter
-from spoke.limits import ENDED_CALLS_KEPT
+from spoke.limits import ENDED_CALLS_KEPT, ERROR_CHARS, ERRORS_KEPT
 from spoke.submit import DYNAMIC, ITEM_SUFFIX, return_id
 from spoke.wire import encode
 
@@ -42,6 +42,8 @@ class Outcome:
         # the function, name by option, start (ns), duration (us), status.  Nothing that holds arguments.
         self.ended: deque[tuple[Any, ...]] = deque(maxlen=ENDED_CALLS_KEPT)
         self._keep = self.ended.append
+        # What the latest of them raised, as text.
+        self.errors: deque[tuple[bytes, str]] = deque(maxlen=ERRORS_KEPT)
 
     def returned(
         self, job: Job, result: Any, num_returns: int, started: int, source: CallSource | None
@@ -128,6 +130,9 @@ class Outcome:
 
     def _packed_error(self, job: Job, error: BaseException) -> bytes:
         body = self.pack_error(job.name or "task", error)
+        self.errors.append(
+            (job.call_id, "".join(traceback.format_exception_only(error)).strip()[:ERROR_CHARS])
+        )
         error.__traceback__ = None  # its frames hold the arguments, which may be views
         return body
 

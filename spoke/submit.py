@@ -273,7 +273,9 @@ class Submitter:
         refs = client.refs
         if client.is_worker:
             job = running.job()
-            call.parent = job.message[1] if job is not None else None
+            if job is not None:
+                call.parent = job.message[1]
+                client.children.append((call.id, job.message[1]))
         count = call.num_returns
         result: Any
         if count == 1 or count == DYNAMIC:

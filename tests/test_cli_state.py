@@ -131,10 +131,10 @@ def on_terminal(shell: Shell, *arguments: str) -> str:
 )  # fmt: skip
 def test_a_list_has_the_columns_of_its_rows(cluster: Cluster, resource: str, schema: Any) -> None:
     text = cluster.shell.done("list", resource)
-    assert header(text) == [name.upper() for name in schema.base_columns()]
+    assert header(text) == [name.upper() for name in schema.list_columns(detail=False)]
     assert "\x1b" not in text
     rows = cluster.rows("list", resource, "--detail")
-    assert rows and all(list(row) == schema.columns() for row in rows)
+    assert rows and all(list(row) == schema.list_columns() for row in rows)
     assert re.search(rf"^Total: {len(rows)}$", text, re.M)
 
 
@@ -172,7 +172,7 @@ def test_a_terminal_shows_ids_in_one_piece(cluster: Cluster) -> None:
 
 def test_get_shows_everything(cluster: Cluster) -> None:
     (actor,) = cluster.rows("get", "actors", cluster.actor_id)
-    assert list(actor) == ActorState.columns() and actor["is_detached"] is False
+    assert list(actor) == ActorState.list_columns() and actor["is_detached"] is False
     (task,) = cluster.rows("get", "tasks", cluster.task_id)
     assert task["name"] == "quiet" and task["profiling_data"]["events"][0]["event_name"] == "task::quiet"
     assert cluster.rows("get", "objects", cluster.object_id)[0]["reference_type"] == "LOCAL_REFERENCE"

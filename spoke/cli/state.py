@@ -93,7 +93,7 @@ def list_(
     )  # fmt: skip
     if form == "default":
         form = "yaml" if detail and rows else "table"
-    columns = (rows[0].columns() if detail else rows[0].base_columns()) if rows else []
+    columns = rows[0].list_columns(detail) if rows else []
     print_rows([row.asdict() for row in rows], columns, form)
 
 

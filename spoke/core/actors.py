@@ -394,6 +394,7 @@ def describe(actor: Actor) -> dict[str, Any]:
         "name": actor.name,
         "namespace": actor.namespace,
         "class_name": actor.spec.get("class_name") or "",
+        "repr_name": actor.spec.get("repr_name") or "",
         "state": actor.state,
         "incarnation": actor.incarnation,
         "restarts_left": actor.restarts_left,

@@ -3,7 +3,8 @@
 Rules of this module: reads the tables and changes nothing.  Order of preference: what the strategy
 names; the node that holds most of the arguments' bytes; the caller's own node while less than half
 of it is used; then the least used node, in order of joining.  Requests without GPUs keep away from
-nodes with GPUs while others fit.  Requests that hold nothing spread by the number of holders.
+nodes with GPUs while others fit.  Requests that hold nothing spread by the number of holders; what is to be
+spread visits the nodes in turn.
 """
 
 from __future__ import annotations
@@ -86,15 +87,16 @@ def _prefer(fitting: list[Node], shape: Shape, origin: bytes) -> Node:
     if shape.soft:
         best = max(count_matching(shape.soft, node.labels) for node in fitting)
         fitting = [node for node in fitting if count_matching(shape.soft, node.labels) == best]
+    if shape.spread:
+        return min(fitting, key=lambda node: (node.spread_at, node.load, node.ledger.utilisation()))
     if shape.locality:
         holder = max(fitting, key=lambda node: shape.locality.get(node.node_id, 0))
         if shape.locality.get(holder.node_id, 0) > 0:
             return holder
     if not shape.gpu:
         fitting = [node for node in fitting if not node.has_gpu] or fitting
-    if shape.spread or not shape.need:
-        near = b"" if shape.spread else origin
-        return min(fitting, key=lambda node: (node.load, node.ledger.utilisation(), node.node_id != near))
+    if not shape.need:
+        return min(fitting, key=lambda node: (node.load, node.ledger.utilisation(), node.node_id != origin))
     for node in fitting:
         if node.node_id == origin and node.ledger.utilisation() < PACK_UNTIL:
             return node

@@ -19,6 +19,10 @@ from spoke.core.why import explain, headline
 from spoke.limits import MAX_KV_VALUE_BYTES
 
 ROWS_MAX = 10_000
+_NO_PARTS = {  # processes and files of Ray's nodes that Spoke's have not
+    "MetricsExportPort": -1, "MetricsAgentPort": -1, "DashboardAgentListenPort": -1,
+    "RuntimeEnvAgentPort": -1, "ObjectStoreSocketName": "", "RayletSocketName": "",
+}  # fmt: skip
 _IN_COLUMNS = (ADDRESS_LABEL, HOSTNAME_LABEL)  # labels that a node's row has columns for
 DEFERRED = object()  # the answer to a request follows later, by its `State.request_id`
 Handler = Callable[[Client, dict[str, Any]], Any]
@@ -55,6 +59,7 @@ class Directory:
             "why": self._why,
             "deaths": self._deaths,
             "last_call": self._last_call,
+            "repr_name": self._repr_name,
             "demands": self._demands,
             "jobs": self._jobs,
             "pids": self._pids,
@@ -113,6 +118,9 @@ class Directory:
             "pid": node.pid,
             "workers": len(node.workers),
             "silent_s": self.s.now - node.last_heard,
+            **_NO_PARTS,
+            "joined_at": node.joined_at,
+            "now": self.s.now,
         }
 
     def _cluster_resources(self, client: Client, args: dict[str, Any]) -> dict[str, float]:
@@ -172,9 +180,18 @@ class Directory:
                 "meta": None,
                 "resources": row.spec.get("resources") or {},
                 "runtime_env": row.spec.get("runtime_env") or {},
+                "label_selector": row.spec.get("label_selector") or {},
+                "fallback_strategy": row.spec.get("fallback_strategy") or [],
             }
             for row in rows
         ]
+
+    def _repr_name(self, client: Client, args: dict[str, Any]) -> None:
+        """A worker says what the class of its actor wants the instance to be called."""
+        actor = self.s.actors.get(args["actor"])
+        holding = actor.holding if actor is not None else None
+        if actor is not None and holding is not None and holding.worker is client.worker:
+            actor.spec["repr_name"] = str(args["name"])
 
     # -- processes
 
@@ -189,6 +206,8 @@ class Directory:
                     "pid": worker.pid,
                     "state": worker.state,
                     "job_id": worker.job,
+                    "since": worker.since,
+                    "now": self.s.now,
                     "gpu_ids": list(worker.key[1] or ()),
                     "actor_id": user.actor_id if isinstance(user, Actor) else None,
                     "lease_id": getattr(user, "lease_id", None),
@@ -243,6 +262,8 @@ class Directory:
                 "entrypoint": job.info.get("entrypoint", ""),
                 "submission_id": job.info.get("submission_id", ""),
                 "running": job.driver is not None,
+                "started_at": job.started_at,
+                "now": self.s.now,
                 "age_s": self.s.now - job.started_at,
                 "ran_s": (job.ended_at or self.s.now) - job.started_at,
             }

@@ -208,7 +208,8 @@ class TaskClasses:
             self._now_idle(now, lease)
 
     def _now_idle(self, now: float, lease: Lease) -> None:
-        if lease.return_at is not None:  # the hub waits for it
+        # The hub waits for it, or says anew where the next task is, which is to be elsewhere.
+        if lease.return_at is not None or lease.task_class.spec.get("strategy") == "SPREAD":
             self._give_back(lease, retire=False)
             return
         lease.idle_since = now

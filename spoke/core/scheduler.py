@@ -148,6 +148,8 @@ class Scheduler:
             if node is None:
                 return None
             ledger = node.ledger
+        if shape.spread:
+            node.spread_at = item.seq
         share = ledger.take(shape.need)
         return s.hold(node, share, bundle, shape, job) if share is not None else None
 

@@ -53,6 +53,7 @@ class Node:
         self.last_heard = 0.0
         self.joined_at = 0.0
         self.load = 0  # holdings, to spread what takes no resources
+        self.spread_at = 0  # `seq` of the latest request that was to be spread and came here
         self.workers: dict[bytes, Worker] = {}
         self.idle: dict[tuple[Key, bytes], list[Worker]] = {}  # by key and job; the last is the warmest
         self.idle_count = 0

@@ -41,9 +41,7 @@ class PlacementGroupSchedulingStrategy:
 
     def _scheduling(self) -> dict[str, Any] | None:
         group = self.placement_group
-        if group is None:
-            raise ValueError("PlacementGroupSchedulingStrategy needs a placement group, and has None.")
-        if group.is_empty:
+        if group is None or group.is_empty:
             return None
         return group._scheduling(self.placement_group_bundle_index, self.placement_group_capture_child_tasks)
 

@@ -65,7 +65,9 @@ def _checked(schema: type[StateSchema], filters: Filters, limit: int) -> None:
                 f"Unsupported filter predicate {operator} is given. Available predicates: =, !=."
             )
         if key not in schema.columns():
-            raise InvalidQuery(f"Invalid filter key {key}. Available keys: {', '.join(schema.columns())}")
+            raise InvalidQuery(
+                f"Invalid filter key {key}. Available keys: {', '.join(schema.list_columns())}"
+            )
         if key in schema.numbers():
             try:
                 int(wanted)

@@ -49,7 +49,7 @@ class StateSchema:
 
     def asdict(self) -> dict[str, Any]:
         """The row as a dict."""
-        return {name: getattr(self, name) for name in self.columns()}
+        return {name: getattr(self, name) for name in self.list_columns()}
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of a field, or `default`."""
@@ -62,12 +62,17 @@ class StateSchema:
             raise KeyError(key) from None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.columns())
+        return iter(self.list_columns())
 
     @classmethod
-    def columns(cls) -> list[str]:
+    def list_columns(cls, detail: bool = True) -> list[str]:
+        """The names of the fields, in order; without `detail`, those that a list shows without details."""
+        return [field.name for field in fields(cls) if detail or field.name not in cls.detail_only]
+
+    @classmethod
+    def columns(cls) -> set[str]:
         """The names of all fields."""
-        return [field.name for field in fields(cls)]
+        return set(cls.list_columns())
 
     @classmethod
     def numbers(cls) -> list[str]:
@@ -75,11 +80,11 @@ class StateSchema:
         return [field.name for field in fields(cls) if field.type in ("int", "int | None")]
 
     @classmethod
-    def base_columns(cls) -> list[str]:
+    def base_columns(cls) -> set[str]:
         """The names of the fields that a list shows without details."""
-        return [name for name in cls.columns() if name not in cls.detail_only]
+        return set(cls.list_columns(detail=False))
 
-    list_columns = filterable_columns = detail_columns = columns
+    filterable_columns = detail_columns = columns
 
     def without_details(self) -> None:
         """Set the fields of details to None."""
@@ -93,7 +98,8 @@ class ActorState(StateSchema):
 
     detail_only = frozenset((
         "serialized_runtime_env", "required_resources", "death_cause", "is_detached", "placement_group_id",
-        "repr_name", "num_restarts",
+        "repr_name", "num_restarts", "num_restarts_due_to_lineage_reconstruction",
+        "num_restarts_due_to_node_preemption", "call_site", "label_selector", "fallback_strategy",
     ))  # fmt: skip
 
     actor_id: str
@@ -111,6 +117,11 @@ class ActorState(StateSchema):
     placement_group_id: str | None = None
     repr_name: str | None = None
     num_restarts: int | None = 0
+    num_restarts_due_to_lineage_reconstruction: int | None = None
+    num_restarts_due_to_node_preemption: int | None = None
+    call_site: str | None = None
+    label_selector: dict[str, str] | None = None
+    fallback_strategy: list[dict[str, Any]] | None = None
 
 
 @dataclass
@@ -135,7 +146,10 @@ class NodeState(StateSchema):
 class WorkerState(StateSchema):
     """A worker process, or a driver."""
 
-    detail_only = frozenset(("exit_detail", "worker_launch_time_ms", "start_time_ms", "end_time_ms"))
+    detail_only = frozenset((
+        "exit_detail", "worker_launch_time_ms", "worker_launched_time_ms", "start_time_ms", "end_time_ms",
+        "debugger_port", "num_paused_threads",
+    ))  # fmt: skip
 
     worker_id: str
     is_alive: bool
@@ -146,15 +160,20 @@ class WorkerState(StateSchema):
     pid: int
     exit_detail: str | None = None
     worker_launch_time_ms: int | None = None
+    worker_launched_time_ms: int | None = None
     start_time_ms: int | None = None
     end_time_ms: int | None = None
+    debugger_port: int | None = None
+    num_paused_threads: int | None = None
 
 
 @dataclass
 class PlacementGroupState(StateSchema):
     """A placement group."""
 
-    detail_only = frozenset(("bundles", "is_detached", "stats"))
+    detail_only = frozenset((
+        "bundles", "is_detached", "stats", "topology_strategy", "topology_assignments",
+    ))  # fmt: skip
 
     placement_group_id: str
     name: str
@@ -163,13 +182,18 @@ class PlacementGroupState(StateSchema):
     bundles: list[dict[str, Any]] | None = None
     is_detached: bool | None = None
     stats: dict[str, Any] | None = None
+    topology_strategy: dict[str, str] | None = None
+    topology_assignments: dict[str, str] | None = None
 
 
 @dataclass
 class JobState(StateSchema):
     """A driver's run, or a submitted job."""
 
-    detail_only = frozenset(("start_time", "end_time"))
+    detail_only = frozenset((
+        "start_time", "end_time", "metadata", "runtime_env", "driver_agent_http_address", "driver_node_id",
+        "driver_exit_code",
+    ))  # fmt: skip
 
     job_id: str | None
     submission_id: str | None
@@ -181,6 +205,11 @@ class JobState(StateSchema):
     driver_info: dict[str, Any] | None = None
     start_time: int | None = None  # milliseconds since the epoch
     end_time: int | None = None
+    metadata: dict[str, str] | None = None
+    runtime_env: dict[str, Any] | None = None
+    driver_agent_http_address: str | None = None
+    driver_node_id: str | None = None
+    driver_exit_code: int | None = None
 
 
 @dataclass
@@ -189,7 +218,8 @@ class TaskState(StateSchema):
 
     detail_only = frozenset((
         "language", "required_resources", "placement_group_id", "profiling_data", "start_time_ms",
-        "end_time_ms", "error_message",
+        "end_time_ms", "error_message", "creation_time_ms", "events", "runtime_env_info", "task_log_info",
+        "is_debugger_paused", "call_site", "label_selector", "fallback_strategy",
     ))  # fmt: skip
 
     task_id: str
@@ -212,6 +242,14 @@ class TaskState(StateSchema):
     start_time_ms: int | None = None
     end_time_ms: int | None = None
     error_message: str | None = None
+    creation_time_ms: int | None = None
+    events: list[dict[str, Any]] | None = None
+    runtime_env_info: dict[str, Any] | None = None
+    task_log_info: dict[str, Any] | None = None
+    is_debugger_paused: bool | None = None
+    call_site: str | None = None
+    label_selector: dict[str, str] | None = None
+    fallback_strategy: list[dict[str, Any]] | None = None
 
 
 @dataclass
@@ -273,7 +311,7 @@ class ListApiOptions:
 
 def filterable_cols(schema: type[StateSchema]) -> list[str]:
     """The fields by which rows of this kind can be filtered: all."""
-    return schema.columns()
+    return schema.list_columns()
 
 
 __getattr__ = absent.getter(__name__)

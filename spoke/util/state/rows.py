@@ -26,6 +26,8 @@ from spoke.util.state.common import (
 )
 from spoke.util.state.source import Source
 
+_CLOCKS: Final[list[float]] = []  # when those of the hubs began that were asked
+_SAME_CLOCK_S: Final = 1.0
 _ACTOR_STATES: Final = {"PENDING": "PENDING_CREATION", "STARTING": "PENDING_CREATION"}
 
 
@@ -43,19 +45,34 @@ def actors(source: Source) -> list[ActorState]:
             state=_ACTOR_STATES.get(row["state"], row["state"]),
             job_id=row["job_id"].hex(),
             name=row["name"] or "",
-            node_id=hex_or_none(row["node_id"]),
-            pid=row["pid"] or None,
+            node_id=hex_or_none(row["node_id"] or (row["info"] or {}).get("node_id")),
+            pid=row["pid"] or (row["info"] or {}).get("pid") or None,
             ray_namespace=row["namespace"],
             serialized_runtime_env=json.dumps(row["runtime_env"], default=str),
             required_resources=row["resources"],
             death_cause=dict(row["info"]) if row["state"] == "DEAD" else None,
             is_detached=row["detached"],
             placement_group_id=hex_or_none(row["group_id"]),
-            repr_name="",
+            repr_name=row["repr_name"],
             num_restarts=row["incarnation"],
+            label_selector=row["label_selector"],
+            fallback_strategy=row["fallback_strategy"],
         )
         for row in source.ask("actors")
     ]
+
+
+def _wall_ms(row: dict[str, Any], at: float) -> int:
+    """A time by the hub's clock, in milliseconds since the epoch; `row` says what the clock shows now.
+
+    The same at each question, though answers take different times.
+    """
+    began = time.time() - row["now"]
+    known = next((one for one in _CLOCKS if abs(one - began) < _SAME_CLOCK_S), None)
+    if known is None:
+        _CLOCKS.append(began)
+        known = began
+    return int(1000 * (known + at))
 
 
 def nodes(source: Source) -> list[NodeState]:
@@ -70,6 +87,8 @@ def nodes(source: Source) -> list[NodeState]:
             node_name=row["NodeName"],
             resources_total=row["Resources"],
             labels=row["Labels"],
+            start_time_ms=_wall_ms(row, row["joined_at"]),
+            end_time_ms=0 if row["Alive"] else _wall_ms(row, row["now"] - row["silent_s"]),
         )
         for row in source.ask("nodes")
     ]
@@ -87,6 +106,8 @@ def workers(source: Source) -> list[WorkerState]:
             node_id=row["node_id"].hex(),
             ip=ips.get(row["node_id"].hex(), ""),
             pid=row["pid"],
+            start_time_ms=_wall_ms(row, row["since"]),
+            end_time_ms=0,
         )
         for row in source.ask("workers")
     ]
@@ -99,6 +120,8 @@ def workers(source: Source) -> list[WorkerState]:
             node_id=row["node_id"].hex(),
             ip=ips.get(row["node_id"].hex(), ""),
             pid=row["pid"],
+            start_time_ms=_wall_ms(row, row["started_at"]),
+            end_time_ms=0,
         )
         for row in source.ask("jobs")
         if row["running"]
@@ -128,7 +151,11 @@ def placement_groups(source: Source) -> list[PlacementGroupState]:
             creator_job_id=row["job_id"].hex(),
             state=row["state"],
             bundles=[
-                {"bundle_id": {"bundle_index": index}, "unit_resources": bundle, "node_id": hex_or_none(node)}
+                {
+                    "bundle_id": {"placement_group_id": row["group_id"].hex(), "bundle_index": index},
+                    "unit_resources": bundle,
+                    "node_id": hex_or_none(node),
+                }
                 for index, (bundle, node) in enumerate(
                     zip(row["bundles"], row["nodes"] or [None] * len(row["bundles"]), strict=True)
                 )
@@ -142,7 +169,6 @@ def placement_groups(source: Source) -> list[PlacementGroupState]:
 
 def jobs(source: Source) -> list[JobState]:
     """Drivers' runs, and submitted jobs."""
-    now = time.time()
     rows = [
         JobState(
             type="DRIVER",
@@ -151,8 +177,9 @@ def jobs(source: Source) -> list[JobState]:
             driver_info={"id": row["job_id"].hex(), "node_ip_address": row["ip"], "pid": str(row["pid"])},
             status="RUNNING" if row["running"] else "SUCCEEDED",
             entrypoint=row["entrypoint"],
-            start_time=int(1000 * (now - row["age_s"])),
-            end_time=None if row["running"] else int(1000 * (now - row["age_s"] + row["ran_s"])),
+            driver_node_id=hex_or_none(row["node_id"]),
+            start_time=_wall_ms(row, row["started_at"]),
+            end_time=None if row["running"] else _wall_ms(row, row["started_at"] + row["ran_s"]),
         )
         for row in source.ask("jobs")
     ]
@@ -187,9 +214,11 @@ def tasks(source: Source) -> list[TaskState]:
     found: dict[tuple[bytes, int], TaskState] = {}
     at_caller: dict[bytes, dict[str, Any]] = {}
     ran: dict[bytes, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    parents = {child: parent for facts, _ in processes for child, parent in facts.get("children", ())}
     for facts, rows in processes:
         for values in rows:
             row = dict(zip(TASK_FIELDS, values, strict=True))
+            row["parent"] = row["parent"] or parents.get(row["task_id"])
             if row["ran_here"]:
                 ran.setdefault(row["task_id"], []).append((facts, row))
                 continue

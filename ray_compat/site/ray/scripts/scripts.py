@@ -27,7 +27,7 @@ _LEFT_OUT: Final[dict[str, dict[str, int]]] = {
                 "--dashboard-port", "--dashboard-agent-listen-port", "--dashboard-agent-grpc-port",
                 "--dashboard-grpc-port", "--runtime-env-agent-port",
                 "--object-spilling-directory", "--temp-dir", "--metrics-export-port", "--include-log-monitor",
-                "--proxy-server-url",
+                "--proxy-server-url", "--system-config",
             ),
             1,
         ),
