@@ -156,6 +156,7 @@ class Client:
             wire.NEED_FUNCTION: self.submitter.on_need_function,
             wire.SHARED: self.sharing.on_shared,
             wire.WELCOME: self._on_welcome,
+            wire.CANCEL: self.submitter.on_cancel,
             wire.NODE_STATE: self._on_node_state,
             wire.OWNS: self.replies.on_owns,
             wire.INSPECT: self._on_inspect,

@@ -357,6 +357,8 @@ class Executor:
         return True
 
     def _on_cancel(self, link: Link, message: list[Any], payload: Any) -> None:
+        if self.client.submitter.on_cancel(link, message, payload):
+            return
         _, call_id, force, recursive = message
         job = self.jobs.get(call_id)
         if job is None or job.cancelled:

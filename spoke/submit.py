@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 STREAMING: Final = -1  # num_returns="streaming"
 DYNAMIC: Final = -2  # num_returns="dynamic"
+CALL_BYTES: Final = 24  # of an object's id: the call that returns it
 LOCALITY_BYTES_MIN: Final = 1 << 20  # smaller arguments do not decide where a task runs
 AHEAD_MIN: Final = 8  # with so many calls under way the next is sent together with others
 ARGS_SUFFIX: Final = b"\xff\xff\xff\xff"  # object id of the large arguments of a call
@@ -393,7 +394,19 @@ class Submitter:
                         "force=True is not supported for actor tasks: use kill() to end the actor."
                     )
                 client.calls.cancel(call, force, recursive)
+            elif ref._entry.owner is not None and ref._entry.status == PENDING:
+                call_id = ref._entry.id[:CALL_BYTES]
+                client.tell(ref._entry.owner[0], wire.CANCEL, call_id, force, recursive)
             client._settle()
+
+    def on_cancel(self, link: Link, message: list[Any], payload: Any) -> bool:
+        """CANCEL from who borrows a ref to what a call of this process returns; False: it is no such call."""
+        _, call_id, force, recursive = message
+        call = self._client.calls.calls.get(call_id)
+        if call is None or call.cancelled:
+            return False
+        self._client.calls.cancel(call, force and not isinstance(call.key, bytes), recursive)
+        return True
 
     def cancel_children(self, parent_id: bytes, force: bool) -> None:
         """Cancel what the cancelled task `parent_id` has submitted; lock held."""
