@@ -8,6 +8,7 @@ actor an event loop.  Every job is answered exactly once, whatever its code does
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import deque
 from functools import partial
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from spoke import codec, config, context, spawning, wire
+from spoke import codec, config, context, errorpack, spawning, wire
 from spoke.actor_host import ActorHost
 from spoke.cancelling import Interrupts
 from spoke.incoming import CallSource, open_args
@@ -304,7 +305,7 @@ class Executor:
                 source = CallSource(self.client, None, actor_id)
                 extra = [parts, slots, None]
                 args, kwargs = open_args(self.client, source, actor_id, extra, args_id, owner)
-            host.construct(codec.loads(blob), args, kwargs)
+            host.construct(_loaded(blob, f"The actor with name {host.class_name}"), args, kwargs)
             del args, kwargs
         except BaseException as error:
             text, body = self.outcome.constructor_error(host, error)
@@ -421,9 +422,21 @@ class _Unloaded:
         self.blob = blob
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        function = codec.loads(self.blob)
+        function = _loaded(self.blob, "The remote function")
         job = running.job()
         if job is not None:
             job.task_name = getattr(function, "__name__", "task")
         self.executor.functions[self.function_id] = function
         return function(*args, **kwargs)
+
+
+def _loaded(blob: bytes, what: str) -> Any:
+    """A function or class from its bytes; RuntimeError where this worker lacks what it needs."""
+    try:
+        return codec.loads(blob)
+    except Exception as error:
+        raise RuntimeError(
+            f"{what} failed to import on the worker. This may be because needed library dependencies are not "
+            f"installed in the worker environment or cannot be found from sys.path {sys.path}:\n\n"
+            f"{errorpack.text_of(error)}"
+        ) from None

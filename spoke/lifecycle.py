@@ -125,6 +125,8 @@ def init(
             "Maybe you called ray.init twice by accident? This error can be suppressed by passing in "
             "'ignore_reinit_error=True' or by calling 'ray.shutdown()' prior to 'ray.init()'."
         )
+    if not kwargs.get("_skip_env_hook"):
+        runtime_env = _hooked(runtime_env)
     options = _options(namespace, runtime_env, job_config, log_to_driver, logging_level)
     options["temp_dir"] = kwargs.get("_temp_dir")
     options["logging"] = _logging(logging_config)
@@ -170,6 +172,18 @@ def _options(
         "log_to_driver": config.get("log_to_driver") if log_to_driver is None else bool(log_to_driver),
         "log_level": logging_level if isinstance(logging_level, str) else config.get("log_level"),
     }
+
+
+def _hooked(runtime_env: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The runtime environment as the user's hook wants it."""
+    hook = config.get("runtime_env_hook")
+    if hook is None:
+        return runtime_env
+    from importlib import import_module
+
+    module, _, function = hook.rpartition(".")
+    found: dict[str, Any] | None = getattr(import_module(module), function)(runtime_env)
+    return found
 
 
 def _logging(given: Any) -> dict[str, Any] | None:
