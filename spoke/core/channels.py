@@ -77,6 +77,9 @@ class ActorChannels:
         if channel.state == "DEAD":
             self._fail_one(channel, call)
             return False
+        if channel.state == "RESTARTING" and call.retries_left == 0 and not front:
+            self.table.fail_named(call, "ActorUnavailableError", "The actor is being restarted.")
+            return False
         if front:
             channel.queue.appendleft(call)
         else:
@@ -158,6 +161,8 @@ class ActorChannels:
         channel = self.channel(actor_id, watch=False)
         if channel.state == "DEAD" or incarnation < channel.incarnation:
             return
+        if state == "STARTING" and channel.state == "RESTARTING":
+            return  # until its constructor has returned it is unavailable to calls that may not be repeated
         moved = incarnation > channel.incarnation
         channel.state, channel.incarnation = state, incarnation
         channel.info = info
