@@ -14,7 +14,7 @@ from spoke.options import check_namespace, check_quantity
 _IGNORED = frozenset({
     "_cgroup_path", "_driver_object_store_memory", "_enable_object_reconstruction", "_memory",
     "_metrics_export_port", "_node_ip_address", "_node_name", "_object_spilling_directory",
-    "_plasma_directory", "_redis_max_memory", "_redis_password", "_redis_username", "_skip_env_hook",
+    "_plasma_directory", "_redis_max_memory", "_redis_password", "_redis_username",
     "_system_config", "_temp_dir", "_tracing_startup_hook", "cgroup_path", "enable_resource_isolation",
     "proxy_server_url", "system_reserved_cpu", "system_reserved_memory",
 })  # fmt: skip
@@ -96,6 +96,7 @@ def init(
     namespace: str | None = None,
     runtime_env: dict[str, Any] | None = None,
     engine: str | None = None,
+    _skip_env_hook: bool = False,
     **kwargs: Any,
 ) -> Context:
     """Start a cluster in this process's care, or join one.
@@ -109,6 +110,7 @@ def init(
         ignore_reinit_error: a second `init` returns the first one's context instead of raising.
         namespace: for named actors; default a namespace of this job's own.
         runtime_env: for all workers of this job.
+        logging_config: a `LoggingConfig`: how the driver and its workers log.
         engine: "spoke" (default, or SPOKE_ENGINE) or "ray": the program runs on a Ray cluster, by real Ray's
             init() with the same arguments.  So it does with an address "ray://host:port".
 
@@ -125,7 +127,7 @@ def init(
             "Maybe you called ray.init twice by accident? This error can be suppressed by passing in "
             "'ignore_reinit_error=True' or by calling 'ray.shutdown()' prior to 'ray.init()'."
         )
-    if not kwargs.get("_skip_env_hook"):
+    if not _skip_env_hook:
         runtime_env = _hooked(runtime_env)
     options = _options(namespace, runtime_env, job_config, log_to_driver, logging_level)
     options["temp_dir"] = kwargs.get("_temp_dir")
@@ -146,6 +148,7 @@ def init(
         "logging_format": logging_format,
         "logging_config": logging_config,
         "local_mode": local_mode or None,
+        "_skip_env_hook": True,
     }
     _connect(engine, address, options, node, {**shown, **kwargs})
     context = _context()

@@ -44,7 +44,8 @@ def test_a_line_of_several_workers_goes_on_being_held_back() -> None:
     shown = LogDeduplicator(5, None, None, _timesource=lambda: now[0])
 
     def told(pid: int) -> list[Any]:
-        return [batch["lines"] for batch in shown.deduplicate({"ip": "", "pid": pid, "lines": [f"line {pid}"]})]
+        batch = {"ip": "", "pid": pid, "lines": [f"line {pid}"]}
+        return [found["lines"] for found in shown.deduplicate(batch)]
 
     assert [told(pid) for pid in (1, 2, 3)] == [[["line 1"]], [[]], [[]]] and shown.held()
     now[0] = 6.0
@@ -70,7 +71,7 @@ def test_large_functions_are_warned_of_and_too_large_ones_refused(monkeypatch: p
     [(kind, text)] = heard
     assert kind == notices.LARGE_PICKLE and "function is very large (10 MiB)" in text
     large.append(bytearray(11_000_000))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="is too large .20 MiB > FUNCTION_SIZE_ERROR_THRESHOLD=19 MiB"):
+    with pytest.raises(ValueError, match=r"is too large .20 MiB > FUNCTION_SIZE_ERROR_THRESHOLD=19 MiB"):
         Exported(function).export()
 
 

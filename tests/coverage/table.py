@@ -57,9 +57,8 @@ NO_EFFECT_INIT = {
     "include_dashboard": "see `spoke status`",
     "dashboard_host": "see `spoke status`",
     "dashboard_port": "see `spoke status`",
-    "configure_logging": "Spoke touches no logger",
-    "logging_format": "Spoke touches no logger",
-    "logging_config": "Spoke touches no logger",
+    "configure_logging": "Spoke touches no logger, but under `import ray`",
+    "logging_format": "Spoke touches no logger, but under `import ray`",
 }
 
 

@@ -299,9 +299,7 @@ def errors_that_nobody_reads_are_logged(ray: Any) -> Any:
     logger.addHandler(kept)
     try:
         actor = Fails.remote()
-        read = fails.remote("read")
-        caught(lambda: ray.get(read))
-        del read
+        _raised(ray, fails.remote("read"))
         fails.remote("of a task")
         actor.now.remote("of a method")
 
@@ -346,8 +344,8 @@ ray.get(Says.options(name="says").remote().it.remote())
     for line in (out + err).splitlines():
         if line.startswith("{") and "said in" in line:
             record = json.loads(line)
-            values = {name: record.get(name) for name in ("levelname", "message", "name", "task_name", "more")}
-            seen.append([sorted(record), values])
+            names = ("levelname", "message", "name", "task_name", "more")
+            seen.append([sorted(record), {name: record.get(name) for name in names}])
     return sorted(seen, key=lambda one: one[1]["message"])
 
 
@@ -361,7 +359,8 @@ def formats_of_records(ray: Any) -> Any:
     found = json.loads(as_json.format(record))
     line = formatters.TextFormatter().format(record)
     kept = {name: found[name] for name in ("message", "levelname", "filename", "lineno", "user", "name")}
-    return [sorted(found), kept, re.sub(r"\d", "0", line)[:23], line.split("\t")[1].split(" timestamp_ns=")[0]]
+    begins, rest = line.split("\t")
+    return [sorted(found), kept, re.sub(r"\d", "0", begins), rest.split(" timestamp_ns=")[0]]
 
 
 def lines_that_many_workers_print(ray: Any) -> Any:
@@ -501,4 +500,5 @@ def calls_to_an_actor_that_is_being_restarted(ray: Any) -> Any:
     waits = actor.it.options(max_task_retries=2).remote()
     seen.append(ray.wait([waits], timeout=1)[0] == [])
     may_go_on.set()
-    return [*seen, ray.get(waits), eventually(lambda: caught(lambda: ray.get(actor.it.remote())) == {"value": 1})]
+    seen.append(ray.get(waits))
+    return [*seen, eventually(lambda: caught(lambda: ray.get(actor.it.remote())) == {"value": 1})]
