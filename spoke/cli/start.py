@@ -137,7 +137,7 @@ def _ready_line(daemon: Launched, head: bool) -> str:
         return (
             f"ready: head of {daemon.address} (pid {daemon.info['pid']}); connect with "
             f'spoke.init("{daemon.address}") or init("auto"), add nodes with '
-            f"`spoke start --address {daemon.address}`, end with `spoke stop`"
+            f"`spoke start --address='{daemon.address}'`, end with `spoke stop`"
         )
     name = daemon.node_id.hex()[:12]
     return f"ready: node {name} of {daemon.address} (pid {daemon.pid}); end with `spoke stop`"

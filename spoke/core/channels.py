@@ -78,7 +78,7 @@ class ActorChannels:
             self._fail_one(channel, call)
             return False
         if channel.state == "RESTARTING" and call.retries_left == 0 and not front:
-            self.table.fail_named(call, "ActorUnavailableError", "The actor is being restarted.")
+            self.table.fail_named(call, "ActorUnavailableError", "The actor is restarting.")
             return False
         if front:
             channel.queue.appendleft(call)

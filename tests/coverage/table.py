@@ -42,7 +42,7 @@ PROMISED = (
 
 # What is there and has no effect, with the reason.
 NO_EFFECT = {
-    "ray.internal": "`free` is accepted; memory is given back with an object's last ref",
+    "ray.internal": "`free` marks objects as freed; memory is given back with an object's last ref",
     "ray.util.annotations.AnnotationType": "marks say how stable a name is; they change nothing",
 }
 NO_EFFECT_OPTIONS = {

@@ -1,0 +1,5 @@
+"""Names of `ray._private.internal_api`."""
+
+from __future__ import annotations
+
+from spoke.internal import free as free
