@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,23 @@ def test_many_calls_to_an_actor_are_told_once_for_each_doubling(monkeypatch: pyt
     assert [text.split(" tasks are")[0] for text in heard] == [
         f"{notices.MANY_QUEUED}: Warning: More than {count}" for count in (5000, 10000)
     ]
+
+
+def test_a_node_that_leaves_in_order_is_not_reported_as_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    from spoke.cluster_utils import Cluster
+
+    heard: list[str] = []
+    cluster = Cluster(True, head_node_args={"num_cpus": 1})
+    try:
+        spoke.init(address=cluster.address, log_to_driver=False)
+        monkeypatch.setattr(notices, "errors", [lambda kind, text: heard.append(f"{kind} {text}")])
+        left, killed = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
+        cluster.remove_node(left, allow_graceful=True)
+        cluster.remove_node(killed, allow_graceful=False)
+        until = time.monotonic() + 10
+        while not heard and time.monotonic() < until:
+            spoke.nodes()  # the hub's answer comes behind its news
+    finally:
+        spoke.shutdown()
+        cluster.shutdown()
+    assert len(heard) == 1 and killed.node_id in heard[0] and heard[0].startswith(notices.NODE_REMOVED)

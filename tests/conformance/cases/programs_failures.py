@@ -177,27 +177,7 @@ def a_failed_argument_of_a_constructor(ray: Any) -> Any:
     return [seen, error.actor_init_failed]
 
 
-# -- getting, cancelling, freeing
-
-
-def an_object_that_was_freed(ray: Any) -> Any:
-    free = importlib.import_module("ray._private.internal_api").free
-
-    @ray.remote
-    def makes() -> bytes:
-        return bytes(1_000_000)
-
-    @ray.remote
-    def after(x: Any) -> None: ...
-
-    seen = []
-    for ref in (ray.put(bytes(1_000_000)), makes.remote()):
-        ray.get(ref)
-        free([ref])
-        seen.append(caught(lambda ref=ref: ray.get(ref), kinds=(ray.exceptions.ObjectLostError,)))
-        error = _raised(ray, after.remote(ref))
-        seen.append(isinstance(error, ray.exceptions.RayTaskError))
-    return seen
+# -- getting and cancelling
 
 
 def get_raises_before_the_others_are_there(ray: Any) -> Any:
