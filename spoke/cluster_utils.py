@@ -29,7 +29,8 @@ _SETTINGS = (
 )
 # Arguments that Ray's clusters take and that have no meaning here; they change nothing.
 _IGNORED = (
-    "_system_config", "dashboard_agent_listen_port", "dashboard_host", "dashboard_port", "env_vars",
+    "_system_config", "dashboard_agent_listen_port", "dashboard_host", "dashboard_port",
+    "enable_object_reconstruction", "env_vars",
     "external_addresses", "gcs_server_port", "include_dashboard", "include_log_monitor", "max_worker_port",
     "metrics_export_port", "min_worker_port", "node_ip_address", "node_manager_port", "node_name",
     "object_manager_port", "plasma_directory", "ray_client_server_port", "redis_max_memory",

@@ -40,6 +40,24 @@ print(spoke.get(spoke.remote(lambda: os.environ.get("HOOKED")).remote()))
     assert _program(text.replace("GIVEN", "{'_skip_env_hook': True}"), **variables).strip() == "None"
 
 
+def test_lines_that_many_workers_print_come_once() -> None:
+    text = """
+import spoke
+spoke.init(num_cpus=4)
+
+@spoke.remote(num_cpus=0)
+class Prints:
+    def it(self, number):
+        print(f"the same line {number}")
+
+actors = [Prints.remote() for _ in range(4)]
+spoke.get([actor.it.remote(number) for number, actor in enumerate(actors)])
+"""
+    once, each = _program(text), _program(text, RAY_DEDUP_LOGS="0")
+    assert once.count("the same line") == 2 and "[repeated 3x across cluster]" in once
+    assert each.count("the same line") == 4 and "repeated" not in each
+
+
 def test_a_line_of_several_workers_goes_on_being_held_back() -> None:
     now = [0.0]
     shown = LogDeduplicator(5, None, None, _timesource=lambda: now[0])

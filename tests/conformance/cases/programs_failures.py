@@ -363,30 +363,6 @@ def formats_of_records(ray: Any) -> Any:
     return [sorted(found), kept, re.sub(r"\d", "0", begins), rest.split(" timestamp_ns=")[0]]
 
 
-def lines_that_many_workers_print(ray: Any) -> Any:
-    text = """
-import ray, threading
-ray.init(num_cpus=4, include_dashboard=False)
-
-@ray.remote(num_cpus=0)
-class Prints:
-    def it(self, number):
-        print(f"the same line {number}")
-
-actors = [Prints.remote() for _ in range(4)]
-for number, actor in enumerate(actors):
-    ray.get(actor.it.remote(number))
-"""
-    once, _ = _program(text)
-    each, _ = _program(text, RAY_DEDUP_LOGS="0")
-    return [
-        once.count("the same line"),
-        "[repeated 3x across cluster]" in once,
-        each.count("the same line"),
-        "repeated" in each,
-    ]
-
-
 def which_lines_are_held_back(ray: Any) -> Any:
     now = [0.0]
     shown = importlib.import_module("ray._private.ray_logging").LogDeduplicator(
