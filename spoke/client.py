@@ -108,12 +108,11 @@ class Client:
         self.calls.place = self.submitter.place
         self.calls.fetch = self.refs.fetch
         self.replies = Replies(self)
-        self.calls.argument_error = self.replies.argument_error
         self.sharing, self.rings = Sharing(self), Rings(self)
         self.waiting = Waiting(self)
         self.get, self.get_one, self.wait = self.waiting.get, self.waiting.get_one, self.waiting.wait
         self.when_resolved, self.block_on = self.waiting.when_resolved, self.waiting.block_on
-        self.futures = Futures(self)
+        futures = self.futures = Futures(self)
         self.closed: str | None = None  # why nothing can be called any more
         self.info: dict[str, Any] = {}
         self.namespace, self.job_id = "", b""  # a worker's: those of whom it works for
@@ -162,9 +161,7 @@ class Client:
             wire.INSPECT: self._on_inspect,
         }
         self.handlers.update({**self.hub.handlers, **self.rdma.handlers, **self.rings.handlers})
-        objectref.install(
-            address, self.release, self.resolve_ref, self.futures.future, self.futures.asyncio_future
-        )
+        objectref.install(address, self.release, self.resolve_ref, futures.future, futures.asyncio_future)
 
     # -- the face's view of the engine
 

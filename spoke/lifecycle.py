@@ -127,8 +127,7 @@ def init(
             "Maybe you called ray.init twice by accident? This error can be suppressed by passing in "
             "'ignore_reinit_error=True' or by calling 'ray.shutdown()' prior to 'ray.init()'."
         )
-    if not _skip_env_hook:
-        runtime_env = _hooked(runtime_env)
+    runtime_env = runtime_env if _skip_env_hook else _hooked(runtime_env)
     options = _options(namespace, runtime_env, job_config, log_to_driver, logging_level)
     options["temp_dir"] = kwargs.get("_temp_dir")
     options["logging"] = _logging(logging_config)
@@ -152,9 +151,8 @@ def init(
     }
     _connect(engine, address, options, node, {**shown, **kwargs})
     context = _context()
-    if current.joined is not None and configure_logging:
-        started = (address is None and not config.get("address")) or address == "local"
-        current.joined(started, context["address"], logging_level, logging_format)
+    if configure_logging:
+        _say_joined(address, context, logging_level, logging_format)
     return context
 
 
@@ -175,6 +173,13 @@ def _options(
         "log_to_driver": config.get("log_to_driver") if log_to_driver is None else bool(log_to_driver),
         "log_level": logging_level if isinstance(logging_level, str) else config.get("log_level"),
     }
+
+
+def _say_joined(address: str | None, context: Context, level: Any, layout: str | None) -> None:
+    """Tell who wants to know whether a cluster was started or joined."""
+    if current.joined is not None:
+        started = address == "local" or (address is None and not config.get("address"))
+        current.joined(started, context["address"], level, layout)
 
 
 def _hooked(runtime_env: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -42,6 +42,7 @@ class Replies:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        client.calls.argument_error = self.argument_error
         # Entries kept because a callee still uses them and their owner does not know it yet.
         self._retained: dict[tuple[bytes, bytes], list[list[Entry]]] = {}
         # Entries inside replies that this process sent, until the caller holds them itself.
