@@ -98,6 +98,8 @@ class ActorHost:
 
     def repr_of_instance(self) -> str:
         """How the class wants its instance to be called."""
+        if self.instance is None:
+            return self.class_name  # there is none: it failed before
         try:
             return repr(self.instance)
         except Exception:  # the user's code; a name is not worth the actor

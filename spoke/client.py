@@ -93,12 +93,11 @@ class Client:
         self.calls.place = self.submitter.place
         self.calls.fetch = self.refs.fetch
         self.replies = Replies(self)
-        self.calls.argument_error = self.replies.argument_error
         self.sharing, self.rings = Sharing(self), Rings(self)
         self.waiting = Waiting(self)
         self.get, self.get_one, self.wait = self.waiting.get, self.waiting.get_one, self.waiting.wait
         self.when_resolved, self.block_on = self.waiting.when_resolved, self.waiting.block_on
-        self.futures = Futures(self)
+        futures = self.futures = Futures(self)
         self.closed: str | None = None  # why nothing can be called any more
         self.info: dict[str, Any] = {}
         self.namespace, self.job_id = "", b""  # a worker's: those of whom it works for

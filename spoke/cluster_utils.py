@@ -87,6 +87,10 @@ class Node:
         """End the node and all its processes, and wait for that."""
         self._daemon.stop(force=not allow_graceful)
 
+    def kill_raylet(self) -> None:
+        """Kill the node at once; the name is of Ray's word for its agent."""
+        self.kill(allow_graceful=False)
+
     def __repr__(self) -> str:
         return f"Node({self.node_id[:12]}, pid={self.pid}, head={self.head})"
 

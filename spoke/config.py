@@ -286,6 +286,13 @@ KNOBS: dict[str, Knob] = {
         "SPOKE_SCHEDULER", parse_scheduler, "fifo", "of jobs: fifo, strict_fifo, locality or spread"
     ),
     "runtime_env": Knob("SPOKE_RUNTIME_ENV", parse_text, None, "JSON runtime_env of the submitted job"),
+    "runtime_env_hook": Knob(
+        "SPOKE_RUNTIME_ENV_HOOK",
+        parse_text,
+        None,
+        "module.function that init() has make the job's runtime_env from the given one",
+        also=("RAY_RUNTIME_ENV_HOOK",),
+    ),
     "ray_job_config": Knob(
         "RAY_JOB_CONFIG_JSON_ENV_VAR", parse_text, None, "the same under Ray's name: JSON with a runtime_env"
     ),

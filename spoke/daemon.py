@@ -523,6 +523,8 @@ class Daemon:
                 if self._journal is not None and self._ended_in_order:
                     self.hub.end_all(self.why_ended)
             agent.close()
+            if self.hub is None and self._ended_in_order:
+                self._to_hub((wire.SHUTDOWN, self.why_ended))  # last: nothing of this node lives any more
         else:
             self._nursery.close()
         if self._journal is not None:

@@ -79,7 +79,7 @@ class LogDeduplicator:
             else:
                 seen.count += 1
                 seen.line, seen.batch = line, batch
-        return [{**batch, "lines": shown}, *self._told(now - self._window_s)]
+        return [{**batch, "lines": shown}, *self._told(now)]
 
     def held(self) -> bool:
         """Are lines held back?"""
@@ -87,21 +87,29 @@ class LogDeduplicator:
 
     def late(self) -> list[Batch]:
         """What to print although no more lines have come."""
-        return self._told(self._now() - self._window_s)
+        return self._told(self._now())
 
     def flush(self) -> list[Batch]:
-        """All that is held back."""
-        return self._told(float("inf"))
+        """All that is held back; every line is new afterwards."""
+        told = [self._of(seen) for seen in self._seen.values() if seen.count]
+        self._seen.clear()
+        return told
 
-    def _told(self, before: float) -> list[Batch]:
-        """Forget the lines seen first before then; those like them that were held back, as one each."""
+    def _told(self, now: float) -> list[Batch]:
+        """What was held back for long enough; a line that keeps coming from several goes on being held."""
         told = []
         for key, seen in list(self._seen.items()):
-            if seen.since < before:
-                del self._seen[key]
+            if now - seen.since > self._window_s:
                 if seen.count:
-                    told.append({**seen.batch, "lines": [self._summary(seen)]})
+                    told.append(self._of(seen))
+                if seen.count > 1:
+                    seen.since, seen.count = now, 0
+                else:
+                    del self._seen[key]
         return told
+
+    def _of(self, seen: _Seen) -> Batch:
+        return {**seen.batch, "lines": [self._summary(seen)]}
 
     def _summary(self, seen: _Seen) -> str:
         if seen.count == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import traceback
+from types import TracebackType
 from typing import Any, Final
 
 from spoke import codec
@@ -19,11 +20,24 @@ def text_of(error: BaseException) -> str:
     """The traceback as the user's code sees it.
 
     Without the frames of ours that called that code; an error of ours, such as one that `get` raised, also
-    without those that raised it.
+    without those that raised it.  Where no code of the user's was reached, an argument was that error.
     """
+    if isinstance(error, RayError) and _all_ours(error.__traceback__):
+        return _argument_text(error)
     told = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
     _drop_ours(told, error)
     return "".join(told.format())
+
+
+def _all_ours(frames: TracebackType | None) -> bool:
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_OURS):
+        frames = frames.tb_next
+    return frames is None
+
+
+def _argument_text(error: BaseException) -> str:
+    name = f"{RayError.__module__}.{type(error).__name__}"
+    return f"Traceback (most recent call last):\n{_ARGUMENT}{name}: {error}"
 
 
 def _drop_ours(told: traceback.TracebackException, error: BaseException) -> None:
@@ -77,9 +91,7 @@ def _of_argument(name: str, pid: int, ip: str, status: int, body: bytes) -> RayT
     error: Any = TaskCancelledError() if status == CANCELLED else codec.loads(body)
     if status == SYSTEM and not isinstance(error, BaseException):
         error = named(*error)
-    text = f"Traceback (most recent call last):\n{_ARGUMENT}"
-    text += f"{RayError.__module__}.{type(error).__name__}: {error}"
-    return RayTaskError(name, text, error, None, pid, ip)
+    return RayTaskError(name, _argument_text(error), error, None, pid, ip)
 
 
 def pack(name: str, error: BaseException) -> bytes:

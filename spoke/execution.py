@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import time
 from collections import deque
 from functools import partial
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
-from spoke import codec, config, context, limits, spawning, wire
+from spoke import codec, config, context, errorpack, limits, spawning, wire
 from spoke._native import show_title
 from spoke.actor_host import ActorHost
 from spoke.cancelling import Interrupts
@@ -316,7 +317,7 @@ class Executor:
                 source = CallSource(self.client, None, actor_id)
                 extra = [parts, slots, None]
                 args, kwargs = open_args(self.client, source, actor_id, extra, args_id, owner)
-            host.construct(codec.loads(blob), args, kwargs)
+            host.construct(_loaded(blob, f"The actor with name {host.class_name}"), args, kwargs)
             del args, kwargs
         except BaseException as error:
             text, body = self.outcome.constructor_error(host, error)
@@ -458,10 +459,22 @@ class _Unloaded:
         self.blob = blob
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        function = codec.loads(self.blob)
+        function = _loaded(self.blob, "The remote function")
         job = running.job()
         if job is not None:
             job.function, job.task_name = function, getattr(function, "__name__", "task")
             show_title("ray::" + job.name)
         self.executor.functions[self.function_id] = function
         return function(*args, **kwargs)
+
+
+def _loaded(blob: bytes, what: str) -> Any:
+    """A function or class from its bytes; RuntimeError where this worker lacks what it needs."""
+    try:
+        return codec.loads(blob)
+    except Exception as error:
+        raise RuntimeError(
+            f"{what} failed to import on the worker. This may be because needed library dependencies are not "
+            f"installed in the worker environment or cannot be found from sys.path {sys.path}:\n\n"
+            f"{errorpack.text_of(error)}"
+        ) from None

@@ -15,7 +15,7 @@ from spoke.quantities import check_node_quantity
 _IGNORED = frozenset({
     "_cgroup_path", "_driver_object_store_memory", "_enable_object_reconstruction",
     "_metrics_export_port", "_node_ip_address", "_node_name", "_object_spilling_directory",
-    "_plasma_directory", "_redis_max_memory", "_redis_password", "_redis_username", "_skip_env_hook",
+    "_plasma_directory", "_redis_max_memory", "_redis_password", "_redis_username",
     "_system_config", "_temp_dir", "_tracing_startup_hook", "cgroup_path", "enable_resource_isolation",
     "proxy_server_url", "system_reserved_cpu", "system_reserved_memory",
 })  # fmt: skip
@@ -113,6 +113,7 @@ def init(
     namespace: str | None = None,
     runtime_env: dict[str, Any] | None = None,
     engine: str | None = None,
+    _skip_env_hook: bool = False,
     **kwargs: Any,
 ) -> Context:
     """Start a cluster in this process's care, or join one.
@@ -128,6 +129,7 @@ def init(
         namespace: for named actors; default a namespace of this job's own.
         runtime_env: for all workers of this job.
         _memory: bytes that the node of a new cluster offers to tasks that ask for memory.
+        logging_config: a `LoggingConfig`: how the driver and its workers log.
         engine: "spoke" (default, or SPOKE_ENGINE) or "ray": the program runs on a Ray cluster, by real Ray's
             init() with the same arguments.  So it does with an address "ray://host:port".
 
@@ -144,6 +146,7 @@ def init(
             "Maybe you called ray.init twice by accident? This error can be suppressed by passing in "
             "'ignore_reinit_error=True' or by calling 'ray.shutdown()' prior to 'ray.init()'."
         )
+    runtime_env = runtime_env if _skip_env_hook else _hooked(runtime_env)
     options = _options(namespace, runtime_env, job_config, log_to_driver, logging_level)
     options["temp_dir"] = kwargs.get("_temp_dir")
     options["logging"] = _logging(logging_config)
@@ -165,13 +168,13 @@ def init(
         "logging_format": logging_format,
         "logging_config": logging_config,
         "local_mode": local_mode or None,
+        "_skip_env_hook": True,
     }
     _connect(engine, address, options, node, {**shown, **kwargs})
     current.job_config = job_config
     context = _context()
-    if current.joined is not None and configure_logging:
-        started = (address is None and not config.get("address")) or address == "local"
-        current.joined(started, context["address"], logging_level, logging_format)
+    if configure_logging:
+        _say_joined(address, context, logging_level, logging_format)
     return context
 
 
@@ -216,6 +219,25 @@ def _options(
         "log_to_driver": config.get("log_to_driver") if log_to_driver is None else bool(log_to_driver),
         "log_level": logging_level if isinstance(logging_level, str) else config.get("log_level"),
     }
+
+
+def _say_joined(address: str | None, context: Context, level: Any, layout: str | None) -> None:
+    """Tell who wants to know whether a cluster was started or joined."""
+    if current.joined is not None:
+        started = address == "local" or (address is None and not config.get("address"))
+        current.joined(started, context["address"], level, layout)
+
+
+def _hooked(runtime_env: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The runtime environment as the user's hook wants it."""
+    hook = config.get("runtime_env_hook")
+    if hook is None:
+        return runtime_env
+    from importlib import import_module
+
+    module, _, function = hook.rpartition(".")
+    found: dict[str, Any] | None = getattr(import_module(module), function)(runtime_env)
+    return found
 
 
 def _logging(given: Any) -> dict[str, Any] | None:

@@ -175,6 +175,9 @@ class Outcome:
         """Text and pickled ActorDiedError for a constructor that raised."""
         task_error = self.task_error(f"{host.class_name}.__init__", error)
         died = ActorDiedError.from_task_error(task_error)
+        print(
+            f"Exception raised in creation task: {died}", file=sys.stderr, flush=True
+        )  # perhaps nobody asks
         text = f"the actor's constructor raised {type(error).__name__}: {error}"
         try:
             body = codec.dumps(died)[0]

@@ -43,10 +43,12 @@ class Replies:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        client.calls.argument_error = self.argument_error
         # Entries kept because a callee still uses them and their owner does not know it yet.
         self._retained: dict[tuple[bytes, bytes], list[list[Entry]]] = {}
         # Entries inside replies that this process sent, until the caller holds them itself.
         self._handed: dict[tuple[bytes, bytes], list[Entry]] = {}
+        self._freed: dict[bytes, list[Any]] = {}  # values of objects that were freed while in use
         self.unread: dict[bytes, None] = {}  # objects that are errors which nobody has asked for
 
     def on_reply(self, link: Link, message: list[Any], payload: Any) -> None:
@@ -291,8 +293,22 @@ class Replies:
 
     # -- errors
 
+    def free(self, entries: list[Entry]) -> None:
+        """Objects of this process are errors from now on; their memory goes with their last use."""
+        with self._client.lock:
+            for entry in entries:
+                if entry.owner is None and entry.status == VALUE:
+                    self._freed[entry.id] = entry.value or []
+                    text = "It was freed by hand. Do not free objects that are still in use."
+                    entry.status, entry.value = SYSTEM, [codec.dumps(("ObjectFreedError", text))[0]]
+
     def freed_error(self, entry: Entry) -> None:
         """An object that is an error is gone: if nobody has asked for it, the user hears of it; lock held."""
+        value = self._freed.pop(entry.id, None)
+        if value is not None:
+            entry.value = value
+            self._client._free(entry)
+            return
         if entry.owner is None and self.unread.pop(entry.id, entry) is None and self._client.closed is None:
             self._client.futures.post(lambda: self._say_unhandled(entry))
 

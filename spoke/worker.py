@@ -60,6 +60,15 @@ def _set_up() -> None:
         os._exit(entering.HOOK_FAILED)
 
 
+def _go_first() -> None:
+    """Where the machine runs out of memory, the kernel ends workers, not what supervises them."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")
+    except OSError:
+        pass  # no such file, or not ours to write
+
+
 def main() -> None:
     """Entry of a worker process; it ends with its agent, its hub link, or on request."""
     try:
@@ -76,6 +85,7 @@ def main() -> None:
 
         prepare.main(config["prepare"])
     set_title("spoke-worker")
+    _go_first()
     try:
         client = join(config)
     except (OSError, AuthenticationError) as error:

@@ -96,7 +96,7 @@ def test_retried_calls_keep_their_order_in_the_next_incarnation() -> None:
         calls.submit(one)
     take(calls, "send")
     calls.actors.on_state(ACTOR, "RESTARTING", 1, None, {}, b"")
-    late = call(9)
+    late = call(9, retries=1)
     calls.submit(late)
     alive(calls, 1, OTHER_HOST)
     assert take(calls, "send") == [*mine, late]
@@ -120,6 +120,21 @@ def test_calls_behind_a_constructor_that_never_returned_go_to_the_next_incarnati
 
 
 # -- CALL-1: once
+
+
+def test_calls_that_may_not_be_repeated_fail_while_the_actor_is_restarted() -> None:
+    calls = table()
+    alive(calls)
+    calls.actors.on_state(ACTOR, "RESTARTING", 1, None, {}, b"")
+    calls.actors.on_state(ACTOR, "STARTING", 1, OTHER_HOST, {}, b"")
+    once, again = call(1), call(2, retries=1)
+    calls.submit(once)
+    calls.submit(again)
+    assert take(calls, "done") == [once] and take(calls, "send") == []
+    alive(calls, 1, OTHER_HOST)
+    after = call(3)
+    calls.submit(after)
+    assert take(calls, "send") == [again, after]
 
 
 def test_a_second_reply_is_nobodys() -> None:

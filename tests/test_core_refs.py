@@ -438,7 +438,8 @@ def test_an_argument_whose_owner_was_lost_in_the_queue_fails_the_call(side: Tabl
     call.slots = [(0, argument)]
     argument.status, argument.value = SYSTEM, LOST
     Submitter(side).send(side.link, call)  # type: ignore[arg-type]
-    assert side.said == [] and side.calls.out == [("done", call, SYSTEM, LOST)]
+    [(what, failed, status, [body])] = side.calls.out
+    assert side.said == [] and (what, failed, status) == ("done", call, EXCEPTION) and b"lost" in body
 
 
 def test_an_actor_whose_argument_was_lost_while_others_were_awaited_fails(side: Tables) -> None:

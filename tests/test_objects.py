@@ -404,3 +404,20 @@ def test_CALL_3_the_source_dies_while_it_is_read(two_nodes: Any) -> None:
     assert not reader.is_alive() and time.monotonic() - killed < 10
     assert isinstance(outcome[0], ray.exceptions.ObjectLostError), outcome
     two_nodes.remove_node(node, allow_graceful=False)
+
+
+def test_who_gets_an_object_that_was_freed_is_told_and_its_memory_comes_back(spoke_cluster: Any) -> None:
+    import spoke
+    from spoke.internal import free
+
+    before = stats()["blocks"]
+    ref = spoke.put(numpy.ones(MIB))
+    view = spoke.get(ref)
+    free([ref])
+    with pytest.raises(spoke.exceptions.ObjectFreedError):
+        spoke.get(ref)
+    with pytest.raises(spoke.exceptions.RayTaskError, match="was freed by hand"):
+        spoke.get(spoke.remote(lambda x: x).remote(ref))
+    assert view[0] == 1.0 and view[-1] == 1.0  # who looks at it still may
+    del ref, view
+    until(lambda: stats()["blocks"] <= before)

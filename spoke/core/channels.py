@@ -78,6 +78,9 @@ class ActorChannels:
         if channel.state == "DEAD":
             self._fail_one(channel, call)
             return False
+        if channel.state == "RESTARTING" and call.retries_left == 0 and not front:
+            self.table.fail_named(call, "ActorUnavailableError", "The actor is restarting.")
+            return False
         if front:
             channel.queue.appendleft(call)
         else:
@@ -159,6 +162,8 @@ class ActorChannels:
         channel = self.channel(actor_id, watch=False)
         if channel.state == "DEAD" or incarnation < channel.incarnation:
             return
+        if state == "STARTING" and channel.state == "RESTARTING":
+            return  # until its constructor has returned it is unavailable to calls that may not be repeated
         moved = incarnation > channel.incarnation
         unborn = incarnation == channel.incarnation + 1 and bool(info.get("unborn"))
         channel.state, channel.incarnation = state, incarnation

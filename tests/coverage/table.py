@@ -42,7 +42,7 @@ PROMISED = (
 
 # What is there and has no effect, with the reason.
 NO_EFFECT = {
-    "ray.internal": "`free` is accepted; memory is given back with an object's last ref",
+    "ray.internal": "`free` marks objects as freed; memory is given back with an object's last ref",
     "ray.util.annotations.AnnotationType": "marks say how stable a name is; they change nothing",
 }
 NO_EFFECT_OPTIONS = {
@@ -56,9 +56,8 @@ NO_EFFECT_INIT = {
     "include_dashboard": "see `spoke status`",
     "dashboard_host": "see `spoke status`",
     "dashboard_port": "see `spoke status`",
-    "configure_logging": "Spoke touches no logger",
-    "logging_format": "Spoke touches no logger",
-    "logging_config": "Spoke touches no logger",
+    "configure_logging": "Spoke touches no logger, but under `import ray`",
+    "logging_format": "Spoke touches no logger, but under `import ray`",
 }
 
 

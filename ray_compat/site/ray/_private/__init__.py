@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ray._private import internal_api as internal_api
 from ray._private import ray_constants as ray_constants
 from ray._private import services as services
 from ray._private import state as state
