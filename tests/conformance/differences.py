@@ -32,12 +32,16 @@ DIFFERENCES: dict[str, Difference] = {
         "Ray's log monitor and the patches of its environments' modules reach into files that Spoke has not; "
         "ray.internal.free and two names of older versions of Ray are there",
         [
-            "LOCAL_MODE", "ActorHandle",
-            "_private.log_monitor.LogFileInfo", "_private.log_monitor.LogMonitor",
+            "LOCAL_MODE",
+            "ActorHandle",
+            "_private.log_monitor.LogFileInfo",
+            "_private.log_monitor.LogMonitor",
             "_private.log_monitor.RAY_RUNTIME_ENV_LOG_TO_DRIVER_ENABLED",
             "_private.log_monitor.RUNTIME_ENV_SETUP_PATTERN.match",
-            "_private.log_monitor.WORKER_LOG_PATTERN.match", "_private.log_monitor.is_proc_alive",
-            "_private.runtime_env.nsight", "_private.runtime_env.packaging",
+            "_private.log_monitor.WORKER_LOG_PATTERN.match",
+            "_private.log_monitor.is_proc_alive",
+            "_private.runtime_env.nsight",
+            "_private.runtime_env.packaging",
         ],
     ),
     "client_imports/a_name_from_the_wrong_module": Difference(
