@@ -267,3 +267,33 @@ def the_name_of_the_coroutine_stays(ray: Any) -> Any:
 def _task_name() -> str:
     task = asyncio.current_task()
     return "" if task is None else task.get_name()
+
+
+def a_dropped_generator_runs_to_its_end(ray: Any) -> Any:
+    made = Flag()
+
+    def numbers(option: int) -> Any:
+        for number in range(6):
+            made.append(f"{option} {number}")
+            yield bytes(200_000)
+
+    @ray.remote
+    class A:
+        def items(self, option: int) -> Any:
+            for item in numbers(option):  # noqa: UP028 (Ray drives a generator by send)
+                yield item
+
+    @ray.remote
+    def items(option: int) -> Any:
+        for item in numbers(option):  # noqa: UP028
+            yield item
+
+    option = "_generator_backpressure_num_objects"
+    a = A.remote()
+    items.remote(1)
+    a.items.remote(2)
+    generator = items.options(**{option: 1}).remote(3)
+    next(generator)
+    del generator
+    a.items.options(**{option: 1}).remote(4)
+    return [eventually(lambda n=n: f"{n} 5" in made.lines()) for n in (1, 2, 3, 4)]
