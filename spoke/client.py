@@ -181,7 +181,7 @@ class Client:
         self.submitter.cancel(ref, force, recursive)
 
     def abandon(self, completed: ObjectRef[Any]) -> None:
-        """The consumer of a stream is gone: cancel its call; safe at any instruction."""
+        """The consumer of a stream is gone, its call goes on; safe at any instruction."""
         self._abandoned.append(completed)
         self.release_later()
 
@@ -269,7 +269,7 @@ class Client:
             while self._abandoned:
                 call = self._abandoned.popleft()._entry.call
                 if isinstance(call, Call):
-                    calls.cancel(call, False, True)
+                    self.replies.let_go(call)
             if refs.freed:
                 entry = refs.freed.popleft()
                 value = entry.value

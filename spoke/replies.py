@@ -210,6 +210,15 @@ class Replies:
             consumed = index if stream is None else stream.consumed
             client.tell(link.peer, wire.STREAM_CREDIT, call_id, consumed)
 
+    def let_go(self, call: Call) -> None:
+        """Nobody takes the items of this generator any more: it runs to its end, what it yields is refused.
+
+        What it does beside its items is wanted all the same; who does not want it cancels the call.
+        """
+        stream, call.stream = call.stream, None
+        if stream is not None and stream.peer is not None and not stream.ended:
+            self._client.tell(stream.peer, wire.STREAM_CREDIT, call.id, stream.received)
+
     def _resolve_item(self, link: Link, call: Call, entry: Entry, status: int, item: list[Any]) -> None:
         client = self._client
         handover = Handover(client, link.peer, entry.id + ITEM_SUFFIX)

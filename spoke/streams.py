@@ -150,7 +150,7 @@ class _LoopWaiter:
 
 
 def _abandon(weak: weakref.ref[Client], stream: Stream, completed: ObjectRef[Any]) -> None:
-    """The consumer is gone: the producer need not go on."""
+    """The consumer is gone: the producer need not wait for it."""
     client = weak()
     if (
         client is not None

@@ -51,6 +51,34 @@ def leased(calls: CallTable, *numbers: int, retries: int = 0) -> list[Call]:
     return made
 
 
+# -- CALL-1: an answer counts that was sent before the actor said that it exits
+
+
+def test_CALL_1_the_hub_tells_of_an_exit_ahead_of_the_last_answers() -> None:
+    calls = table()
+    alive(calls)
+    answered, lost, later = call(1), call(2), call(3)
+    calls.submit(answered)
+    calls.submit(lost)
+    calls.actors.on_state(ACTOR, "DEAD", 0, None, {"kind": "exited"}, b"")
+    assert take(calls, "done") == [], "what is under way may have been answered"
+    calls.submit(later)
+    assert take(calls, "done") == [later], "no other call goes to it"
+    assert calls.replied(0.0, WORKER, answered.id, 1) is answered
+    calls.on_peer_lost(0.0, WORKER)
+    assert take(calls, "done") == [lost] and not calls.calls
+
+
+def test_CALL_3_an_exit_is_told_after_the_link_has_ended() -> None:
+    calls = table()
+    alive(calls)
+    lost = call(1)
+    calls.submit(lost)
+    calls.on_peer_lost(0.0, WORKER)
+    calls.actors.on_state(ACTOR, "DEAD", 0, None, {"kind": "exited"}, b"")
+    assert take(calls, "done") == [lost]
+
+
 # -- CALL-2: order
 
 

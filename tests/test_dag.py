@@ -391,13 +391,17 @@ def test_groups_of_actors() -> None:
     )  # fmt: skip
     assert collective.get_collective_groups(actors[:1]) == [group] and group.actors == actors
     assert collective.get_collective_groups(actors, "nccl") == []
-    with pytest.raises(ValueError, match="already"):
-        collective.create_collective_group(actors, "gloo", "ours")
+    with pytest.raises(RuntimeError, match="already in group for backend GLOO"):
+        collective.create_collective_group(actors[1:], "torch_gloo")
+    with pytest.raises(ValueError, match="'ours' already"):
+        collective.create_collective_group([Tensors.remote(1)], "gloo", "ours")
     seen = ray.get([actor.within.remote("ours") for actor in actors])
     assert seen == [([4.0, 4.0], [[1.0, 1.0], [3.0, 3.0]], [4.0, 4.0])] * 2
     collective.destroy_collective_group("ours")
     with pytest.raises(ValueError, match="No group with name ours"):
         collective.destroy_collective_group(group)
+    with pytest.raises(ValueError, match="Expected CommunicatorHandle or str"):
+        collective.destroy_collective_group(actors[0])
     collective.create_collective_group(actors, "gloo")
     collective.destroy_all_collective_groups()
     assert collective.get_collective_groups(actors) == []

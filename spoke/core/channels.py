@@ -172,8 +172,13 @@ class ActorChannels:
         if state == "DEAD":
             channel.payload = payload
             self.verdicts.pop(actor_id, None)
-            self._unlink(channel)
-            self._interrupted(channel)
+            if info.get("kind") == "exited" and channel.inflight and channel.peer is not None:
+                # It sent its replies before it said so, and the hub is faster: what is under way ends with
+                # the link, which `by_peer` keeps.
+                channel.peer = channel.address = None
+            else:
+                self._unlink(channel)
+                self._interrupted(channel)
             self._fail_dead(channel)
         elif state in ("STARTING", "ALIVE") and address is not None:
             if not moved and (actor_id in self.verdicts or incarnation == channel.killed):
@@ -241,6 +246,9 @@ class ActorChannels:
 
     def on_peer_lost(self, now: float, peer: bytes) -> None:
         for channel in list(self.by_peer.pop(peer, {}).values()):
+            if channel.state == "DEAD":
+                self._interrupted(channel)
+                continue
             if channel.peer != peer and channel.killed != channel.incarnation:
                 continue  # killed from here, and restarted elsewhere since
             channel.peer = channel.address = None

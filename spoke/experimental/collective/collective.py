@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 from spoke import absent, api
+from spoke.errors import ActorDiedError
 from spoke.experimental.collective.communicator import CommunicatorHandle
 from spoke.util.collective.types import Backend
 
@@ -62,10 +63,16 @@ def create_collective_group(actors: list[Any], backend: str, name: str | None = 
 
     Raises:
         ValueError: no such backend, an actor twice, or a group of that name.
-        RuntimeError: an actor cannot join.
+        RuntimeError: an actor is in a group of that backend already, or cannot join.
     """
     manager = RemoteCommunicatorManager.get()
     handle = CommunicatorHandle(actors, name or uuid.uuid4().hex, backend)
+    for actor in actors:
+        if manager.get_collective_groups([actor], backend):
+            raise RuntimeError(
+                f"Actor {actor} already in group for backend {handle.backend}. Actors can currently only "
+                "participate in at most one group per backend."
+            )
     if any(actor in actors[:number] for number, actor in enumerate(actors)):
         raise ValueError(f"All actors must be unique, got: {actors}")
     if any(group.name == handle.name for group in manager.get_collective_groups()):
@@ -91,16 +98,21 @@ def _leave(instance: Any, name: str) -> None:
 
 
 def destroy_collective_group(group_or_name: CommunicatorHandle | str) -> None:
-    """End a group: its actors leave it.
+    """End a group: its actors leave it, those that are alive.
 
     Raises:
-        ValueError: this process made no group of that name.
+        ValueError: this process made no group of that name, or it is no group and no name.
     """
     name = group_or_name.name if isinstance(group_or_name, CommunicatorHandle) else group_or_name
+    if not isinstance(name, str):
+        raise ValueError("Expected CommunicatorHandle or str (group name).")
     group = RemoteCommunicatorManager.get().remove_remote_communicator(name)
     if group is None:
         raise ValueError(f"No group with name {name} found.")
-    api.get([actor.__ray_call__.remote(_leave, name) for actor in group.actors])
+    try:
+        api.get([actor.__ray_call__.remote(_leave, name) for actor in group.actors])
+    except ActorDiedError:
+        pass  # it has left
 
 
 def destroy_all_collective_groups() -> None:

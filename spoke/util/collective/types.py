@@ -46,8 +46,8 @@ class Backend(str):
     _registered: Final[set[str]] = {NCCL, GLOO, SPOKE}
 
     def __new__(cls, name: str) -> Backend:
-        """The backend with this name, in any case."""
-        upper = str(name).upper()
+        """The backend with this name, in any case; "torch_gloo" is another one of gloo."""
+        upper = str(name).upper().removeprefix("TORCH_")
         if upper not in cls._registered:
             raise ValueError(f"Backend {upper} not registered")
         return str.__new__(cls, upper)

@@ -15,7 +15,7 @@ from multiprocessing import TimeoutError
 from types import FunctionType
 from typing import Any, Final, NamedTuple
 
-from spoke import absent, api
+from spoke import absent, api, config
 from spoke.errors import GetTimeoutError, RayError
 from spoke.util.multiprocessing.working import APPLY, CALL, MAP, STAR, Failure, PoolActor, Work
 
@@ -244,7 +244,7 @@ class Pool:
 
     Args:
         processes: how many, at least 1; default: one per CPU of the cluster.
-        initializer, initargs: called once in each process.
+        initializer, initargs: called once in each process, before this returns.
         maxtasksperchild: a process is replaced after so many chunks.
         context: ignored, there for compatibility.
         ray_address: the cluster to join if this program has joined none yet.
@@ -276,6 +276,8 @@ class Pool:
         self.processes = self._join_cluster(processes, ray_address)
         self._stopping: list[Any] = []
         self._actors = [self._new_actor() for _ in range(self.processes)]
+        if initializer is not None:
+            api.get([actor.ping.remote() for actor in self._actors])
         self._done = [0] * self.processes
         self._turn = 0
         self._lock = threading.Lock()
@@ -285,7 +287,8 @@ class Pool:
         if processes is not None and processes <= 0:
             raise ValueError("Processes in the pool must be >0.")
         if not api.is_initialized():
-            api.init(address=address, num_cpus=processes if address is None else None)
+            local = address == "local" or (address is None and config.get("address") is None)
+            api.init(address=address, num_cpus=processes if local else None)
         cpus = int(api.cluster_resources().get("CPU", 0))
         if processes is None:
             return max(1, cpus)
