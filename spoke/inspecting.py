@@ -28,7 +28,6 @@ TASK_FIELDS: Final = (
 OBJECT_FIELDS: Final = ("object_id", "size", "status", "kind", "owner", "uses", "attempt")
 
 RUNNING: Final = "RUNNING"
-IN_GET: Final = "RUNNING_IN_RAY_GET"
 QUEUED: Final = "SUBMITTED_TO_WORKER"
 FINISHED: Final = "FINISHED"
 FAILED: Final = "FAILED"
@@ -164,10 +163,9 @@ def _under_way(client: Client) -> list[Any]:
     host = executor.actor
     at_once = host.limit + sum(host.groups.values()) if host is not None else 1
     actor_id = host.actor_id if host is not None else None
-    blocked = executor._blocked
     rows = []
     for index, job in enumerate(executor.jobs.values()):
-        state = (IN_GET if blocked else RUNNING) if index < at_once else QUEUED
+        state = RUNNING if index < at_once else QUEUED
         names = [job.options.get("name"), job.function_name]
         rows.append([job.call_id, *names, actor_id, state, 0, 0, "", 0, None, None, True, ""])
     return rows

@@ -159,7 +159,7 @@ def test_output_and_errors_are_heard(regular):
     lines, errors = helpers.init_log_pubsub(), helpers.init_error_pubsub()
     ray.get(says.remote(0))
     (batch,) = helpers.get_log_data(lines, num=1, matcher=lambda line: line.startswith("said"))
-    assert batch["lines"] == ["said 0"] and batch["pid"] > 0 and not batch["is_err"]
+    assert batch["lines"] == ["said 0"] and int(batch["pid"]) > 0 and not batch["is_err"]
     assert batch["job"] == ray.get_runtime_context().get_job_id() and batch["task_name"].endswith("says")
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(says.remote(7))

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spoke.core import actors, groups, reached
+from spoke.core.exits import Exit
 from spoke.core.journal import kv_key
 from spoke.core.ledger import to_floats
-from spoke.core.state import Actor, Client, Group, Node, State, Want
+from spoke.core.state import Actor, Client, Group, Node, State, Want, Worker
 from spoke.core.why import explain, headline
-from spoke.limits import MAX_KV_VALUE_BYTES
+from spoke.limits import MAX_DEAD_RECORDS, MAX_KV_VALUE_BYTES
 
 ROWS_MAX = 10_000
 DEFERRED = object()  # the answer to a request follows later, by its `State.request_id`
@@ -36,6 +37,7 @@ class Directory:
 
     def __init__(self, state: State) -> None:
         self.s = state
+        self._ended: dict[bytes, dict[str, Any]] = {}  # the latest workers that were reaped, by id
         self._table: dict[str, Handler] = {
             "nodes": self._nodes,
             "cluster_resources": self._cluster_resources,
@@ -45,6 +47,7 @@ class Directory:
             "actor": self._actor,
             "actors": self._actors,
             "workers": self._workers,
+            "ended_workers": lambda client, args: list(self._ended.values())[-ROWS_MAX:],
             "leases": self._leases,
             "groups": self._groups,
             "group": self._group,
@@ -174,6 +177,19 @@ class Directory:
         ]
 
     # -- processes
+
+    def worker_ended(self, worker: Worker, exit_: Exit) -> None:
+        """A worker was reaped: it stays known as one that ended."""
+        row = {
+            "worker_id": worker.worker_id,
+            "node_id": worker.node.node_id,
+            "pid": worker.pid,
+            "wanted": worker.why,  # why it was stopped; "" for an end that nobody asked for
+            "cause": exit_.text,
+            "code": exit_.code,
+            "signal": exit_.signal,
+        }
+        self.s.remember(self._ended, worker.worker_id, row, MAX_DEAD_RECORDS)
 
     def _workers(self, client: Client, args: dict[str, Any]) -> list[dict[str, Any]]:
         rows = []

@@ -228,7 +228,7 @@ class Groups:
             group.owner = None
         elif job is not None:
             job.keepers -= 1
-        text = f"its placement group {group.group_id.hex()} was removed: {reason}"
+        text = f"its placement group was removed: {reason} ({group.group_id.hex()})"
         for holding in list(group.holdings.values()):
             user, worker = holding.user, holding.worker
             if isinstance(user, Actor):

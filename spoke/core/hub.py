@@ -277,6 +277,7 @@ class HubCore:
                 self.actors.worker_died(user, exit_)
             self._record_death(worker, user, exit_)
         self.inspections.keep(worker)
+        self.directory.worker_ended(worker, exit_)
         for waiting in hopeless:
             self._start_failed(waiting, exit_)
         s.remember(s.fenced, worker.worker_id, True, 4 * MAX_DEAD_RECORDS)

@@ -75,7 +75,7 @@ def nodes(source: Source) -> list[NodeState]:
 
 
 def workers(source: Source) -> list[WorkerState]:
-    """Processes of nodes, and the drivers."""
+    """Processes of nodes, those that ended lately, and the drivers that run."""
     ips = {row["NodeID"]: row["NodeManagerAddress"] for row in source.ask("nodes")}
     rows = [
         WorkerState(
@@ -91,6 +91,19 @@ def workers(source: Source) -> list[WorkerState]:
     ]
     rows += [
         WorkerState(
+            worker_id=row["worker_id"].hex(),
+            is_alive=False,
+            worker_type="WORKER",
+            exit_type=_exit_type(row),
+            node_id=row["node_id"].hex(),
+            ip=ips.get(row["node_id"].hex(), ""),
+            pid=row["pid"],
+            exit_detail=row["wanted"] or row["cause"],
+        )
+        for row in source.ask("ended_workers")
+    ]
+    rows += [
+        WorkerState(
             worker_id=row["driver"].hex(),
             is_alive=True,
             worker_type="DRIVER",
@@ -103,6 +116,13 @@ def workers(source: Source) -> list[WorkerState]:
         if row["running"]
     ]
     return rows
+
+
+def _exit_type(row: dict[str, Any]) -> str:
+    """How a worker ended, in Ray's words."""
+    if row["wanted"]:
+        return "INTENDED_SYSTEM_EXIT"
+    return "INTENDED_USER_EXIT" if row["code"] == 0 else "SYSTEM_ERROR"
 
 
 def placement_groups(source: Source) -> list[PlacementGroupState]:

@@ -47,7 +47,7 @@ class GcsLogSubscriber:
 
     def _take(self, node_id: bytes, pid: int, name: str, stream: str, lines: list[Any]) -> None:
         node = bytes(node_id).hex()
-        batch = {"ip": self._addresses.get(node), "pid": pid, "job": self._job, "lines": list(lines)}
+        batch = {"ip": self._addresses.get(node), "pid": str(pid), "job": self._job, "lines": list(lines)}
         is_err = stream in ("stderr", "err")
         self._batches.put({**batch, "is_err": is_err, "actor_name": name, "task_name": name})
         if self._shown is not None:

@@ -320,7 +320,7 @@ def get_log_sources(
     timeout: float = 20,
     job_id: str | None = None,
     matcher: Callable[[Any], Any] | None = None,
-) -> set[int]:
+) -> set[str]:
     """The processes of `get_log_data`."""
     return {batch["pid"] for batch in get_log_data(subscriber, num, timeout, job_id, matcher)}
 
