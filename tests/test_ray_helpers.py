@@ -17,6 +17,7 @@ import asyncio, os, signal, subprocess, sys, time
 import pytest
 import ray
 import ray.cluster_utils
+import ray.util.state
 from ray._common.test_utils import (
     FakeTimer, Semaphore, SignalActor, async_wait_for_condition, is_named_tuple, wait_for_condition,
 )
@@ -177,6 +178,18 @@ def test_output_and_errors_are_heard(regular):
     assert pushed["error_message"] == "for you"
     assert helpers.get_error_message(errors, 1, "mine", timeout=0.3) == []
     lines.close(), errors.close()
+
+
+def test_a_worker_that_ended_is_listed(regular):
+    @ray.remote
+    def who():
+        return os.getpid(), ray.get_runtime_context().get_worker_id()
+
+    pid, worker_id = ray.get(who.remote())
+    os.kill(pid, signal.SIGTERM)
+    wait_for_condition(lambda: not ray.util.state.get_worker(worker_id).is_alive)
+    row = ray.util.state.get_worker(worker_id)
+    assert row.exit_type == "SYSTEM_ERROR" and "SIGTERM" in row.exit_detail and row.pid == pid
 
 
 def test_cluster():

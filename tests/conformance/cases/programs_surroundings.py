@@ -237,6 +237,33 @@ def rows_of_jobs(ray: Any) -> Any:
         ]
 
 
+def the_store_by_its_client(ray: Any) -> Any:
+    with _cluster(ray):
+        client = _private("_private.worker").global_worker.gcs_client
+        return [
+            client.internal_kv_put(b"k1", b"v1", True, b"ns"),
+            client.internal_kv_put(b"k1", b"v2", True, b"ns"),
+            client.internal_kv_put(b"k1", b"v3", False, b"ns"),
+            [client.internal_kv_get(name, b"ns") for name in (b"k1", b"k2")],
+            client.internal_kv_get(b"k1", None),
+            client.internal_kv_exists(b"k1", b"ns"),
+            client.internal_kv_multi_get([b"k1", b"k2"], b"ns"),
+            client.internal_kv_keys(b"k", b"ns"),
+            client.internal_kv_del(b"k", True, b"ns"),
+            client.internal_kv_del(b"k1", False, b"ns"),
+        ]
+
+
+def what_the_store_does_not_take(ray: Any) -> Any:
+    with _cluster(ray):
+        kv = _private("experimental.internal_kv")
+        return [
+            [caught(lambda bad=bad: kv._internal_kv_put(bad, "x")), caught(lambda bad=bad: kv._internal_kv_get(bad)),
+             caught(lambda bad=bad: kv._internal_kv_put("x", bad))]
+            for bad in (1, None, 1.5, ["x"])
+        ]  # fmt: skip
+
+
 def a_ref_of_an_earlier_session(ray: Any) -> Any:
     with _cluster(ray):
         ref = ray.put("x")

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import spoke
+from ray._private.gcs_utils import GcsClient
 from spoke import SCRIPT_MODE, WORKER_MODE, config, current
 from spoke.ids import ActorID, JobID, NodeID, TaskID, WorkerID
 from spoke.job_config import JobConfig
@@ -50,31 +51,6 @@ put = spoke.put
 remote = spoke.remote
 shutdown = spoke.shutdown
 wait = spoke.wait
-
-
-class _HubClient:
-    """What `global_worker.gcs_client` is asked for."""
-
-    @property
-    def address(self) -> str:
-        """``host:port`` of the cluster."""
-        return spoke.get_runtime_context().gcs_address
-
-    def internal_kv_get(
-        self, key: bytes, namespace: bytes | None = None, timeout: Any = None
-    ) -> bytes | None:
-        """The value of a key of the cluster's store, or None."""
-        from spoke.experimental.internal_kv import _internal_kv_get
-
-        return _internal_kv_get(key, namespace=namespace)
-
-    def internal_kv_put(
-        self, key: bytes, value: bytes, overwrite: bool, namespace: bytes | None = None, timeout: Any = None
-    ) -> int:
-        """Set a key of the cluster's store; 1 if it was not there before."""
-        from spoke.experimental.internal_kv import _internal_kv_put
-
-        return int(not _internal_kv_put(key, value, overwrite, namespace=namespace))
 
 
 class _Node:
@@ -155,7 +131,7 @@ class Worker:
     """This process, as `ray._private.worker.global_worker` shows it."""
 
     def __init__(self) -> None:
-        self.gcs_client = _HubClient()
+        self.gcs_client = GcsClient()
         self.core_worker = _CoreWorker()
         self._node = _Node()
 
