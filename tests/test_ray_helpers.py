@@ -260,16 +260,62 @@ def test_no_cluster_by_first_use():
 """
 
 
-def test_a_program_of_rays_kind_runs(tmp_path: Path) -> None:
-    (tmp_path / "test_program.py").write_text(PROGRAM)
-    pytest = ["pytest", "-q", "-p", "no:cacheprovider", "test_program.py"]
+# As in a checkout of Ray: a package of tests below a package `ray` that cannot be imported, unbuilt as it is.
+CONFTEST = """
+import pytest
+import ray
+
+
+@pytest.fixture
+def regular():
+    yield ray.init("local", num_cpus=1)
+    ray.shutdown()
+
+
+def helper():
+    return ray.__file__
+"""
+IN_A_CHECKOUT = """
+import ray
+from ray.tests.conftest import helper
+
+
+@ray.remote
+def where():
+    import ray
+
+    return ray.__file__, helper()
+
+
+def test_workers_find_the_same(regular):
+    assert ray.get(where.remote()) == (ray.__file__, ray.__file__)
+    assert __name__ == "ray.tests.test_program" and hasattr(ray, "__spoke__")
+"""
+
+
+def _pytest(cwd: Path, program: str) -> None:
     kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "SPOKE_ADDRESS")}
     done = subprocess.run(
-        [sys.executable, "-m", "ray_compat", "-m", *pytest],
-        cwd=tmp_path,
+        [sys.executable, "-m", "ray_compat", "-m", "pytest", "-q", "-p", "no:cacheprovider", program],
+        cwd=cwd,
         env={**kept, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=110,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_a_program_of_rays_kind_runs(tmp_path: Path) -> None:
+    (tmp_path / "test_program.py").write_text(PROGRAM)
+    _pytest(tmp_path, "test_program.py")
+
+
+def test_in_a_checkout_of_rays_tests(tmp_path: Path) -> None:
+    tests = tmp_path / "python" / "ray" / "tests"
+    tests.mkdir(parents=True)
+    (tests.parent / "__init__.py").write_text("raise ImportError('this is the source of Ray, unbuilt')")
+    (tests / "__init__.py").write_text("")
+    (tests / "conftest.py").write_text(CONFTEST)
+    (tests / "test_program.py").write_text(IN_A_CHECKOUT)
+    _pytest(tmp_path, "python/ray/tests/test_program.py")

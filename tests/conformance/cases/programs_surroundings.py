@@ -258,10 +258,13 @@ def what_the_store_does_not_take(ray: Any) -> Any:
     with _cluster(ray):
         kv = _private("experimental.internal_kv")
         return [
-            [caught(lambda bad=bad: kv._internal_kv_put(bad, "x")), caught(lambda bad=bad: kv._internal_kv_get(bad)),
-             caught(lambda bad=bad: kv._internal_kv_put("x", bad))]
+            [
+                caught(lambda bad=bad: kv._internal_kv_put(bad, "x")),
+                caught(lambda bad=bad: kv._internal_kv_put("x", bad)),
+                caught(lambda bad=bad: kv._internal_kv_get(bad)),
+            ]
             for bad in (1, None, 1.5, ["x"])
-        ]  # fmt: skip
+        ]
 
 
 def a_ref_of_an_earlier_session(ray: Any) -> Any:
