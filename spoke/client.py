@@ -23,7 +23,7 @@ from spoke.core.calls import Call, CallTable
 from spoke.core.channels import ActorChannel
 from spoke.core.lineage import Lineage
 from spoke.core.obituary import describe_death
-from spoke.core.refs import SYSTEM, VALUE, Entry, RefTable
+from spoke.core.refs import SYSTEM, VALUE, Entry, Foreign, RefTable
 from spoke.errors import ProtocolError
 from spoke.futures import Futures
 from spoke.hubside import HubSide
@@ -560,8 +560,9 @@ class Client:
     def disown(self, why: str) -> None:
         """Who gets a ref of this process from now on is told that it names nothing any more, and why."""
         text = f"Ray objects whose owner is unknown: the ref is of an earlier session, {why}; make them again"
+        foreign = Foreign(why)
         for entry in self.refs.entries.values():
-            entry.status, entry.value = SYSTEM, encode_error("ValueError", text)
+            entry.status, entry.value, entry.call = SYSTEM, encode_error("ValueError", text), foreign
 
     def close(self) -> None:
         """Leave the cluster: waiting calls end by name, links close, the I/O thread ends."""

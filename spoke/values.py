@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from spoke import codec
-from spoke.core.refs import Entry
+from spoke.core.refs import Entry, Foreign
 from spoke.objectref import ObjectRef
 from spoke.store import INLINE_BYTES_MAX, Block, Store
 from spoke.transport.copies import Copies
@@ -148,13 +148,19 @@ class Values:
             body, buffers, refs = codec.dumps([args, kwargs] if kwargs else args)
         except TypeError as error:
             raise TypeError(codec.explain_arguments(args, kwargs, error.__cause__ or error)) from error
+        pins: list[Entry] = []
+        if slots or refs:
+            pins += [entry for _, entry in slots]
+            pins += [ref._entry for ref in refs]
+            for entry in pins:
+                if type(entry.call) is Foreign:
+                    why = f"an argument is of an earlier session, {entry.call.why}"
+                    raise ValueError(f"Ray object whose owner is unknown: {why}")
         if buffers or len(body) > 65536:
             packed.parts, packed.blocks = self._store.write(body, buffers)
         else:
             packed.parts = [body]
-        if slots or refs:
-            pins = [entry for _, entry in slots]
-            pins.extend(ref._entry for ref in refs)
+        if pins:
             with self._client.lock:
                 for entry in pins:
                     entry.local += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from spoke.core.refs import PENDING, VALUE, Entry
+from spoke.core.refs import PENDING, VALUE, Entry, Foreign
 from spoke.errors import GetTimeoutError, ObjectLostError, RayDirectTransportError, RayError, RaySystemError
 from spoke.lead import Waiter
 
@@ -230,7 +230,14 @@ class Waiting:
     def wait(
         self, refs: list[ObjectRef[Any]], num_returns: int, timeout: float | None
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
-        """The first `num_returns` resolved refs (in the order given) and the others."""
+        """The first `num_returns` resolved refs (in the order given) and the others.
+
+        Raises:
+            ValueError: all of them are of an earlier session.
+        """
+        if refs and all(type(ref._entry.call) is Foreign for ref in refs):
+            why = f"these refs are of an earlier session, {refs[0]._entry.call.why}"
+            raise ValueError(f"Ray object whose owner is unknown: {why}")
         for index in range(min(num_returns, len(refs))):
             if refs[index]._entry.status == PENDING:
                 found = self._wait_some(refs, num_returns, timeout)

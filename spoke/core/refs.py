@@ -30,6 +30,15 @@ CANCELLED: Final = 2
 SYSTEM: Final = 3  # a named error of Spoke; value[0] pickles [class name, message]
 
 
+class Foreign:
+    """In place of an entry's call: it is of a session that this process has left, and why."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+
 class Entry:
     """What this process knows of one object."""
 

@@ -271,7 +271,16 @@ def a_ref_of_an_earlier_session(ray: Any) -> Any:
     with _cluster(ray):
         ref = ray.put("x")
     with _cluster(ray):
-        return caught(lambda: ray.get(ref, timeout=20), "Ray objects whose owner is unknown")
+        call = ray.remote(lambda x: x).remote
+        new = ray.put("y")
+        ready, others = ray.wait([new, ref], timeout=10)
+        return [
+            caught(lambda: ray.get(ref, timeout=20), "Ray objects whose owner is unknown"),
+            caught(lambda: call(ref), "Ray object whose owner is unknown"),
+            caught(lambda: call([ref]), "Ray object whose owner is unknown"),
+            [ready == [new], others == [ref]],
+            caught(lambda: ray.wait(others, timeout=20), "Ray object whose owner is unknown"),
+        ]
 
 
 # -- what goes to drivers
