@@ -27,9 +27,13 @@ from ray._private import auto_init_hook, ray_constants
 from ray._private import test_utils as helpers
 from ray._private.authentication_test_utils import set_auth_mode
 from ray._private.conftest_utils import set_override_dashboard_url
+from ray._private.runtime_env.plugin import RuntimeEnvPlugin
+from ray._private.runtime_env.uri_cache import URICache
 from ray._private.runtime_env import virtualenv_utils
 from ray._private.runtime_env.pip import PipProcessor
 from ray._private.runtime_env.plugin_schema_manager import RuntimeEnvPluginSchemaManager
+from ray.dashboard.modules.job.sdk import JobSubmissionClient
+from ray.runtime_env.runtime_env import RuntimeEnvConfig
 from ray._private import utils
 
 
@@ -240,10 +244,12 @@ def test_what_is_not_there_says_so_when_it_is_used():
     from ray.util.client.server import server
 
     for use in (AutoscalingCluster, helpers.setup_tls, helpers.start_redis_instance, server.init_and_serve,
-                PipProcessor, set_auth_mode):
+                PipProcessor, URICache, set_auth_mode):
         with pytest.raises(RuntimeError, match="not carried by Spoke"):
             use("x")
     assert ray.util.connect and ray.util.client.__name__ == "ray.util.client"  # still those of Spoke
+    assert JobSubmissionClient is ray.job_submission.JobSubmissionClient
+    assert RuntimeEnvConfig is ray.runtime_env.RuntimeEnvConfig and RuntimeEnvPlugin().priority == 10
 
 
 def test_no_cluster_by_first_use():
