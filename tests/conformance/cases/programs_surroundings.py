@@ -202,7 +202,8 @@ def the_directories_of_the_session(ray: Any) -> Any:
         node = _private("_private.worker")._global_node
         session = node.get_session_dir_path()
         return [
-            context.address_info["session_dir"] == session,
+            context.address_info["session_dir"] == session == node.address_info["session_dir"],
+            node.session_name == os.path.basename(session),
             os.path.isdir(session),
             session == os.path.join(ray.get_runtime_context().get_temp_dir(), os.path.basename(session)),
             ray.get_runtime_context().get_session_name() == os.path.basename(session),

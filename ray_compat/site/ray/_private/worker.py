@@ -77,6 +77,16 @@ class _Node:
 
     node_id = unique_id
 
+    @property
+    def address_info(self) -> dict[str, Any]:
+        """What `init` told of the connection."""
+        return spoke.init(ignore_reinit_error=True).address_info
+
+    @property
+    def session_name(self) -> str:
+        """The name of this run of the cluster."""
+        return spoke.get_runtime_context().get_session_name()
+
     def get_session_dir_path(self) -> str:
         """The directory that holds the session's files."""
         context = spoke.get_runtime_context()
