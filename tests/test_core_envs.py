@@ -99,6 +99,21 @@ def test_what_an_interpreter_of_ones_own_fails_with_is_the_environments_failure(
     assert reasons[0][1] == "environment" and "sh: not found" in reasons[0][3]
 
 
+def test_so_it_is_for_an_actor() -> None:
+    hub, node, driver = one_node()
+    hub.auto_start = False
+    actor = hub.actor(driver, "a", ENV, CPU=1.0)
+    dead = None
+    for _ in range(100):
+        for worker_id in list(hub.hub.state.workers):
+            hub.step(hub.exit_of(worker_id, 127, tail="sh: not found"))
+        hub.pass_time(6.0, node)
+        dead = next((one for one in hub.take(driver, wire.ACTOR_STATE) if one[2] == "DEAD"), None)
+        if dead is not None:
+            break
+    assert dead is not None and (dead[1], dead[5]["kind"]) == (actor, "runtime_env")
+
+
 def test_a_stale_word_about_a_worker_is_ignored() -> None:
     hub, node, _driver, (worker,) = waiting()
     other = hub.node("n2", CPU=1.0)
