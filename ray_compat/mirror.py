@@ -94,7 +94,7 @@ class RayFinder(MetaPathFinder):
         """
         if not fullname.startswith(f"{TOP}."):
             return None
-        own = _file(fullname, path)
+        own = _tests() if fullname == f"{TOP}.tests" else _file(fullname, path)
         if own is not None:
             return own
         source = _public(fullname)
@@ -116,6 +116,11 @@ def _file(fullname: str, path: Sequence[str] | None) -> ModuleSpec | None:
     """The spec of the file below ``site/ray``, or None; a mere folder holds files of what is mirrored."""
     found = PathFinder.find_spec(fullname, path)
     return None if found is None or found.loader is None else found
+
+
+def _tests() -> ModuleSpec | None:
+    """Ray's own tests, where a program has them: no part of what is installed, and written for any `ray`."""
+    return PathFinder.find_spec(f"{TOP}.tests", [os.path.join(path, TOP) for path in sys.path])
 
 
 def _public(fullname: str) -> ModuleSpec | None:
@@ -164,4 +169,5 @@ def serve(module: ModuleType) -> None:
     module.__dict__["__commit__"] = "spoke"
     module.__dict__["client"] = _client  # in `spoke`, this is the name of a module
     current.joins_started_heads = True
+    current.first_path = os.path.dirname(_folder(TOP))
     become(module)

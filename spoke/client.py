@@ -97,7 +97,7 @@ class Client:
         self.waiting = Waiting(self)
         self.get, self.get_one, self.wait = self.waiting.get, self.waiting.get_one, self.waiting.wait
         self.when_resolved, self.block_on = self.waiting.when_resolved, self.waiting.block_on
-        futures = self.futures = Futures(self)
+        self.futures = Futures(self)
         self.closed: str | None = None  # why nothing can be called any more
         self.info: dict[str, Any] = {}
         self.namespace, self.job_id = "", b""  # a worker's: those of whom it works for

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 client: Client | None = None
 auto_connect = True  # may a first remote call start or join a cluster, unless the environment forbids it?
 joins_started_heads = False  # does `init` without an address join a head that runs here, as Ray's does?
+first_path = ""  # a directory that workers search first, wherever this program has it
 job_config: Any = None  # what the program gave to `init`
 targets: dict[bytes, Any] = {}  # of `experimental.set_target_for_ref`: object id -> what `get` reads it into
 joined: Callable[..., None] | None = None  # told by `init`: started?, address, level and format of logs

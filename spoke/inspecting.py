@@ -29,7 +29,6 @@ TASK_FIELDS: Final = (
 OBJECT_FIELDS: Final = ("object_id", "size", "status", "kind", "owner", "uses", "attempt")
 
 RUNNING: Final = "RUNNING"
-IN_GET: Final = "RUNNING_IN_RAY_GET"
 QUEUED: Final = "SUBMITTED_TO_WORKER"
 BEHIND: Final = "PENDING_ACTOR_TASK_ORDERING_OR_CONCURRENCY"  # it waits at its actor for its turn
 FINISHED: Final = "FINISHED"
@@ -173,11 +172,10 @@ def _under_way(client: Client) -> list[Any]:
     host = executor.actor
     at_once = host.limit + sum(host.groups.values()) if host is not None else 1
     actor_id = host.actor_id if host is not None else None
-    blocked = executor._blocked
     waiting = BEHIND if host is not None and host._waiting is None else QUEUED
     rows = []
     for index, job in enumerate(executor.jobs.values()):
-        state = (IN_GET if blocked else RUNNING) if index < at_once else waiting
+        state = RUNNING if index < at_once else waiting
         method = job.function_name.rpartition(".")[2]
         names = [job.options.get("name") or _own_name(host, method), job.function_name]
         rows.append([job.call_id, *names, actor_id, state, 0, 0, "", 0, None, None, True, ""])

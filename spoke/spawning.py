@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import msgpack
 
+from spoke import current
+
 CONFIG_FD: Final = 3
 LINK_FD: Final = 4
 
@@ -35,7 +37,8 @@ def own_paths() -> list[str]:
 
 def search_path() -> list[str]:
     """This program's module search path, for its workers; the script's directory first, as Python has it."""
-    return [os.path.abspath(path) if path else os.getcwd() for path in sys.path]
+    paths = [os.path.abspath(path) if path else os.getcwd() for path in sys.path]
+    return sorted(paths, key=lambda path: path != current.first_path) if current.first_path else paths
 
 
 def daemon_argv(restarts: int = 0) -> list[str]:

@@ -75,9 +75,11 @@ class Harness:
         address = [worker_id, self.worker_node[worker_id], "host", 0]
         return Received(worker_id, [wire.CLIENT_UP, "worker", address, self.pids, {}])
 
-    def exit_of(self, worker_id: bytes, code: int | None = None, signal: int = 0, tail: str = "") -> Event:
+    def exit_of(
+        self, worker_id: bytes, code: int | None = None, signal: int = 0, tail: str = "", pid: int = 5
+    ) -> Event:
         node_id = self.worker_node[worker_id]
-        return Received(node_id, [wire.WORKER_EXIT, worker_id, 5, code, signal, tail, 0])
+        return Received(node_id, [wire.WORKER_EXIT, worker_id, pid, code, signal, tail, 0])
 
     # -- actors of the test
 

@@ -64,7 +64,7 @@ def test_a_failure_ends_all_that_wait_at_once_by_name() -> None:
     hub, node, driver, (worker,) = waiting()
     actor = hub.actor(driver, "a", ENV, CPU=1.0)
     hub.say(node, wire.ENV_STATE, worker, "failed", 0, ["no such package"])
-    hub.step(hub.exit_of(worker))
+    hub.step(hub.exit_of(worker, pid=0))  # none was started
     (reason,) = hub.take(driver, wire.PENDING_REASON)
     assert reason[1:3] == ["environment", 1] and reason[4] is True
     assert "no such package" in reason[3]
@@ -73,6 +73,16 @@ def test_a_failure_ends_all_that_wait_at_once_by_name() -> None:
     assert "no such package" in dead[5]["cause"]
     hub.pass_time(10.0, node)
     assert hub.free(node) == 8.0
+
+
+def test_a_setup_hook_that_fails_ends_an_actor_as_its_constructor_does() -> None:
+    hub, node, driver, (worker,) = waiting()
+    actor = hub.actor(driver, "a", ENV, CPU=1.0)
+    hub.say(node, wire.ENV_STATE, worker, "failed", 5, ["the hook raised"])
+    hub.step(hub.exit_of(worker, 76))
+    dead = hub.take(driver, wire.ACTOR_STATE)[-1]
+    assert (dead[1], dead[2], dead[5]["kind"]) == (actor, "DEAD", "start_failed")
+    assert "the hook raised" in dead[5]["cause"]
 
 
 def test_what_an_interpreter_of_ones_own_fails_with_is_the_environments_failure() -> None:
@@ -87,6 +97,21 @@ def test_what_an_interpreter_of_ones_own_fails_with_is_the_environments_failure(
         if reasons:
             break
     assert reasons[0][1] == "environment" and "sh: not found" in reasons[0][3]
+
+
+def test_so_it_is_for_an_actor() -> None:
+    hub, node, driver = one_node()
+    hub.auto_start = False
+    actor = hub.actor(driver, "a", ENV, CPU=1.0)
+    dead = None
+    for _ in range(100):
+        for worker_id in list(hub.hub.state.workers):
+            hub.step(hub.exit_of(worker_id, 127, tail="sh: not found"))
+        hub.pass_time(6.0, node)
+        dead = next((one for one in hub.take(driver, wire.ACTOR_STATE) if one[2] == "DEAD"), None)
+        if dead is not None:
+            break
+    assert dead is not None and (dead[1], dead[5]["kind"]) == (actor, "runtime_env")
 
 
 def test_a_stale_word_about_a_worker_is_ignored() -> None:

@@ -17,6 +17,7 @@ import asyncio, os, signal, subprocess, sys, time
 import pytest
 import ray
 import ray.cluster_utils
+import ray.util.state
 from ray._common.test_utils import (
     FakeTimer, Semaphore, SignalActor, async_wait_for_condition, is_named_tuple, wait_for_condition,
 )
@@ -26,9 +27,13 @@ from ray._private import auto_init_hook, ray_constants
 from ray._private import test_utils as helpers
 from ray._private.authentication_test_utils import set_auth_mode
 from ray._private.conftest_utils import set_override_dashboard_url
+from ray._private.runtime_env.plugin import RuntimeEnvPlugin
+from ray._private.runtime_env.uri_cache import URICache
 from ray._private.runtime_env import virtualenv_utils
 from ray._private.runtime_env.pip import PipProcessor
 from ray._private.runtime_env.plugin_schema_manager import RuntimeEnvPluginSchemaManager
+from ray.dashboard.modules.job.sdk import JobSubmissionClient
+from ray.runtime_env.runtime_env import RuntimeEnvConfig
 from ray._private import utils
 
 
@@ -159,7 +164,7 @@ def test_output_and_errors_are_heard(regular):
     lines, errors = helpers.init_log_pubsub(), helpers.init_error_pubsub()
     ray.get(says.remote(0))
     (batch,) = helpers.get_log_data(lines, num=1, matcher=lambda line: line.startswith("said"))
-    assert batch["lines"] == ["said 0"] and batch["pid"] > 0 and not batch["is_err"]
+    assert batch["lines"] == ["said 0"] and int(batch["pid"]) > 0 and not batch["is_err"]
     assert batch["job"] == ray.get_runtime_context().get_job_id() and batch["task_name"].endswith("says")
     with pytest.raises(ray.exceptions.WorkerCrashedError):
         ray.get(says.remote(7))
@@ -177,6 +182,18 @@ def test_output_and_errors_are_heard(regular):
     assert pushed["error_message"] == "for you"
     assert helpers.get_error_message(errors, 1, "mine", timeout=0.3) == []
     lines.close(), errors.close()
+
+
+def test_a_worker_that_ended_is_listed(regular):
+    @ray.remote
+    def who():
+        return os.getpid(), ray.get_runtime_context().get_worker_id()
+
+    pid, worker_id = ray.get(who.remote())
+    os.kill(pid, signal.SIGTERM)
+    wait_for_condition(lambda: not ray.util.state.get_worker(worker_id).is_alive)
+    row = ray.util.state.get_worker(worker_id)
+    assert row.exit_type == "SYSTEM_ERROR" and "SIGTERM" in row.exit_detail and row.pid == pid
 
 
 def test_cluster():
@@ -227,10 +244,12 @@ def test_what_is_not_there_says_so_when_it_is_used():
     from ray.util.client.server import server
 
     for use in (AutoscalingCluster, helpers.setup_tls, helpers.start_redis_instance, server.init_and_serve,
-                PipProcessor, set_auth_mode):
+                PipProcessor, URICache, set_auth_mode):
         with pytest.raises(RuntimeError, match="not carried by Spoke"):
             use("x")
     assert ray.util.connect and ray.util.client.__name__ == "ray.util.client"  # still those of Spoke
+    assert JobSubmissionClient is ray.job_submission.JobSubmissionClient
+    assert RuntimeEnvConfig is ray.runtime_env.RuntimeEnvConfig and RuntimeEnvPlugin().priority == 10
 
 
 def test_no_cluster_by_first_use():
@@ -247,16 +266,62 @@ def test_no_cluster_by_first_use():
 """
 
 
-def test_a_program_of_rays_kind_runs(tmp_path: Path) -> None:
-    (tmp_path / "test_program.py").write_text(PROGRAM)
-    pytest = ["pytest", "-q", "-p", "no:cacheprovider", "test_program.py"]
+# As in a checkout of Ray: a package of tests below a package `ray` that cannot be imported, unbuilt as it is.
+CONFTEST = """
+import pytest
+import ray
+
+
+@pytest.fixture
+def regular():
+    yield ray.init("local", num_cpus=1)
+    ray.shutdown()
+
+
+def helper():
+    return ray.__file__
+"""
+IN_A_CHECKOUT = """
+import ray
+from ray.tests.conftest import helper
+
+
+@ray.remote
+def where():
+    import ray
+
+    return ray.__file__, helper()
+
+
+def test_workers_find_the_same(regular):
+    assert ray.get(where.remote()) == (ray.__file__, ray.__file__)
+    assert __name__ == "ray.tests.test_program" and hasattr(ray, "__spoke__")
+"""
+
+
+def _pytest(cwd: Path, program: str) -> None:
     kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "SPOKE_ADDRESS")}
     done = subprocess.run(
-        [sys.executable, "-m", "ray_compat", "-m", *pytest],
-        cwd=tmp_path,
+        [sys.executable, "-m", "ray_compat", "-m", "pytest", "-q", "-p", "no:cacheprovider", program],
+        cwd=cwd,
         env={**kept, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=110,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_a_program_of_rays_kind_runs(tmp_path: Path) -> None:
+    (tmp_path / "test_program.py").write_text(PROGRAM)
+    _pytest(tmp_path, "test_program.py")
+
+
+def test_in_a_checkout_of_rays_tests(tmp_path: Path) -> None:
+    tests = tmp_path / "python" / "ray" / "tests"
+    tests.mkdir(parents=True)
+    (tests.parent / "__init__.py").write_text("raise ImportError('this is the source of Ray, unbuilt')")
+    (tests / "__init__.py").write_text("")
+    (tests / "conftest.py").write_text(CONFTEST)
+    (tests / "test_program.py").write_text(IN_A_CHECKOUT)
+    _pytest(tmp_path, "python/ray/tests/test_program.py")

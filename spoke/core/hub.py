@@ -334,7 +334,8 @@ class HubCore:
             self.state.release(holding)
             self.leases.fail(want, reason, "environment" if ours else "class")
         elif isinstance(user, Actor):
-            how = "start_failed" if exit_.pid or not ours else "runtime_env"  # with a pid: its setup hook
+            hooked = exit_.kind == "runtime_env" and exit_.pid  # its setup hook failed, in the process
+            how = "runtime_env" if ours and not hooked else "start_failed"
             self.actors.end(user, how, reason, exit_.info())
 
     def _node_died(self, node: Node, reason: str) -> None:

@@ -161,7 +161,7 @@ class Scheduler:
             return group
         removed = s.removed_groups.get(group_id)
         if removed is not None:
-            raise GroupGone(f"its placement group {group_id.hex()} was removed: {removed.reason}")
+            raise GroupGone(f"its placement group was removed: {removed.reason} ({group_id.hex()})")
         if item.unknown_since is None:
             item.unknown_since = s.now
         if item.unknown_since + s.config.unknown_s <= s.now:

@@ -12,7 +12,10 @@ from spoke.handles import engine
 
 
 def _bytes(value: bytes | str) -> bytes:
-    return value.encode() if isinstance(value, str) else bytes(value)
+    if isinstance(value, str):
+        return value.encode()
+    assert isinstance(value, bytes), f"keys and values are bytes or text, not {type(value).__name__}"
+    return value
 
 
 def _ask(what: str, namespace: bytes | str | None, **args: Any) -> Any:

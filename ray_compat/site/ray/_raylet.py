@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import spoke
-from ray._private import gcs_pubsub
+from ray._private import gcs_pubsub, gcs_utils
 
 OPTIMIZED: Final = True
 
@@ -26,6 +26,7 @@ UniqueID = spoke.UniqueID
 WorkerID = spoke.WorkerID
 StreamingObjectRefGenerator = spoke.ObjectRefGenerator
 
+GcsClient = gcs_utils.GcsClient
 GcsErrorSubscriber = gcs_pubsub.GcsErrorSubscriber
 GcsLogSubscriber = gcs_pubsub.GcsLogSubscriber
 RAY_NODE_ID_KEY: Final = "ray.io/node-id"  # the label of a node with its id

@@ -308,7 +308,7 @@ def get_log_message(
 
 def get_log_sources(
     subscriber: Any, num: float = 1e6, timeout: float = 20, job_id: str | None = None, matcher: Any = None
-) -> set[Any]:
+) -> set[str]:
     """The processes of `get_log_data`."""
     return {batch["pid"] for batch in get_log_data(subscriber, num, timeout, job_id, matcher)}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ray._common import utils as _common
 from ray._private import gcs_pubsub
+from ray_compat.refusing import refused
 from spoke import machine
 from spoke.ids import TaskID
 
@@ -103,6 +104,12 @@ def get_directory_size_bytes(path: str = ".") -> int:
     """Bytes of the files in and below a directory."""
     found = (os.path.join(root, name) for root, _, names in os.walk(path) for name in names)
     return sum(os.path.getsize(file) for file in found if not os.path.islink(file))
+
+
+_NO_WHEELS = "there are no wheels of Ray to install here"
+get_wheel_filename = refused(f"{__name__}.get_wheel_filename", _NO_WHEELS)
+get_master_wheel_url = refused(f"{__name__}.get_master_wheel_url", _NO_WHEELS)
+get_release_wheel_url = refused(f"{__name__}.get_release_wheel_url", _NO_WHEELS)
 
 
 def is_main_thread() -> bool:

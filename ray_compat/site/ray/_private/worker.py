@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import spoke
+from ray._private.gcs_utils import GcsClient
 from spoke import SCRIPT_MODE, WORKER_MODE, config, current, inspecting, notices
 from spoke.ids import ActorID, JobID, NodeID, TaskID, WorkerID
 from spoke.job_config import JobConfig
@@ -52,31 +53,6 @@ shutdown = spoke.shutdown
 wait = spoke.wait
 
 
-class _HubClient:
-    """What `global_worker.gcs_client` is asked for."""
-
-    @property
-    def address(self) -> str:
-        """``host:port`` of the cluster."""
-        return spoke.get_runtime_context().gcs_address
-
-    def internal_kv_get(
-        self, key: bytes, namespace: bytes | None = None, timeout: Any = None
-    ) -> bytes | None:
-        """The value of a key of the cluster's store, or None."""
-        from spoke.experimental.internal_kv import _internal_kv_get
-
-        return _internal_kv_get(key, namespace=namespace)
-
-    def internal_kv_put(
-        self, key: bytes, value: bytes, overwrite: bool, namespace: bytes | None = None, timeout: Any = None
-    ) -> int:
-        """Set a key of the cluster's store; 1 if it was not there before."""
-        from spoke.experimental.internal_kv import _internal_kv_put
-
-        return int(not _internal_kv_put(key, value, overwrite, namespace=namespace))
-
-
 class _Node:
     """What `global_worker.node` is asked for."""
 
@@ -100,6 +76,16 @@ class _Node:
         return spoke.get_runtime_context().get_node_id()
 
     node_id = unique_id
+
+    @property
+    def address_info(self) -> dict[str, Any]:
+        """What `init` told of the connection."""
+        return spoke.init(ignore_reinit_error=True).address_info
+
+    @property
+    def session_name(self) -> str:
+        """The name of this run of the cluster."""
+        return spoke.get_runtime_context().get_session_name()
 
     def get_session_dir_path(self) -> str:
         """The directory that holds the session's files."""
@@ -171,7 +157,7 @@ class Worker:
     """This process, as `ray._private.worker.global_worker` shows it."""
 
     def __init__(self) -> None:
-        self.gcs_client = _HubClient()
+        self.gcs_client = GcsClient()
         self.core_worker = _CoreWorker()
         self._node = _Node()
 

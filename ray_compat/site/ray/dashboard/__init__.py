@@ -1,0 +1,1 @@
+"""The corner of Ray that older programs submit jobs from."""
