@@ -137,7 +137,7 @@ def test_facts_and_refusals_are_those_of_ray(client: JobSubmissionClient) -> Non
     ):
         with pytest.raises(error, match=text):
             client.submit_job(**{"entrypoint": "true", **options})
-    assert ended(client, client.submit_job(entrypoint='test -n "$RAY_ADDRESS"')) == JobStatus.SUCCEEDED
+    assert ended(client, client.submit_job(entrypoint="test -n \"$RAY_ADDRESS\"")) == JobStatus.SUCCEEDED
 
 
 def _python() -> str:

@@ -1,6 +1,6 @@
 """The floor of a call: two Python processes that send each other 100 bytes over TCP, one wake at each end.
 
-python tests/softroce/floor.py PORT     answers one connection, then ends
+    python tests/softroce/floor.py PORT     answers one connection, then ends
 """
 
 from __future__ import annotations
