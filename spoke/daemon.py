@@ -317,7 +317,7 @@ class Daemon:
         record = {"role": mine.mode, "address": hub, "node_id": mine.node_id.hex(), "host": node.host,
                   "port": node.port, "session": mine.session, "log_dir": node.log_dir,
                   "hub_id": node.hub_address[0].hex(), "state_dir": mine.state_dir,
-                  "embedded": mine.link == "driver"}  # fmt: skip
+                  "started": mine.started}  # fmt: skip
         self._record_path = records.announce(record, mine.token, mine.restarts > 0)
 
     def _settle(self) -> None:

@@ -17,7 +17,7 @@ from spoke.machine import read_text
 STALE_S = 3600.0  # the logs of a daemon that was killed are kept this long
 
 # pid, start_time, role, address, node_id, host, port, session, log_dir, token_file, hub_id, state_dir,
-# embedded: whether it is a program's own;
+# started: by `spoke start`;
 # supervisor: [pid, start_time] or None
 Record = dict[str, Any]
 
@@ -209,8 +209,8 @@ def find(address: str) -> Record | None:
 
 
 def started_head() -> Record | None:
-    """The newest head on this machine that is no program's own: of ``spoke start --head``, or a `Cluster`."""
-    heads = [record for record in live() if record["role"] == "head" and not record.get("embedded")]
+    """The newest head that ``spoke start --head`` runs on this machine."""
+    heads = [record for record in live() if record["role"] == "head" and record.get("started")]
     return heads[-1] if heads else None
 
 

@@ -37,6 +37,7 @@ class Settings:
     scheduler: str | None  # of jobs; None: SPOKE_SCHEDULER
     restarts: int  # how often a supervisor, the daemon's parent, starts it again; 0: there is none
     record: bool  # can be found by init("auto") and `spoke stop`
+    started: bool  # by `spoke start`: no program's own, nor a test's cluster
 
     def __init__(self, given: dict[str, Any]) -> None:
         for name in given:
@@ -75,4 +76,5 @@ def _defaults() -> dict[str, Any]:
         "scheduler": None,
         "restarts": 0,
         "record": False,
+        "started": False,
     }

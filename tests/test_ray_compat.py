@@ -325,16 +325,21 @@ def test_ray_is_a_command_for_children(tmp_path: Path) -> None:
     found = _run(
         tmp_path,
         """
-        import json, shutil, subprocess
+        import json, shutil, subprocess, sys
 
         def ray(*arguments):
             done = subprocess.run(["ray", *arguments], capture_output=True, text=True)
             return [done.returncode, done.stdout, done.stderr]
 
+        def joins(module, arguments):
+            code = f"import {module} as ray; print(ray.init({arguments}).address_info['address'])"
+            return subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+
         seen = {
             "where": shutil.which("ray"),
             "start": ray("start", "--head", "--port=0", "--num-cpus", "1", "--dashboard-host=0.0.0.0",
                          "--disable-usage-stats", "--include-dashboard", "false"),
+            "joined": [joins("ray", given) for given in ("", "num_cpus=1", "'local'")] + [joins("spoke", "")],
             "nodes": ray("list", "nodes", "--format", "json"),
             "health": ray("health-check"),
             "wrong": ray("list", "nodes", "--nonsense"),
@@ -349,6 +354,7 @@ def test_ray_is_a_command_for_children(tmp_path: Path) -> None:
     assert code == 0 and out.startswith("ready: head") and "ray.init(" in out
     address = out.partition("ray start --address='")[2].partition("'")[0]  # where Ray's fixtures read it
     assert address.startswith("127.0.0.1:")
+    assert [one == address for one in found["joined"]] == [True, False, False, False]
     assert "left out: --dashboard-host, --disable-usage-stats, --include-dashboard" in err
     assert found["nodes"][0] == 0 and json.loads(found["nodes"][1])[0]["state"] == "ALIVE"
     assert found["health"] == [0, "", ""]

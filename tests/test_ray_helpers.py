@@ -19,7 +19,8 @@ import ray
 import ray.cluster_utils
 import ray.util.state
 from ray._common.test_utils import (
-    FakeTimer, Semaphore, SignalActor, async_wait_for_condition, is_named_tuple, wait_for_condition,
+    FakeTimer, Semaphore, SignalActor, async_wait_for_condition, fetch_prometheus_metrics, is_named_tuple,
+    wait_for_condition,
 )
 # The next ones, and those in the tests, are what the fixtures of Ray's own tests import.
 from ray._common.network_utils import build_address, find_free_port, parse_address
@@ -243,8 +244,8 @@ def test_what_is_not_there_says_so_when_it_is_used():
     from ray.cluster_utils import AutoscalingCluster
     from ray.util.client.server import server
 
-    for use in (AutoscalingCluster, helpers.setup_tls, helpers.start_redis_instance, server.init_and_serve,
-                PipProcessor, URICache, set_auth_mode):
+    for use in (AutoscalingCluster, helpers.monitor_memory_usage, fetch_prometheus_metrics, helpers.setup_tls,
+                helpers.start_redis_instance, server.init_and_serve, PipProcessor, URICache, set_auth_mode):
         with pytest.raises(RuntimeError, match="not carried by Spoke"):
             use("x")
     assert ray.util.connect and ray.util.client.__name__ == "ray.util.client"  # still those of Spoke

@@ -75,7 +75,7 @@ def start(head: bool, address: str | None, port: int | None, host: str, block: b
     if address is not None and node["state_dir"]:
         raise click.UsageError("--state-dir is the head's; a node keeps nothing")
     node["labels"] = {**node.pop("labels_file"), **node["labels"]}
-    settings = {**node, "link": "tied" if block else "starter", "host": host, "record": True}
+    settings = {**node, "link": "tied" if block else "starter", "host": host, "record": True, "started": True}
     if head:
         settings.update(mode="head", port=DEFAULT_PORT if port is None else port)
         settings["state_dir"] = _state_dir(settings["state_dir"], settings["port"])

@@ -79,11 +79,15 @@ def ids_without_a_cluster(ray: Any) -> Any:
 
 
 def asking_for_the_context_starts_a_cluster(ray: Any) -> Any:
-    before = ray.is_initialized()
-    ray.get_runtime_context()
-    after = ray.is_initialized()
-    ray.shutdown()
-    return [before, after]
+    os.environ["RAY_ADDRESS"] = "local"  # and not the cluster of somebody else
+    try:
+        before = ray.is_initialized()
+        ray.get_runtime_context()
+        after = ray.is_initialized()
+        ray.shutdown()
+        return [before, after]
+    finally:
+        del os.environ["RAY_ADDRESS"]
 
 
 # -- the context

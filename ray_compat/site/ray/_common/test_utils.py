@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import inspect
 import os
 import subprocess
@@ -10,9 +11,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import spoke
+from ray_compat.refusing import refused
 
 
 @spoke.remote(num_cpus=0)
@@ -196,3 +198,24 @@ class FakeTimer:
     def realistic_sleep(self, amt: float) -> None:
         """Sleep, as seen by this clock."""
         self._now += amt + 0.001
+
+
+class TelemetryCallsite(enum.Enum):
+    """Where a library is used; nothing is reported of it."""
+
+    DRIVER = "driver"
+    ACTOR = "actor"
+    TASK = "task"
+
+
+# Test programs import these at once and call them where a test asks for it.
+_PARTS: Final = {
+    "there is no server of metrics; see ray.util.metrics": (
+        "MetricSamplePattern", "PrometheusTimeseries", "fetch_prometheus", "fetch_prometheus_metrics",
+        "fetch_prometheus_metric_timeseries", "fetch_prometheus_timeseries", "fetch_raw_prometheus",
+    ),
+    "no usage is reported": ("check_library_usage_telemetry",),
+    "there is no S3 to simulate": ("simulate_s3_bucket",),
+}  # fmt: skip
+for _why, _names in _PARTS.items():
+    globals().update({_name: refused(f"{__name__}.{_name}", _why) for _name in _names})

@@ -487,16 +487,21 @@ enable_external_redis = external_redis_test_enabled  # its former name
 
 # Fixtures import these at once and call them where a test asks for it.
 _PARTS: Final = {
-    "Redis": (
-        "get_redis_cli", "start_redis_instance", "start_redis_sentinel_instance",
-    ),
+    "Redis": ("get_redis_cli", "start_redis_instance", "start_redis_sentinel_instance"),
     "TLS; links prove the cluster token": ("setup_tls", "teardown_tls"),
     "dashboard": (
         "get_dashboard_agent_address", "get_load_metrics_report", "get_resource_usage",
         "request_with_auth_token", "wait_for_aggregator_agent", "wait_for_aggregator_agent_if_enabled",
         "auth_token_grpc_metadata", "get_metric_check_condition", "get_system_metric_for_component",
-        "raw_metric_timeseries", "wait_for_dashboard_agent_available",
+        "raw_metric_timeseries", "wait_for_dashboard_agent_available", "external_ray_cluster_activity_hook1",
+        "external_ray_cluster_activity_hook2", "external_ray_cluster_activity_hook3",
+        "external_ray_cluster_activity_hook4", "external_ray_cluster_activity_hook5",
     ),
+    "monitor of memory": ("monitor_memory_usage",),
+    "folder of Ray's test data": ("get_test_config_path", "load_test_config", "safe_write_to_results_json"),
+    "process of Ray's to be killed": ("kill_processes",),
+    "detection to be replaced; give num_gpus": ("mock_accelerator_detection", "mock_no_accelerators"),
+    "folder of environments at a node": ("check_local_files_gced",),
     "server of that name": ("get_gcs_memory_used", "make_global_state_accessor"),
     "raylet": ("check_spilled_mb", "get_node_stats"),
     "provider of machines": ("EC2InstanceTerminator", "EC2InstanceTerminatorWithGracePeriod"),
