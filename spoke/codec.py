@@ -185,13 +185,19 @@ def explain_unpicklable(value: Any, error: BaseException) -> str:
     return _explanation(*_find_culprit(value, "value", 0), error)
 
 
+def explain_result(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """What is wrong where an argument is the result of a compiled graph."""
+    for value in (*args, *kwargs.values()):
+        if hasattr(value, "_compiled_get"):
+            return f"{type(value).__name__} cannot be used as Ray task/actor argument."
+    return None
+
+
 def explain_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], error: BaseException) -> str:
     """As `explain_unpicklable`; the path begins with the position or the name of the argument."""
     named = [(f"argument {index}", value) for index, value in enumerate(args)]
     named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
     for path, value in named:
-        if hasattr(value, "_compiled_get"):  # the result of a compiled graph
-            return f"{type(value).__name__} cannot be used as Ray task/actor argument."
         if not _pickles(value):
             return _explanation(*_find_culprit(value, path, 0), error)
     return explain_unpicklable((args, kwargs), error)

@@ -159,8 +159,12 @@ class Values:
             kwargs = {k: None if type(v) is ObjectRef else v for k, v in kwargs.items()}
         try:
             body, buffers, refs = codec.dumps([args, kwargs] if kwargs else args)
-        except TypeError as error:
-            raise TypeError(codec.explain_arguments(args, kwargs, error.__cause__ or error)) from error
+        except Exception as error:
+            text = codec.explain_result(args, kwargs)
+            if text is None and not isinstance(error, TypeError):
+                raise
+            cause = error.__cause__ or error
+            raise TypeError(text or codec.explain_arguments(args, kwargs, cause)) from error
         if buffers or len(body) > 65536:
             packed.parts, packed.blocks = self._store.write(body, buffers)
         else:

@@ -87,7 +87,10 @@ class GcsLogSubscriber(_Subscriber):
 
     def subscribe(self) -> None:
         """Hear of output from now on."""
-        notices.lines.append(self._messages.put)
+        notices.lines.append(self._heard)
+
+    def _heard(self, batch: dict[str, Any]) -> None:
+        self._messages.put({**batch, "pid": str(batch["pid"])})
 
     def poll(self, timeout: float | None = None) -> dict[str, Any] | None:
         """The next lines of one worker, or None after `timeout` seconds."""
@@ -99,5 +102,5 @@ class GcsLogSubscriber(_Subscriber):
 
     def close(self) -> None:
         """Hear no more."""
-        if self._messages.put in notices.lines:
-            notices.lines.remove(self._messages.put)
+        if self._heard in notices.lines:
+            notices.lines.remove(self._heard)
