@@ -146,6 +146,10 @@ class RemoteFunction:
         other._prepare()
         return other
 
+    @property
+    def _default_options(self) -> dict[str, Any]:
+        return dict(self._options.given)
+
     def bind(self, *args: Any, **kwargs: Any) -> Any:
         """A node of a graph that stands for a call; see `spoke.dag`."""
         from spoke.dag.nodes import FunctionNode

@@ -201,3 +201,15 @@ def context_as_a_mapping(ray: Any) -> Any:
     ]
     context.disconnect()
     return [*found, ray.is_initialized()]
+
+
+def default_options_of_a_function(ray: Any) -> Any:
+    @ray.remote
+    def plain() -> None:
+        pass
+
+    @ray.remote(num_cpus=0.5, max_retries=1)
+    def given() -> None:
+        pass
+
+    return [plain._default_options, given._default_options]

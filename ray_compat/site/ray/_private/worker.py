@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import spoke
+from ray_compat import batches
 from spoke import SCRIPT_MODE, WORKER_MODE, current, inspecting
 from spoke.ids import JobID, NodeID, WorkerID
 from spoke.remote_function import RemoteFunction
@@ -207,6 +208,14 @@ def __getattr__(name: str) -> Any:
     if name == "_global_node":
         return global_worker.node
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}: see spoke/COVERAGE.md")
+
+
+def _wait_generators_bulk(
+    ray_generators: list[tuple[Any, list[bool]]], *, num_return: int = 1, timeout: float | None = None
+) -> list[batches.Batch]:
+    """See `batches.wait_for_batches`."""
+    global_worker.check_connected()
+    return batches.wait_for_batches(ray_generators, num_return, timeout)
 
 
 def print_to_stdstream(data: dict[str, Any], ignore_prefix: bool = False) -> None:
