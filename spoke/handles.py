@@ -61,6 +61,7 @@ class RemoteFunction:
                 "with asyncio.run(), or make it a method of an actor"
             )
         self._function = function
+        self._default_options = dict(given)
         self._name = function.__name__
         self._options = TaskOptions(given, is_generator=is_generator(function), what=function.__name__)
         self._signature: Any = None
@@ -145,10 +146,6 @@ class RemoteFunction:
         other._options = self._options.updated(task_options, self._function.__name__)
         other._prepare()
         return other
-
-    @property
-    def _default_options(self) -> dict[str, Any]:
-        return dict(self._options.given)
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
         """A node of a graph that stands for a call; see `spoke.dag`."""

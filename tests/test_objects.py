@@ -383,3 +383,25 @@ def test_CALL_3_the_source_dies_while_it_is_read(two_nodes: Any) -> None:
     assert not reader.is_alive() and time.monotonic() - killed < 10
     assert isinstance(outcome[0], ray.exceptions.ObjectLostError), outcome
     two_nodes.remove_node(node, allow_graceful=False)
+
+
+def test_refs_outside_of_values_can_be_forbidden(
+    fresh_cluster: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spoke import cloudpickle
+    from spoke.errors import OufOfBandObjectRefSerializationException
+
+    spoke = fresh_cluster(num_cpus=1)
+    ref = spoke.put(1)
+
+    @spoke.remote
+    def captures() -> Any:
+        return spoke.get(ref)
+
+    monkeypatch.setenv("RAY_allow_out_of_band_object_ref_serialization", "0")
+    for use in (captures.remote, lambda: cloudpickle.dumps([ref])):
+        with pytest.raises(OufOfBandObjectRefSerializationException, match=ref.hex()):
+            use()
+    assert spoke.get(spoke.get(spoke.put([ref]))[0]) == 1, "refs in values are counted"
+    monkeypatch.delenv("RAY_allow_out_of_band_object_ref_serialization")
+    assert spoke.get(captures.remote()) == 1

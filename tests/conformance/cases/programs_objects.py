@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from typing import Any
 
@@ -256,3 +257,46 @@ def wrong_batches(ray: Any) -> Any:
         caught(lambda: wait_for([(generator, [True]), (generator, [True])]), kinds=(ValueError,)),
         caught(lambda: wait_for([(generator, [True])], timeout=-1), "must be nonnegative"),
     ]
+
+
+# -- what functions and classes close over
+
+
+def captured_refs_outlive_their_names(ray: Any) -> Any:
+    @ray.remote
+    class Gate:
+        async def __init__(self) -> None:
+            import asyncio
+
+            self.event = asyncio.Event()
+
+        async def open(self) -> None:
+            self.event.set()
+
+        async def wait(self) -> None:
+            await self.event.wait()
+
+    def task(gate: Any) -> Any:
+        captured = ray.put(bytes(1 << 20))
+
+        @ray.remote(num_cpus=0)
+        def read(_: None) -> int:
+            return len(ray.get(captured))
+
+        return read.remote(gate.wait.remote())
+
+    def method(gate: Any) -> Any:
+        captured = ray.put(bytes(1 << 20))
+
+        @ray.remote(num_cpus=0)
+        class Reader:
+            def read(self, _: None) -> int:
+                return len(ray.get(captured))
+
+        return Reader.remote().read.remote(gate.wait.remote())
+
+    gate = Gate.remote()
+    refs = [task(gate), method(gate)]
+    gc.collect()
+    ray.get(gate.open.remote())
+    return ray.get(refs)
