@@ -136,11 +136,7 @@ class ObjectRef(Generic[T]):
 
     def job_id(self) -> Any:
         """The id of this process's job, which made the object unless the ref came from another job."""
-        from spoke import current
-        from spoke.ids import JobID
-
-        client = current.client
-        return JobID.nil() if client is None else JobID(client.runtime_context["job_id"])
+        return self.task_id().job_id()
 
     def redis_shard_hash(self) -> int:
         """A hash that is equal in every process, unlike `hash`."""
