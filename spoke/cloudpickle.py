@@ -18,7 +18,7 @@ from cloudpickle import loads as loads
 from cloudpickle import register_pickle_by_value as register_pickle_by_value
 from cloudpickle import unregister_pickle_by_value as unregister_pickle_by_value
 
-from spoke import absent, codec, objectref
+from spoke import absent, codec
 from spoke.codec import explain_unpicklable
 
 
@@ -45,13 +45,7 @@ def dump(obj: Any, file: Any, protocol: int | None = None, buffer_callback: Any 
 def _keeping(pickle: Callable[..., Any], *args: Any) -> Any:
     if codec.context.refs is not None:  # a value that counts what is inside is being pickled around this
         return pickle(*args)
-    refs: list[Any] = []
-    codec.context.refs = refs
-    try:
-        return pickle(*args)
-    finally:
-        codec.context.refs = None
-        objectref.keep(refs)
+    return codec.keeping(pickle, *args)
 
 
 def dumps_debug(obj: Any, *args: Any, **kwargs: Any) -> bytes:

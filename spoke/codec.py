@@ -39,6 +39,10 @@ class _Context(threading.local):
 context: Final = _Context()
 
 
+def keep(refs: list[Any]) -> None:
+    """Have the objects of these refs live as long as this process; `spoke.objectref` puts its own here."""
+
+
 def note_ref(ref: Any) -> None:
     """Called by the ``__reduce__`` of refs and handles: `ref` is contained in the value."""
     if context.refs is not None:
@@ -172,7 +176,23 @@ def dumps_function(function: Any) -> bytes:
     Raises:
         TypeError: it closes over something that cannot be pickled.
     """
-    return _dump_thorough(function, None) if _foreign is None else _foreign[0](function)
+    if _foreign is not None:
+        return _foreign[0](function)
+    body: bytes = keeping(_dump_thorough, function, None)
+    return body
+
+
+def keeping(pickle: Callable[..., Any], *args: Any) -> Any:
+    """What ``pickle(*args)`` makes.  Refs inside are kept for good: nobody counts where the bytes go."""
+    refs: list[Any] = []
+    outer, context.refs = context.refs, refs
+    try:
+        made = pickle(*args)
+    finally:
+        context.refs = outer
+    if refs:
+        keep(refs)
+    return made
 
 
 def loads(body: Any, buffers: Iterable[Any] = ()) -> Any:

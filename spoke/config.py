@@ -424,6 +424,13 @@ KNOBS: dict[str, Knob] = {
         "SPOKE_NVML", parse_text, "auto", "auto, off, or the directory of pynvml: where GPUs are asked for"
     ),
     "sysfs": Knob("SPOKE_SYSFS", parse_text, "/sys", "where the kernel's tree of devices is mounted"),
+    "allow_uncounted_refs": Knob(
+        "SPOKE_ALLOW_UNCOUNTED_REFS",
+        parse_bool,
+        True,
+        "refs may be in functions and in bytes of ray.cloudpickle: their objects live as long as the process",
+        also=("RAY_allow_out_of_band_object_ref_serialization",),
+    ),
     "override_resources": Knob(
         "SPOKE_OVERRIDE_RESOURCES",
         parse_amounts,

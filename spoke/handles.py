@@ -60,6 +60,7 @@ class RemoteFunction:
                 "with asyncio.run(), or make it a method of an actor"
             )
         self._function = function
+        self._default_options = dict(given)
         self._name = function.__name__
         self._options = TaskOptions(given, is_generator=is_generator(function), what=function.__name__)
         self._signature: Any = None

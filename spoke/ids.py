@@ -206,6 +206,13 @@ class TaskID(BaseID):
     __slots__ = ()
     _size = TASK_BYTES
 
+    def job_id(self) -> JobID:
+        """The job of this process, which made the call unless the id came from another job."""
+        from spoke import current
+
+        client = current.client
+        return JobID.nil() if client is None else JobID(client.runtime_context["job_id"])
+
 
 class ObjectID(BaseID):
     """An object: its task's id and a 4-byte index."""

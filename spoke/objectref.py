@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from spoke import codec
+from spoke import codec, config
 from spoke.core.refs import ACTOR_SUFFIX, Stray, Unknown
+from spoke.errors import OufOfBandObjectRefSerializationException
 from spoke.ids import OBJECT_BYTES, check_length, random_bytes
 
 if TYPE_CHECKING:
@@ -138,11 +139,7 @@ class ObjectRef(Generic[T]):
 
     def job_id(self) -> Any:
         """The id of this process's job, which made the object unless the ref came from another job."""
-        from spoke import current
-        from spoke.ids import JobID
-
-        client = current.client
-        return JobID.nil() if client is None else JobID(client.runtime_context["job_id"])
+        return self.task_id().job_id()
 
     def redis_shard_hash(self) -> int:
         """A hash that is equal in every process, unlike `hash`."""
@@ -191,12 +188,19 @@ def _entry_of(object_id: Any) -> Entry:
     return entry
 
 
-def keep(refs: list[Any]) -> None:
+def _keep(refs: list[Any]) -> None:
     """Have these objects live as long as this process: their refs are in bytes that nobody counts."""
-    if _hooks.known is not None:
-        for ref in refs:
-            if not ref.binary().endswith(ACTOR_SUFFIX):
-                _hooks.known(ref.binary())  # counts
+    for ref in refs:
+        object_id = ref.binary()
+        if object_id.endswith(ACTOR_SUFFIX) or _hooks.known is None:
+            continue
+        if not config.get("allow_uncounted_refs"):
+            raise OufOfBandObjectRefSerializationException(
+                f"It is not allowed to serialize ray.ObjectRef {object_id.hex()} outside of a value. Set "
+                "RAY_allow_out_of_band_object_ref_serialization=1 to allow it: its object then lives as long "
+                "as this process."
+            )
+        _hooks.known(object_id)  # counts
 
 
 def rebuild_ref(object_id: bytes, owner: Any) -> ObjectRef[Any]:
@@ -207,4 +211,5 @@ def rebuild_ref(object_id: bytes, owner: Any) -> ObjectRef[Any]:
 
 
 _hooks = _Hooks()
+codec.keep = _keep
 ObjectID = ObjectRef  # its older name

@@ -586,12 +586,12 @@ def test_children_die_with_their_parent_whenever_it_dies(tmp_path, delay):
 
 
 def test_title_shows_in_ps():
-    script = "from spoke._native import set_title; set_title('spoke: a title'); "
+    script = "from spoke._native import set_title, show_title; set_title('a title that is longer'); "
+    script += "print(open('/proc/self/cmdline').read()); show_title('spoke: a title'); "
     script += "print(open('/proc/self/cmdline').read())"
     env = {**os.environ, "PYTHONPATH": ROOT}
-    argv = [sys.executable, "-c", script]
-    shown = subprocess.run(argv, capture_output=True, text=True, check=True, env=env)
-    assert shown.stdout.strip("\0\n") == "spoke: a title"
+    shown = subprocess.check_output([sys.executable, "-c", script], text=True, env=env)
+    assert shown.replace("\0", "").split("\n")[:2] == ["a title that is longer", "spoke: a title"]
 
 
 def test_memcpy_rate_is_plausible():

@@ -421,3 +421,25 @@ def test_who_gets_an_object_that_was_freed_is_told_and_its_memory_comes_back(spo
     assert view[0] == 1.0 and view[-1] == 1.0  # who looks at it still may
     del ref, view
     until(lambda: stats()["blocks"] <= before)
+
+
+def test_refs_outside_of_values_can_be_forbidden(
+    fresh_cluster: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spoke import cloudpickle
+    from spoke.errors import OufOfBandObjectRefSerializationException
+
+    spoke = fresh_cluster(num_cpus=1)
+    ref = spoke.put(1)
+
+    @spoke.remote
+    def captures() -> Any:
+        return spoke.get(ref)
+
+    monkeypatch.setenv("RAY_allow_out_of_band_object_ref_serialization", "0")
+    for use in (captures.remote, lambda: cloudpickle.dumps([ref])):
+        with pytest.raises(OufOfBandObjectRefSerializationException, match=ref.hex()):
+            use()
+    assert spoke.get(spoke.get(spoke.put([ref]))[0]) == 1, "refs in values are counted"
+    monkeypatch.delenv("RAY_allow_out_of_band_object_ref_serialization")
+    assert spoke.get(captures.remote()) == 1

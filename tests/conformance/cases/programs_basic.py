@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.conformance.kit import caught, eventually, sub
@@ -201,3 +202,44 @@ def context_as_a_mapping(ray: Any) -> Any:
     ]
     context.disconnect()
     return [*found, ray.is_initialized()]
+
+
+def default_options_of_a_function(ray: Any) -> Any:
+    @ray.remote
+    def plain() -> None:
+        pass
+
+    @ray.remote(num_cpus=0.5, max_retries=1)
+    def given() -> None:
+        pass
+
+    return [plain._default_options, given._default_options]
+
+
+def ids_name_the_job(ray: Any) -> Any:
+    @ray.remote
+    def nothing() -> None:
+        pass
+
+    @ray.remote
+    class Actor:
+        def ping(self) -> None:
+            pass
+
+    @ray.remote(num_cpus=0)
+    def look(job_id: Any) -> list[bool]:
+        def of_this_job() -> list[bool]:
+            actor = Actor.options(num_cpus=0).remote()
+            refs = [nothing.remote(), ray.put(1), actor.ping.remote()]
+            return [one.job_id() == job_id for one in (task, *refs)] + [actor._actor_id.job_id == job_id]
+
+        task = ray.TaskID.from_hex(ray.get_runtime_context().get_task_id())
+        found = of_this_job()
+        with ThreadPoolExecutor(1) as threads:
+            return found + threads.submit(of_this_job).result()
+
+    _init(ray)
+    try:
+        return ray.get(look.remote(ray.get_runtime_context().job_id))
+    finally:
+        ray.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from typing import Any
 
@@ -205,3 +206,97 @@ def put_for_another_owner(ray: Any) -> Any:
 
     owner = Owner.remote()
     return caught(lambda: ray.put(1, _owner=owner), "`_owner` argument to `ray.put` has been removed")
+
+
+# -- generators in batches
+
+
+def batches_of_generators(ray: Any) -> Any:
+    wait_for = sub(ray, "_private.worker")._wait_generators_bulk
+
+    @ray.remote(num_cpus=0)
+    def count(flag: Flag | None, base: int, items: int) -> Any:
+        for index in range(items):
+            if flag is not None and index == 1:
+                flag.wait()
+            yield base + index
+
+    flag = Flag()
+    quick, slow = count.remote(None, 10, 3), count.remote(flag, 20, 2)
+    first = wait_for([(quick, [True, False]), (slow, [False, True])], num_return=1, timeout=20)
+    none_yet = wait_for([(slow, [False, True])], timeout=0.05)
+    flag.set()
+    second = wait_for([(slow, [True, True])], timeout=20)
+    beyond = wait_for([(quick, [True, True, True])], timeout=20)[0][1]
+    return [
+        [first[0][0] is quick, ray.get(first[0][1])],
+        none_yet,
+        [second[0][0] is slow, ray.get(second[0][1])],
+        [ray.get(beyond[0]), len(set(beyond))],
+        caught(lambda: ray.get(beyond[1]), kinds=(ray.exceptions.ObjectRefStreamEndOfStreamError,))["is"],
+    ]
+
+
+def wrong_batches(ray: Any) -> Any:
+    wait_for = sub(ray, "_private.worker")._wait_generators_bulk
+
+    @ray.remote(num_cpus=0)
+    def one() -> Any:
+        yield 1
+
+    generator = one.remote()
+    return [
+        wait_for([]),
+        caught(lambda: wait_for({}), kinds=(TypeError,)),
+        caught(lambda: wait_for([(ray.put(1), [False])]), kinds=(TypeError,)),
+        caught(lambda: wait_for([(generator, False)]), kinds=(TypeError,)),
+        caught(lambda: wait_for([(generator, [1])]), kinds=(TypeError,)),
+        caught(lambda: wait_for([(generator, [])]), kinds=(ValueError,)),
+        caught(lambda: wait_for([(generator, [False])], num_return=2), kinds=(ValueError,)),
+        caught(lambda: wait_for([(generator, [False])], num_return=0), kinds=(ValueError,)),
+        caught(lambda: wait_for([(generator, [True]), (generator, [True])]), kinds=(ValueError,)),
+        caught(lambda: wait_for([(generator, [True])], timeout=-1), "must be nonnegative"),
+    ]
+
+
+# -- what functions and classes close over
+
+
+def captured_refs_outlive_their_names(ray: Any) -> Any:
+    @ray.remote
+    class Gate:
+        async def __init__(self) -> None:
+            import asyncio
+
+            self.event = asyncio.Event()
+
+        async def open(self) -> None:
+            self.event.set()
+
+        async def wait(self) -> None:
+            await self.event.wait()
+
+    def task(gate: Any) -> Any:
+        captured = ray.put(bytes(1 << 20))
+
+        @ray.remote(num_cpus=0)
+        def read(_: None) -> int:
+            return len(ray.get(captured))
+
+        return read.remote(gate.wait.remote())
+
+    def method(gate: Any) -> Any:
+        captured = ray.put(bytes(1 << 20))
+
+        @ray.remote(num_cpus=0)
+        class Reader:
+            def read(self, _: None) -> int:
+                return len(ray.get(captured))
+
+        return Reader.remote().read.remote(gate.wait.remote())
+
+    gate = Gate.remote()
+    refs = [task(gate), method(gate)]
+    gc.collect()
+    ray.get(gate.open.remote())
+    return ray.get(refs)

@@ -9,6 +9,7 @@ from typing import Any
 
 import spoke
 from ray._private.gcs_utils import GcsClient
+from ray_compat import batches
 from spoke import SCRIPT_MODE, WORKER_MODE, config, current, inspecting, notices
 from spoke.ids import ActorID, JobID, NodeID, TaskID, WorkerID
 from spoke.job_config import JobConfig
@@ -232,6 +233,14 @@ def __getattr__(name: str) -> Any:
     if name == "_global_node":
         return global_worker.node
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}: see spoke/COVERAGE.md")
+
+
+def _wait_generators_bulk(
+    ray_generators: list[tuple[Any, list[bool]]], *, num_return: int = 1, timeout: float | None = None
+) -> list[batches.Batch]:
+    """See `batches.wait_for_batches`."""
+    global_worker.check_connected()
+    return batches.wait_for_batches(ray_generators, num_return, timeout)
 
 
 def _unhandled_error_handler(e: BaseException) -> None:
