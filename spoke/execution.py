@@ -405,11 +405,14 @@ class Executor:
                     return
             self.client.lead.wait(Waiter(), time.monotonic() + 0.005)
 
-    def _exit(self, code: int) -> None:
-        """End in order: what was to run at the exit runs, and what was sent is in the sockets."""
+    def _last_words(self) -> None:
         if self.actor is not None:
             self.actor.close()
         atexit._run_exitfuncs()
+
+    def _exit(self, code: int) -> None:
+        """End in order: what was to run at the exit runs, and what was sent is in the sockets."""
+        self._last_words()
         self.flush_output()
         self._send_calls()
         with self.client.lock:
