@@ -319,12 +319,16 @@ class Executor:
         self.outcome.ended.append((b"\xff" * 8 + actor_id, "__init__", "", None, started, micros, 0))
         with self.client.lock:
             # The creator lets go of the arguments when it hears of this.
-            tell_ready = partial(self.client.hub.tell, wire.ACTOR_READY, actor_id, incarnation)
+            # No call runs ahead of it, so that the hub knows of a worker that died whether one may have.
             if source is None:
-                tell_ready()
+                self._ready(host)
             else:
-                source.then(tell_ready)
-            host.ready()
+                source.then(partial(self._ready, host))
+
+    def _ready(self, host: ActorHost) -> None:
+        """Lock held."""
+        self.client.hub.tell(wire.ACTOR_READY, host.actor_id, host.incarnation)
+        host.ready()
 
     def _on_credit(self, link: Link, message: list[Any], payload: Any) -> None:
         job = self.jobs.get(message[1])
