@@ -335,12 +335,16 @@ class Executor:
                 said = {"actor": actor_id, "name": host.repr_name[: limits.MAX_NAME_CHARS]}
                 self.client.hub.tell(wire.REQUEST, 0, "repr_name", said)
             # The creator lets go of the arguments when it hears of this.
-            tell_ready = partial(self.client.hub.tell, wire.ACTOR_READY, actor_id, incarnation)
+            # No call runs ahead of it, so that the hub knows of a worker that died whether one may have.
             if source is None:
-                tell_ready()
+                self._ready(host)
             else:
-                source.then(tell_ready)
-            host.ready()
+                source.then(partial(self._ready, host))
+
+    def _ready(self, host: ActorHost) -> None:
+        """Lock held."""
+        self.client.hub.tell(wire.ACTOR_READY, host.actor_id, host.incarnation)
+        host.ready()
 
     def _on_credit(self, link: Link, message: list[Any], payload: Any) -> None:
         job = self.jobs.get(message[1])
@@ -421,11 +425,14 @@ class Executor:
                     return
             self.client.lead.wait(Waiter(), time.monotonic() + 0.005)
 
-    def _exit(self, code: int) -> None:
-        """End in order: what was to run at the exit runs, and what was sent is in the sockets."""
+    def _last_words(self) -> None:
         if self.actor is not None:
             self.actor.close()
         atexit._run_exitfuncs()
+
+    def _exit(self, code: int) -> None:
+        """End in order: what was to run at the exit runs, and what was sent is in the sockets."""
+        self._last_words()
         self.flush_output()
         self._send_calls()
         with self.client.lock:

@@ -216,7 +216,7 @@ def test_results_of_lost_nodes_are_made_again(first: int) -> None:
 
 
 def test_the_simulation_does_something() -> None:
-    world = run(3)
+    world = run(1)
     assert world.programs.outcomes.get("value", 0) > 20
     assert sum(call.starts for call in world.referee.calls.values()) > 50
 
