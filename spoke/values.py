@@ -147,7 +147,7 @@ class Values:
         try:
             body, buffers, refs = codec.dumps([args, kwargs] if kwargs else args)
         except TypeError as error:
-            raise TypeError(codec.explain_arguments(args, kwargs, error.__cause__ or error)) from error
+            raise codec.unpicklable_argument(args, kwargs, error.__cause__ or error) from error
         if buffers or len(body) > 65536:
             packed.parts, packed.blocks = self._store.write(body, buffers)
         else:
