@@ -169,7 +169,7 @@ def _dump_thorough(value: Any, buffers: list[Any] | None) -> bytes:
 def unpicklable(text: str, value: Any) -> TypeError:
     """The error for a value that does not pickle; `restated` says to the user what it was for."""
     error = TypeError(text)
-    error.__dict__["unpicklable"] = value
+    error.__dict__["unpicklable"] = _short(value)  # not itself: the error must pickle
     return error
 
 
@@ -180,8 +180,8 @@ def restated(error: TypeError, what: str) -> TypeError:
     """
     if "unpicklable" not in error.__dict__:
         return error
-    value, line = error.__dict__["unpicklable"], "=" * 80
-    made = TypeError(f"Could not serialize {what.replace('{}', _short(value))}:\n{line}\n{error}\n{line}\n")
+    shown, line = error.__dict__["unpicklable"], "=" * 80
+    made = TypeError(f"Could not serialize {what.replace('{}', shown)}:\n{line}\n{error}\n{line}\n")
     made.__cause__ = error.__cause__
     return made
 
