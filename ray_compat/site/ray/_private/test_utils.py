@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import spoke
 from ray._common import test_utils as _common
 from ray._private import subscribers
+from spoke import records
 from spoke.util import state
 
 _DRIVER_S = 60.0
@@ -408,8 +409,12 @@ def put_object(obj: Any, use_ray_put: bool) -> Any:
 
 
 def _kill_node(node: Any, graceful: bool = False) -> None:
-    """End a node of a `Cluster`."""
-    os.kill(node.pid, signal.SIGTERM if graceful else signal.SIGKILL)
+    """End a node of this machine: of a `Cluster`, or a row of `ray.nodes()`."""
+    if isinstance(node, dict):
+        pid = next(int(one["pid"]) for one in records.live() if one["node_id"] == node["NodeID"])
+    else:
+        pid = node.pid
+    os.kill(pid, signal.SIGTERM if graceful else signal.SIGKILL)
 
 
 globals()["kill_raylet"] = _kill_node  # Ray's word for an agent
