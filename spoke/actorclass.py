@@ -12,7 +12,7 @@ from spoke import current
 from spoke.actormeta import ActorMeta, meta_of_class
 from spoke.envs.resolving import resolver
 from spoke.exporting import Exported
-from spoke.handles import ActorHandle, Core, engine, find_actor
+from spoke.handles import ActorHandle, Core, engine, find_actor, restated
 from spoke.options import ActorOptions
 
 if TYPE_CHECKING:
@@ -113,7 +113,11 @@ class ActorClass:
         spec["out_of_order"] = meta.out_of_order
         spec["meta"] = meta.blob
         actor_id = random_bytes(ACTOR_BYTES - JOB_BYTES) + client.runtime_context["job_id"]
-        entry = client.submitter.create_actor(actor_id, spec, self._shared.pickled(), args, kwargs)
+        blob = self._shared.pickled()
+        try:
+            entry = client.submitter.create_actor(actor_id, spec, blob, args, kwargs)
+        except TypeError as error:
+            raise restated(error, self._cls, "__init__") from error.__cause__
         if detached:
             with client.lock:
                 entry.local += 1  # no handle keeps a detached actor alive, so none may end it

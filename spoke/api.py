@@ -217,10 +217,15 @@ def put(value: T, *, _owner: Any = None, _tensor_transport: str | None = None) -
         raise TypeError(
             "Calling 'put' on an ObjectRef is not allowed. If you really want to do this, wrap it in a list."
         )
-    if _tensor_transport is None:
-        return client.put(value)
-    ref: ObjectRef[T] = _put_by(client, value, _tensor_transport)
-    return ref
+    try:
+        if _tensor_transport is None:
+            return client.put(value)
+        ref: ObjectRef[T] = _put_by(client, value, _tensor_transport)
+        return ref
+    except TypeError as error:
+        from spoke import codec
+
+        raise codec.restated(error, "the put value {}") from error
 
 
 def _put_by(client: Any, value: Any, transport: Any) -> Any:

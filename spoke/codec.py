@@ -166,8 +166,26 @@ def _dump_thorough(value: Any, buffers: list[Any] | None) -> bytes:
     try:
         pickler.dump(value)
     except (TypeError, AttributeError, RecursionError, pickle.PicklingError) as error:
-        raise TypeError(explain_unpicklable(value, error)) from error
+        raise unpicklable(explain_unpicklable(value, error), value) from error
     return stream.getvalue()  # what else a `__reduce__` raises is the program's
+
+
+def unpicklable(text: str, value: Any) -> TypeError:
+    """The error for a value that does not pickle; `restated` says to the user what it was for."""
+    error = TypeError(text)
+    error.__dict__["unpicklable"] = _short(value)  # not itself: the error must pickle
+    return error
+
+
+def restated(error: TypeError, what: str) -> TypeError:
+    """An error of `unpicklable` in the words that programs know; any other one stays as it is.
+
+    what: what the value is, ``{}`` in it being the value itself.
+    """
+    if "unpicklable" not in error.__dict__:
+        return error
+    shown, line = error.__dict__["unpicklable"], "=" * 80
+    return TypeError(f"Could not serialize {what.replace('{}', shown)}:\n{line}\n{error}\n{line}\n")
 
 
 def dumps_function(function: Any) -> bytes:
@@ -213,14 +231,14 @@ def explain_result(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     return None
 
 
-def explain_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], error: BaseException) -> str:
-    """As `explain_unpicklable`; the path begins with the position or the name of the argument."""
+def unpicklable_argument(args: tuple[Any, ...], kwargs: dict[str, Any], error: BaseException) -> TypeError:
+    """As `unpicklable`, of an argument; the path begins with its position or its name."""
     named = [(f"argument {index}", value) for index, value in enumerate(args)]
     named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
     for path, value in named:
         if not _pickles(value):
-            return _explanation(*_find_culprit(value, path, 0), error)
-    return explain_unpicklable((args, kwargs), error)
+            return unpicklable(_explanation(*_find_culprit(value, path, 0), error), value)
+    return unpicklable(explain_unpicklable((args, kwargs), error), (args, kwargs))
 
 
 def _explanation(path: str, culprit: Any, error: BaseException) -> str:

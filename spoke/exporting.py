@@ -36,7 +36,12 @@ class Exported:
 
         from spoke import codec
 
-        blob = codec.dumps_function(self.function)
+        try:
+            blob = codec.dumps_function(self.function)
+        except TypeError as error:
+            kind, ends = ("actor class", ".__init__") if isinstance(self.function, type) else ("function", "")
+            name = f"{self.function.__module__}.{self.function.__qualname__}{ends}"
+            raise codec.restated(error, f"the {kind} {name}") from error
         if len(blob) > _LARGE_BYTES:
             _complain(self.function, len(blob))
         self.function_id = blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest()

@@ -8,6 +8,7 @@ and `concurrent.futures` ones by one helper thread, started with the first.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,10 @@ class Futures:
             item = self._queue.get()
             if item is None:
                 return
-            item()
+            try:
+                item()
+            except Exception:  # of a function that the user set for errors: others still count on this thread
+                sys.excepthook(*sys.exc_info())
             del item
 
     def _fill(self, future: Any, ref: ObjectRef[Any]) -> None:

@@ -108,18 +108,21 @@ class RemoteFunction:
             submitter.functions[shared.function_id] = shared.pickled()
         if self._spec_env is not client.job_env or self._spec_group != client.captured_group:
             self._schedule(client)
-        return submitter.submit_task(
-            shared.function_id,
-            self._key,
-            self._spec,
-            args,
-            kwargs,
-            options.num_returns,
-            options.name or self._name,
-            options.max_retries,
-            options.retry_on,
-            self._travel,
-        )
+        try:
+            return submitter.submit_task(
+                shared.function_id,
+                self._key,
+                self._spec,
+                args,
+                kwargs,
+                options.num_returns,
+                options.name or self._name,
+                options.max_retries,
+                options.retry_on,
+                self._travel,
+            )
+        except TypeError as error:
+            raise restated(error, self._function) from error.__cause__
 
     def _schedule(self, client: Client) -> None:
         """The scheduling class of this function under this client's job environment and group."""
@@ -188,6 +191,15 @@ class _DecoratedFunction(RemoteFunction):
         submit = super().remote
         decorator = getattr(self._function, INVOCATION_DECORATOR)
         return decorator(lambda args, kwargs: submit(*args, **kwargs))(args, kwargs)
+
+
+def restated(error: TypeError, owner: Any, method: str = "") -> TypeError:
+    """What the user reads where an argument does not pickle."""
+    from spoke import codec
+
+    name = f"{owner.__module__}.{owner.__qualname__}" if owner is not None else ""
+    whole = ".".join(part for part in (name, method) if part)
+    return codec.restated(error, f"the argument {{}} for a task or actor {whole}")
 
 
 def spec_key(spec: dict[str, Any]) -> str:
@@ -261,18 +273,21 @@ class ActorMethod:
         if kwargs or not self._low <= len(args) <= self._high:
             self._signature.check(args, kwargs)
         client = current.client or engine()
-        return client.submitter.call_actor(
-            self._actor_id,
-            self._entry,
-            self._name,
-            args,
-            kwargs,
-            self._num_returns,
-            self._retries,
-            self._retry_on,
-            self._pending,
-            self._travel,
-        )
+        try:
+            return client.submitter.call_actor(
+                self._actor_id,
+                self._entry,
+                self._name,
+                args,
+                kwargs,
+                self._num_returns,
+                self._retries,
+                self._retry_on,
+                self._pending,
+                self._travel,
+            )
+        except TypeError as error:
+            raise restated(error, None, self._name) from error.__cause__
 
     def options(self, **options: Any) -> ActorMethod:
         """The same method with these options on top of its own.

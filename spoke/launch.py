@@ -55,7 +55,10 @@ class Launched:
     def is_alive(self) -> bool:
         """Whether the daemon runs."""
         if self._status is None and self._pidfd >= 0:
-            self._status = _native.reap(self._pidfd)
+            try:
+                self._status = _native.reap(self._pidfd)
+            except ChildProcessError:  # the program has waited for it itself
+                self._status = (None, 0)
         return self._status is None
 
     def stop(self, force: bool = False, grace_s: float = 10.0) -> None:

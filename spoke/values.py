@@ -161,10 +161,11 @@ class Values:
             body, buffers, refs = codec.dumps([args, kwargs] if kwargs else args)
         except Exception as error:
             text = codec.explain_result(args, kwargs)
-            if text is None and not isinstance(error, TypeError):
+            if text is not None:
+                raise TypeError(text) from error
+            if not isinstance(error, TypeError):
                 raise
-            cause = error.__cause__ or error
-            raise TypeError(text or codec.explain_arguments(args, kwargs, cause)) from error
+            raise codec.unpicklable_argument(args, kwargs, error.__cause__ or error) from error
         if buffers or len(body) > 65536:
             packed.parts, packed.blocks = self._store.write(body, buffers)
         else:

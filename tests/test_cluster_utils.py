@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -55,6 +57,15 @@ def test_shutdown_ends_all_processes(cluster: Cluster) -> None:
     cluster.shutdown()
     assert not set(daemons) & set(orphans.children())
     assert cluster.address is None and cluster.list_all_nodes() == []
+
+
+def test_a_node_that_the_program_has_killed_and_waited_for_is_just_gone(cluster: Cluster) -> None:
+    node = cluster.add_node()
+    os.kill(node.pid, signal.SIGKILL)
+    os.waitpid(node.pid, 0)
+    assert not node.is_alive()
+    cluster.remove_node(node)
+    assert len(cluster.list_all_nodes()) == 1
 
 
 def test_misuse_is_named() -> None:

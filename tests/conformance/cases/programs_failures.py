@@ -123,6 +123,37 @@ def text_of_a_constructor(ray: Any) -> Any:
     return [_lines(error), type(error).__name__, error.actor_init_failed]
 
 
+def texts_of_what_does_not_pickle(ray: Any) -> Any:
+    lock = threading.Lock()
+
+    @ray.remote
+    def takes(x: Any) -> None: ...
+
+    @ray.remote
+    def holds() -> Any:
+        return lock
+
+    @ray.remote
+    class Takes:
+        def __init__(self, x: Any) -> None: ...
+
+    @ray.remote
+    class Holds:
+        def it(self) -> Any:
+            return lock
+
+    def begin(call: Any) -> str:
+        try:
+            call()
+        except TypeError as error:
+            text = re.sub(r"object at 0x[0-9a-f]+>", "object>", str(error).splitlines()[0])
+            return text.replace(f"{__name__}.", "")
+        return "no error"
+
+    calls = (lambda: ray.put(lock), lambda: takes.remote(lock), holds.remote, lambda: Takes.remote(lock))
+    return [begin(call) for call in (*calls, Holds.remote)]
+
+
 # -- arguments that failed
 
 

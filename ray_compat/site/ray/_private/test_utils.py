@@ -20,6 +20,7 @@ from ray._private import gcs_pubsub
 from ray._private.gcs_utils import ActorTableData
 from ray_compat import killers
 from ray_compat.refusing import refused
+from spoke import records
 from spoke.util import state
 
 _DRIVER_S = 60.0
@@ -451,8 +452,12 @@ def job_hook(**kwargs: Any) -> NoReturn:
 
 
 def _kill_node(node: Any, graceful: bool = False) -> None:
-    """End a node of a `Cluster`."""
-    os.kill(node.pid, signal.SIGTERM if graceful else signal.SIGKILL)
+    """End a node of this machine: of a `Cluster`, or a row of `ray.nodes()`."""
+    if isinstance(node, dict):
+        pid = next(int(one["pid"]) for one in records.live() if one["node_id"] == node["NodeID"])
+    else:
+        pid = node.pid
+    os.kill(pid, signal.SIGTERM if graceful else signal.SIGKILL)
 
 
 globals()["kill_raylet"] = _kill_node  # Ray's word for an agent
