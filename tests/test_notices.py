@@ -125,6 +125,7 @@ def test_many_calls_to_an_actor_are_told_once_for_each_doubling(monkeypatch: pyt
             def call(self) -> None: ...
 
         actor = Slow.remote()
+        spoke.get(actor.call.remote())  # it lives: what follows is sent at once
         refs = [actor.wait.remote(), *(actor.call.remote() for _ in range(10_100))]
         del refs
     assert [text.split(" tasks are")[0] for text in heard] == [
