@@ -14,6 +14,7 @@ import time
 from collections import deque
 from functools import partial
 from threading import get_ident
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
@@ -181,7 +182,7 @@ class Executor:
                     num_returns = message[5]
                 else:
                     num_returns = message[4]
-                if num_returns != 1 and runs_when_read(result, num_returns):
+                if (num_returns < 0 or type(result) is GeneratorType) and runs_when_read(result, num_returns):
                     self.outcome.generator(job, result, num_returns, started, source)
                     return
             finally:

@@ -151,14 +151,10 @@ def init(
     options["temp_dir"] = kwargs.get("_temp_dir")
     options["logging"] = _logging(logging_config)
     node = {
-        "num_cpus": num_cpus,
-        "num_gpus": num_gpus,
-        "resources": resources,
-        "labels": labels,
-        "object_store_memory": object_store_memory,
-        "_memory": kwargs.pop("_memory", None),
+        "num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources, "labels": labels,
+        "object_store_memory": object_store_memory, "_memory": kwargs.pop("_memory", None),
         "_system_config": kwargs.get("_system_config"),
-    }
+    }  # fmt: skip
     shown = {
         "include_dashboard": bool(include_dashboard),
         "dashboard_host": dashboard_host,

@@ -305,7 +305,7 @@ class Outcome:
 
 def runs_when_read(result: Any, num_returns: int) -> bool:
     """Does the body of a call run only while its values are taken, as a generator's does?"""
-    return num_returns < 0 or (num_returns > 1 and type(result) is GeneratorType)
+    return num_returns < 0 or (num_returns > 0 and type(result) is GeneratorType)
 
 
 def _iterate(result: Any, name: str, kind: str = "streaming") -> Any:

@@ -42,7 +42,9 @@ def describe_death(name: str, info: dict[str, Any], actor_id: bytes = b"") -> st
     text = "\n".join([*lines, ""])
     cause = info.get("cause")
     if cause:
-        text += f"{_DEATHS.get(str(info.get('kind')), 'The actor died')}: {cause}."
+        kind = str(info.get("kind"))
+        known_kind = _DEATHS.get(kind, "The actor died")
+        text += f"The actor is dead because {cause}." if kind == "killed" else f"{known_kind}: {cause}."
     details = []
     if info.get("code") is not None or info.get("signal"):
         exit_text = describe_exit(info.get("code"), info.get("signal") or 0)

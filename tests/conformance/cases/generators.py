@@ -417,3 +417,31 @@ def fixed_returns_of_an_actors_generator(ray: Any) -> Any:
 
     actor = Actor.remote()
     return _each(ray, actor.two.remote())
+
+
+def a_generator_of_one_return(ray: Any) -> Any:
+    numbers = _numbers(ray).options(num_returns=1, max_retries=0)
+
+    @ray.remote
+    class Actor:
+        @ray.method(num_returns=1)
+        def one(self) -> Any:
+            yield "item"
+
+    hidden = ray.remote(lambda: (i for i in range(3)))
+    actor = Actor.remote()
+    return [*_each(ray, [numbers.remote(1), numbers.remote(2), numbers.remote(0)]),
+            ray.get(hidden.remote()), ray.get(actor.one.remote())]  # fmt: skip
+
+
+def text_of_a_killed_actor(ray: Any) -> Any:
+    @ray.remote
+    class Actor:
+        def f(self) -> int:
+            return 1
+
+    actor = Actor.remote()
+    ray.get(actor.f.remote())
+    ray.kill(actor)
+    text = "The actor is dead because it was killed by `ray.kill`."
+    return caught(lambda: ray.get(actor.f.remote(), timeout=30), text, kinds=(ray.exceptions.ActorDiedError,))
