@@ -157,15 +157,11 @@ def init(
     }  # fmt: skip
     shown = {
         "include_dashboard": bool(include_dashboard),
-        "dashboard_host": dashboard_host,
-        "dashboard_port": dashboard_port,
-        "configure_logging": configure_logging,
-        "logging_level": None if logging_level == "info" else logging_level,
-        "logging_format": logging_format,
-        "logging_config": logging_config,
-        "local_mode": local_mode or None,
-        "_skip_env_hook": True,
-    }
+        "dashboard_host": dashboard_host, "dashboard_port": dashboard_port,
+        "configure_logging": configure_logging, "logging_format": logging_format,
+        "logging_level": None if logging_level == "info" else logging_level, "logging_config": logging_config,
+        "local_mode": local_mode or None, "_skip_env_hook": True,
+    }  # fmt: skip
     _connect(engine, address, options, node, {**shown, **kwargs})
     current.job_config = job_config
     context = _context()
