@@ -63,7 +63,8 @@ class RayClient:
             ray.util.get_node_ip_address(), 0,
         ]  # fmt: skip
         self.node_id = self.address[1]
-        objectref.install(self.address, None, None, self.future, self._asyncio_future, carriers.rebuild)
+        future, in_loop, named = self.future, self._asyncio_future, self._named
+        objectref.install(self.address, None, None, future, in_loop, carriers.rebuild, named)
         # Ray's pickler knows Ray's refs and handles.
         codec.use_pickler(ray.cloudpickle.dumps, ray.cloudpickle.CloudPickler.dispatch)
 
@@ -132,6 +133,10 @@ class RayClient:
         with self.translating():
             ready, rest = self.ray.wait(list(given), num_returns=num_returns, timeout=timeout)
         return [given[one] for one in ready], [given[one] for one in rest]
+
+    def _named(self, object_id: bytes) -> Any:
+        """The entry of an id that a program gives: Ray knows what it names."""
+        return self.objects.entry(object_id, self.ray.ObjectRef(object_id))
 
     def future(self, ref: ObjectRef[Any]) -> concurrent.futures.Future[Any]:
         """A future of the value, or of its error."""
