@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from spoke import wire
 from spoke.core.refs import PENDING
+from spoke.errors import RayError, RayTaskError
 from spoke.objectref import ObjectRef
 
 if TYPE_CHECKING:
@@ -317,6 +318,8 @@ class Programs:
 
     def failed(self, proc: Proc, object_id: bytes, error: BaseException) -> None:
         """An error is fine where a fault explains it."""
+        while isinstance(error, RayTaskError) and isinstance(error.cause, RayError):
+            error = error.cause  # that of an argument, which failed this call
         name = "UserError" if isinstance(error, UserError) else type(error).__name__
         self._count(name)
         # An actor ends with its last handle, or its owner; children of an abandoned generator are cancelled.
