@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from spoke import notices, objectref
+from spoke import objectref
 from tests.sim_calls import Proc, World
 from tests.sim_calls_programs import Programs, Settings
 from tests.sim_calls_run import Run
@@ -31,12 +31,6 @@ def collected() -> Iterator[None]:
     gc.unfreeze()
     objectref.install(None, None, None, None, None)
     gc.collect()
-
-
-@pytest.fixture(autouse=True)
-def unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs here drop refs of errors by the thousand: nobody reads about them."""
-    monkeypatch.setattr(notices, "on_unhandled", lambda error: None)
 
 
 def build(seed: int, calm: bool) -> World:

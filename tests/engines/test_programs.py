@@ -42,7 +42,7 @@ def test_calls() -> None:
         "name": ["ValueError", "Exception", "BaseException", "object"],
         "taken": ["ActorAlreadyExistsError", "ValueError", "RayError", "Exception"],
         "unfit": ["ActorUnschedulableError"],
-        "group": ["ValueError"],
+        "group": ["RaySystemError"],
         "killed": ["ActorDiedError", "RayActorError", "RayError", "Exception"],
         "left": ["ActorDiedError", "RayActorError", "RayError", "Exception"],
     }
