@@ -160,7 +160,7 @@ class Replies:
                 if entry.waiters is None and entry.fetchers is None and status != CANCELLED:
                     self.unread[entry.id] = None
                 self._client.refs.resolve(entry, status, value)
-        if call.attempt:
+        if call.attempt or call.num_returns < 0:  # a generator that was dropped has items known as results
             self._client.lineage.failed(call, status, value)
 
     def _refuse_blocks(self, link: Link, parts: list[Any]) -> None:
