@@ -215,7 +215,7 @@ def test_results_of_lost_nodes_are_made_again(first: int) -> None:
     assert made_again > 0
 
 
-@pytest.mark.parametrize("seed", [60385, 60441])  # generators that were dropped fail: no record of them runs on
+@pytest.mark.parametrize("seed", [60385, 60441])  # a dropped generator fails: its record is over
 def test_what_once_went_wrong(seed: int) -> None:
     lossy(seed)
 
