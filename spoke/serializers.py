@@ -54,13 +54,20 @@ def register_serializer(
             raise TypeError(f"size of {cls.__name__} must be a number of bytes, not {count!r}")
         if count <= INLINE_BYTES_MAX:
             small = bytearray(count)
-            pack_into(value, memoryview(small))
+            _pack(pack_into, value, small)
             return _unpack, (unpacker, bytes(small))
         _, block = engine().store.empty(count)
-        pack_into(value, memoryview(block))
+        _pack(pack_into, value, block)
         return _unpack, (unpacker, PickleBuffer(block))
 
     codec.register_reducer(cls, reduce)
+
+
+def _pack(pack_into: Callable[[Any, memoryview], Any], value: Any, into: Any) -> None:
+    try:
+        pack_into(value, memoryview(into))
+    except Exception as error:
+        raise TypeError(f"pack_into of {type(value).__name__}: {error}") from error
 
 
 def deregister_serializer(cls: type) -> None:

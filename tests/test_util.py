@@ -139,7 +139,7 @@ def test_a_map_costs_one_call_a_process(spoke_cluster: Any, options: Any, calls:
 
 
 def test_the_job_of_a_ref(spoke_cluster: Any) -> None:
-    assert spoke_cluster.put(1).job_id() == spoke_cluster.get_runtime_context().job_id
+    assert spoke_cluster.put(1).job_id().hex() == spoke_cluster.get_runtime_context().get_job_id()
 
 
 # -- metrics --------------------------------------------------------------------------------------
