@@ -55,10 +55,12 @@ class DriverLog:
     def close(self) -> None:
         """Print what is held back: nothing more comes."""
         with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
+            timer, self._timer = self._timer, None
             if self._dedup is not None:
                 self._print(self._dedup.flush())
+        if timer is not None:  # its thread would keep the client for a while
+            timer.cancel()
+            timer.join()
 
     def _start_timer(self) -> None:
         self._timer = threading.Timer(self._window_s, self._look)
