@@ -555,8 +555,9 @@ class Client:
 
     def close(self) -> None:
         """Leave the cluster: waiting calls end by name, links close, the I/O thread ends."""
-        if self.on_closing is not None and self.closed is None:
-            self.on_closing()
+        closing, self.on_closing = self.on_closing, None
+        if closing is not None:
+            closing()
         with self.lock:
             self.fail_everything("the driver called shutdown()")
             self.refs.disown()

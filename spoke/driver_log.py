@@ -58,6 +58,7 @@ class DriverLog:
             timer, self._timer = self._timer, None
             if self._dedup is not None:
                 self._print(self._dedup.flush())
+                self._dedup = None  # what still comes is printed at once
         if timer is not None:  # its thread would keep the client for a while
             timer.cancel()
             timer.join()
@@ -69,8 +70,9 @@ class DriverLog:
 
     def _look(self) -> None:
         with self._lock:
-            assert self._dedup is not None
             self._timer = None
+            if self._dedup is None:
+                return
             self._print(self._dedup.late())
             if self._dedup.held():
                 self._start_timer()
