@@ -260,6 +260,7 @@ def a_queued_actor_call(ray: Any) -> Any:
     started.wait()
     ref = a.queued.remote()
     ray.cancel(ref)
+    ray.wait([ref], timeout=5)  # the word has arrived, on engines that answer only later, too
     flag.set()
     return [_cancelled(ray, ref), ray.get(hold)]
 
