@@ -90,7 +90,9 @@ def test_vllm_over_a_compiled_graph(models: str, ranks: str) -> None:
 
 def test_vllm_engines_as_actors(models: str) -> None:
     """Data parallel over Ray: each engine is an actor of a group of its own, and its worker another."""
+    before = _shared()
     seen = run("vllm", "vllm_data_parallel.py", models, **VLLM)
+    _removed(sorted(_shared() - before))  # the front kills its engines, as on Ray
     assert _is_spoke(seen)
     assert seen["tokens"] == seen["wanted"]
     assert seen["actors"] == ["EngineCoreActor"] * 2 + ["RayWorkerProc"] * 2
@@ -127,6 +129,11 @@ def test_vllm_leaves_no_more_than_on_real_ray(models: str) -> None:
         left[engine] = _removed(seen["shared_memory"])
     print(f"vLLM's own blocks of shared memory after a worker was killed: {left}")
     assert left["spoke"] <= left["ray"], left
+
+
+def _shared() -> set[str]:
+    """vLLM's blocks of shared memory."""
+    return {path.name for path in Path("/dev/shm").glob("psm_*")}
 
 
 def _removed(names: list[str]) -> int:
