@@ -41,11 +41,24 @@ runroot = "{root}/run"
 
 
 @contextmanager
+def _without_locks() -> Iterator[None]:
+    """Podman's shared memory goes if it was not there before: podman makes it again when it is needed."""
+    user = os.geteuid()
+    locks = Path("/dev/shm") / (f"libpod_rootless_lock_{user}" if user else "libpod_lock")
+    there = locks.exists()
+    try:
+        yield
+    finally:
+        if not there:
+            locks.unlink(missing_ok=True)
+
+
+@contextmanager
 def podman(root: Path) -> Iterator[None]:
     """Variables under which `podman` has `IMAGE`; the test is skipped where it cannot run a container."""
     if shutil.which("podman") is None:
         pytest.skip("podman is not installed")
-    with pytest.MonkeyPatch.context() as patch:
+    with _without_locks(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONTAINERS_CONF", str(root / "containers.conf"))
         patch.setenv("CONTAINERS_STORAGE_CONF", str(root / "storage.conf"))
         failures = []

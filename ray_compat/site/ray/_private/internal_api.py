@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+from typing import Any
 
 import spoke
 from ray.scripts.scripts import memory_summary as _memory
@@ -15,15 +17,11 @@ def global_gc() -> None:
     gc.collect()
 
 
-def memory_summary(
-    address: str | None = None,
-    group_by: str = "NODE_ADDRESS",
-    sort_by: str = "OBJECT_SIZE",
-    units: str = "B",
-    line_wrap: bool = True,
-    stats_only: bool = False,
-    num_entries: int | None = None,
-) -> str:
+@functools.wraps(_memory)
+def memory_summary(*args: Any, **kwargs: Any) -> str:
     """What ``ray memory`` prints, as a text; what is in use is called as it is in Ray's."""
-    text: str = _memory(address, group_by, sort_by, units, line_wrap, stats_only, num_entries)
-    return text.replace("Shared memory usage", "Plasma memory usage").replace(".0 MiB", " MiB")
+    return (
+        _memory(*args, **kwargs)
+        .replace("Shared memory usage", "Plasma memory usage")
+        .replace(".0 MiB", " MiB")
+    )
