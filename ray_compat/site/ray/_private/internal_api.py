@@ -20,8 +20,5 @@ def global_gc() -> None:
 @functools.wraps(_memory)
 def memory_summary(*args: Any, **kwargs: Any) -> str:
     """What ``ray memory`` prints, as a text; what is in use is called as it is in Ray's."""
-    return (
-        _memory(*args, **kwargs)
-        .replace("Shared memory usage", "Plasma memory usage")
-        .replace(".0 MiB", " MiB")
-    )
+    text: str = _memory(*args, **kwargs)
+    return text.replace("Shared memory usage", "Plasma memory usage").replace(".0 MiB", " MiB")
