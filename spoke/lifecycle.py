@@ -162,11 +162,11 @@ def init(
         "logging_level": None if logging_level == "info" else logging_level, "logging_config": logging_config,
         "local_mode": local_mode or None, "_skip_env_hook": True,
     }  # fmt: skip
-    _connect(engine, address, options, node, {**shown, **kwargs})
+    started = _connect(engine, address, options, node, {**shown, **kwargs})
     current.job_config = job_config
     context = _context()
     if configure_logging:
-        _say_joined(address, context, logging_level, logging_format)
+        _say_joined(started, context, logging_level, logging_format)
     return context
 
 
@@ -213,10 +213,9 @@ def _options(
     }
 
 
-def _say_joined(address: str | None, context: Context, level: Any, layout: str | None) -> None:
+def _say_joined(started: bool, context: Context, level: Any, layout: str | None) -> None:
     """Tell who wants to know whether a cluster was started or joined."""
     if current.joined is not None:
-        started = address == "local" or (address is None and not config.get("address"))
         current.joined(started, context["address"], level, layout)
 
 
@@ -253,8 +252,12 @@ def _connect(
     options: dict[str, Any],
     node: dict[str, Any],
     more: dict[str, Any],
-) -> None:
-    """Start a cluster with this node, or join the one at the address; `more` is for Ray alone."""
+) -> bool:
+    """Start a cluster with this node, or join the one at the address; `more` is for Ray alone.
+
+    Returns:
+        whether Spoke has started one.
+    """
     from spoke import engines
 
     target = config.get("address") if address is None else address
@@ -262,17 +265,18 @@ def _connect(
         from spoke.engines import ray_process
 
         ray_process.start(address, options, {**node, **more})
-        return
-    _connect_here(target, options, node)
+        return False
+    started = _connect_here(target, options, node)
     if more["local_mode"]:
         from spoke import localmode
 
         assert current.client is not None
         localmode.install(current.client)
+    return started
 
 
-def _connect_here(target: str | None, options: dict[str, Any], node: dict[str, Any]) -> None:
-    """Start or join a cluster of Spoke's own."""
+def _connect_here(target: str | None, options: dict[str, Any], node: dict[str, Any]) -> bool:
+    """Start or join a cluster of Spoke's own; was one started?"""
     if target is None and current.joins_started_heads and not _given(node):
         from spoke import records
 
@@ -283,7 +287,7 @@ def _connect_here(target: str | None, options: dict[str, Any], node: dict[str, A
 
         options.update(_node_options(node))
         embedded.start(options)
-        return
+        return True
     from spoke import driver
 
     given = [name for name in _given(node) if name != "_memory"]
@@ -291,6 +295,7 @@ def _connect_here(target: str | None, options: dict[str, Any], node: dict[str, A
         names = "num_cpus and num_gpus" if given[0] in ("num_cpus", "num_gpus") else given[0]
         raise ValueError(f"When connecting to an existing cluster, {names} must not be provided.")
     driver.join(_plain_address(target), options)
+    return False
 
 
 def _given(node: dict[str, Any]) -> list[str]:
