@@ -21,6 +21,6 @@ def test_example() -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].endswith("2 ranks, CREATED, incarnation 0")
-    failed = ("step 2 failed: Actor", "step 2 failed: RayTaskError(RuntimeError)")  # the dead rank, or its peer
+    failed = ("step 2 failed: Actor", "step 2 failed: RayTaskError(RuntimeError)")  # dead, or its peer
     assert any(line.startswith(failed) for line in lines), done.stdout
     assert any("back as incarnation 1" in line for line in lines) and lines[-1] == "released: True"

@@ -333,7 +333,8 @@ def test_ray_is_a_command_for_children(tmp_path: Path) -> None:
 
         def joins(module, arguments):
             code = f"import {module} as ray; print(ray.init({arguments}).address_info['address'])"
-            return subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            return done.stdout.strip(), done.stderr
 
         seen = {
             "where": shutil.which("ray"),
@@ -354,7 +355,9 @@ def test_ray_is_a_command_for_children(tmp_path: Path) -> None:
     assert code == 0 and out.startswith("ready: head") and "ray.init(" in out
     address = out.partition("ray start --address='")[2].partition("'")[0]  # where Ray's fixtures read it
     assert address.startswith("127.0.0.1:")
-    assert [one == address for one in found["joined"]] == [True, False, False, False]
+    assert [one == address for one, _ in found["joined"]] == [True, False, False, False]
+    told = ["Connected to Ray cluster.", *["Started a local Ray instance."] * 2]  # `spoke` says nothing
+    assert all(text in err for text, (_, err) in zip(told, found["joined"], strict=False)), found["joined"]
     assert "left out: --dashboard-host, --disable-usage-stats, --include-dashboard" in err
     assert found["nodes"][0] == 0 and json.loads(found["nodes"][1])[0]["state"] == "ALIVE"
     assert found["health"] == [0, "", ""]
