@@ -531,3 +531,18 @@ def test_values_packed_before_a_bad_one_are_released(side: Tables) -> None:
     with pytest.raises(TypeError):
         side.values.pack_all([bytes(1 << 20), threading.Lock()])
     assert side.store.released == 1
+
+
+def test_messages_about_what_was_disowned_name_nothing() -> None:
+    table = RefTable()
+    entry = table.own(b"o" * 28)
+    entry.local = 1
+    table.resolve(entry, VALUE, [b"value"])
+    table.on_borrow(b"peer", [entry.id])
+    table.disown()
+    table.on_release(b"peer", [entry.id])
+    table.on_peer_lost(b"peer", [b"gone"])
+    table.drop(entry)
+    assert not table.entries and not table.lent_to
+    with pytest.raises(ValueError, match="owner is unknown"):
+        _ = entry.owner

@@ -206,6 +206,9 @@ class RefTable:
         for entry in self.entries.values():
             entry.__class__ = Stray
             entry.status, entry.value = PENDING, None
+        # Messages about them may still come: they name nothing here either.
+        for table in (self.entries, self.borrowed_from, self.lent_to):
+            table.clear()
 
     # -- resolving
 
