@@ -70,7 +70,8 @@ class ActorHost:
             asyncio.run_coroutine_threadsafe(self._construct_async(cls, args, kwargs), loop).result()
         elif type(cls).__call__ is type.__call__:
             self.instance = _new(cls, args, kwargs)  # known to the error of an `__init__` that raises
-            self.instance.__init__(*args, **kwargs)
+            if isinstance(self.instance, cls):
+                self.instance.__init__(*args, **kwargs)
         else:
             self.instance = cls(*args, **kwargs)
         self.under_construction = None
@@ -125,7 +126,8 @@ class ActorHost:
         if group and group not in self.groups:
             error = ValueError(f"{self.class_name} has no concurrency group {group!r}: {sorted(self.groups)}")
             self.executor.jobs.pop(job.call_id, None)
-            self.executor.outcome.raised(job, error, time.perf_counter_ns(), None)
+            raised = partial(self.executor.outcome.raised, job, error, time.perf_counter_ns(), None)
+            self.executor.client.futures.post(raised)  # it asks the instance for its name: not under the lock
         elif self.is_async and job.message[4] != "__ray_terminate__":
             loop = self._group_loop(self._group(job))
             loop.start(job.call_id, self._run_async(job, loop.places))
@@ -160,7 +162,7 @@ class ActorHost:
         if last_words is not None:
             try:
                 last_words(self.instance)
-            except Exception:
+            except BaseException:  # the process ends all the same, in order
                 traceback.print_exc()
         self._methods.clear()
         self.instance = None

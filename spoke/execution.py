@@ -414,7 +414,7 @@ class Executor:
 
     def _on_stop(self, link: Link, message: list[Any], payload: Any) -> None:
         """Nobody needs the actor of this process any more."""
-        self._stop = 0
+        self._stop = self._stop or 0
         self.wake()
 
     def _send_calls(self) -> None:

@@ -237,6 +237,9 @@ class Outcome:
                 del item
             if len(packed) < num_returns:
                 raise ValueError(f"Task returned {len(packed)} objects, but num_returns={num_returns}.")
+        except AsyncioActorExit:
+            values.discard(packed)
+            raise
         except Exception as error:
             failure = error
         except BaseException:
@@ -260,6 +263,8 @@ class Outcome:
             for item in _iterate(result, job.name or "task", "dynamic"):
                 refs.append(self._client.put(item))
                 del item
+        except AsyncioActorExit:
+            raise
         except Exception as error:
             body = self._packed_error(job, error)
             refs.append(self._client.own(EXCEPTION, [body]))

@@ -78,8 +78,15 @@ class ObjectRefGenerator:
                     continue
                 stream.waiters.append(waiter)
             if not self._client.block_on(waiter, timeout_s):
+                self._leave(waiter)
                 return ObjectRef.nil()
         return self._take()
+
+    def _leave(self, waiter: Any) -> None:
+        """Whoever waited has gone: who asks again and again leaves nothing behind."""
+        with self._client.lock:
+            if waiter in self._stream.waiters:
+                self._stream.waiters.remove(waiter)
 
     def _take(self) -> ObjectRef[Any]:
         stream = self._stream
@@ -109,9 +116,11 @@ class ObjectRefGenerator:
             with self._client.lock:
                 if stream.items or stream.ended:
                     continue
-                stream.waiters.append(_LoopWaiter(loop, future))
+                waiter = _LoopWaiter(loop, future)
+                stream.waiters.append(waiter)
             done, _ = await asyncio.wait([future], timeout=timeout_s)
             if not done:
+                self._leave(waiter)
                 return ObjectRef.nil()
         return self._take()
 

@@ -155,6 +155,9 @@ class Values:
             if type(value) is ObjectRef:
                 slots.append((name, value._entry))
         if slots:
+            for _, entry in slots:
+                if isinstance(entry, Stray):
+                    entry.refuse()
             args = tuple(None if type(value) is ObjectRef else value for value in args)
             kwargs = {k: None if type(v) is ObjectRef else v for k, v in kwargs.items()}
         try:
@@ -173,9 +176,6 @@ class Values:
         if slots or refs:
             pins = [entry for _, entry in slots]
             pins.extend(ref._entry for ref in refs)
-            for entry in pins:
-                if isinstance(entry, Stray):
-                    entry.refuse()
             with self._client.lock:
                 for entry in pins:
                     entry.local += 1
