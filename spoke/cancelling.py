@@ -2,7 +2,9 @@
 
 A cancel arrives on whichever thread polls.  If the job that it names is inside its user code, the
 main thread gets SIGINT, which ends blocking calls too and becomes a KeyboardInterrupt there; when the
-job has left its code meanwhile, nothing happens.
+job has left its code meanwhile, nothing happens.  While the main thread, waiting in its code, takes what has
+arrived, the interrupt waits until that is done (`install`): half a message, or none of those polled with it,
+would be lost.
 """
 
 from __future__ import annotations
@@ -22,6 +24,20 @@ class Interrupts:
         self.inside: Any = None  # the job whose code the main thread runs; set by it, cleared by `end`
         self._sent = False
         self.main = threading.main_thread().ident or 0
+
+    def install(self, client: Any) -> None:
+        """Be the handler of SIGINT in a worker."""
+        taking = type(client)._dispatch.__code__
+
+        def on_signal(number: int, frame: Any) -> None:
+            while frame is not None:
+                if frame.f_code is taking:
+                    client.lead.interrupted = True
+                    return
+                frame = frame.f_back
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, on_signal)
 
     def end(self, job: Any) -> None:
         """Leave user code, on the main thread; an interrupt that was sent is taken here at the latest."""

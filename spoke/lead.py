@@ -85,6 +85,7 @@ class Lead:
         self._io_parked = False
         self._io_wake = threading.Semaphore(0)
         self._closing = False
+        self.interrupted = False  # the thread that leads is to raise KeyboardInterrupt when it can
         # How long the lead must be free before the I/O thread takes it.
         self._pause_s = config.get("io_pause_s")
         self.held: Mapping[int, int] = {}  # what was held back, to be sent by ...
@@ -145,12 +146,20 @@ class Lead:
                     events = poll(0)  # a timeout of 0 still takes what has arrived
                     if events:
                         dispatch(events)
+                        if self.interrupted:
+                            self._interrupt()
                     return waiter.done
                 until = min(t for t in (due, deadline) if t is not None)
                 events = poll(min(LOOK_US, int((until - now) * 1e6) + 1), SPIN_US)
             if events:
                 dispatch(events)
+                if self.interrupted:
+                    self._interrupt()
         return True
+
+    def _interrupt(self) -> None:
+        self.interrupted = False
+        raise KeyboardInterrupt
 
     def _follow(self, waiter: Waiter, deadline: float | None) -> bool:
         if waiter._lock is None:

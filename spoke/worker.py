@@ -96,6 +96,7 @@ def main() -> None:
     forking.install()
     output.install()
     executor = Executor(client)
+    executor.interrupts.install(client)
     if config.get("env"):
         _set_up()
     client.on_hub_lost = lambda: os._exit(0)  # PROC-1: nothing to live for without the cluster

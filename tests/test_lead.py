@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from spoke import wire
+from spoke.cancelling import Interrupts
+from spoke.client import Client
 from spoke.lead import Lead, Waiter
+from spoke.links import FRAME
 
 
 class Reactor:
@@ -63,3 +71,29 @@ def test_held_back_frames_go_out_when_a_thread_takes_the_lead() -> None:
     lead.before_waiting = lambda: flushed.append(int(lead.taken()))
     lead.wait(waiter)
     assert flushed == [0, 1], "once before waiting, once with the lead"
+
+
+def test_an_interrupt_waits_until_what_has_arrived_is_taken() -> None:
+    taken: list[bytes] = []
+
+    def handler(link: Any, message: list[Any], payload: Any) -> None:
+        taken.append(message[1])
+        signal.raise_signal(signal.SIGINT)  # the job that waits here is cancelled
+        taken.append(message[1])
+
+    link = SimpleNamespace(ready=True)
+    lead = SimpleNamespace(interrupted=False)
+    client: Any = Client.__new__(Client)
+    client.lead, client.lock, client.handlers = lead, threading.Lock(), {wire.HELD: handler}
+    client.links = SimpleNamespace(by_conn={1: link}, broken=[])
+    client._settle = lambda: None  # type: ignore[method-assign]
+    frames = [(FRAME, 1, wire.encode(wire.HELD, [key]), None) for key in (b"a", b"b")]
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        Interrupts().install(client)
+        client._dispatch(frames)
+        assert lead.interrupted and len(taken) == 4, "none is lost, nor half of one"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
