@@ -369,7 +369,12 @@ void bind_processes(nb::module_& module) {
     module.def("reap", &reap, "pidfd"_a);
     module.def("become_subreaper", &spoke::become_subreaper);
     module.def("set_death_signal", &spoke::set_death_signal, "signal"_a);
-    module.def("show_title", [](nb::handle title) { spoke::show_title(os_string(title)); }, "title"_a);
+    module.def("show_title", [](nb::handle title) {
+        Py_ssize_t size = 0;
+        const char* text = PyUnicode_AsUTF8AndSize(title.ptr(), &size);
+        if (text == nullptr) PyErr_Clear();  // a title is not worth the call
+        else spoke::show_title({text, static_cast<size_t>(size)});
+    }, "title"_a);
     module.def("set_title", [](nb::handle title) { spoke::set_title(os_string(title)); }, "title"_a);
 }
 

@@ -506,7 +506,8 @@ class Client:
 
     def _on_lease_lost(self, link: Link, message: list[Any], payload: Any) -> None:
         lease = self.calls.tasks.leases.get(message[1])
-        if lease is not None and lease.inflight and message[3] == "worker_died" and not self.is_worker:
+        ended = {} if lease is None or self.is_worker or message[3] != "worker_died" else lease.inflight
+        if not all(call.cancelled for call in ended.values()):  # else somebody meant it
             notices.warn(notices.WORKER_DIED, f"{WORKER_DIED}: {message[2]}")
         self.calls.tasks.lease_lost(*message[1:])
 

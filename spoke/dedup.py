@@ -55,7 +55,8 @@ class LogDeduplicator:
         self._allow = re.compile(allow_re) if allow_re else None
         self._skip = re.compile(skip_re) if skip_re else None
         self._now = _timesource or time.monotonic
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, _Seen] = {}  # the oldest first
+        self._holding = 0  # of these, those with lines held back
         self._hinted = False
 
     def deduplicate(self, batch: Batch) -> list[Batch]:
@@ -77,13 +78,14 @@ class LogDeduplicator:
             if len(seen.sources) == 1:
                 shown.append(line)
             else:
+                self._holding += not seen.count
                 seen.count += 1
                 seen.line, seen.batch = line, batch
         return [{**batch, "lines": shown}, *self._told(now)]
 
     def held(self) -> bool:
         """Are lines held back?"""
-        return any(seen.count for seen in self._seen.values())
+        return self._holding > 0
 
     def late(self) -> list[Batch]:
         """What to print although no more lines have come."""
@@ -93,19 +95,23 @@ class LogDeduplicator:
         """All that is held back; every line is new afterwards."""
         told = [self._of(seen) for seen in self._seen.values() if seen.count]
         self._seen.clear()
+        self._holding = 0
         return told
 
     def _told(self, now: float) -> list[Batch]:
         """What was held back for long enough; a line that keeps coming from several goes on being held."""
         told = []
-        for key, seen in list(self._seen.items()):
-            if now - seen.since > self._window_s:
-                if seen.count:
-                    told.append(self._of(seen))
-                if seen.count > 1:
-                    seen.since, seen.count = now, 0
-                else:
-                    del self._seen[key]
+        while self._seen:
+            key, seen = next(iter(self._seen.items()))  # the oldest: one that goes on moves to the end
+            if now - seen.since <= self._window_s:
+                break
+            del self._seen[key]
+            if seen.count:
+                told.append(self._of(seen))
+                self._holding -= 1
+            if seen.count > 1:
+                seen.since, seen.count = now, 0
+                self._seen[key] = seen
         return told
 
     def _of(self, seen: _Seen) -> Batch:

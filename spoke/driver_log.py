@@ -64,9 +64,13 @@ class DriverLog:
             timer.join()
 
     def _start_timer(self) -> None:
-        self._timer = threading.Timer(self._window_s, self._look)
-        self._timer.daemon = True
-        self._timer.start()
+        timer = threading.Timer(self._window_s, self._look)
+        timer.daemon = True
+        try:
+            timer.start()
+        except RuntimeError:
+            return  # the interpreter ends: `close` prints what is held
+        self._timer = timer
 
     def _look(self) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from spoke.core.refs import CANCELLED, SYSTEM
 from spoke.errors import ActorDiedError, RayError, RayTaskError, TaskCancelledError, named
 
 _OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
+NESTED_MAX: Final = 20  # calls that one error tells of, each with the error of its argument
 _ARGUMENT: Final = "  At least one of the input arguments for this task could not be computed:\n"
 
 

@@ -49,13 +49,17 @@ class Futures:
 
     def post(self, function: Callable[[], None]) -> None:
         """Have the helper thread call a function that runs code of the user's; with any lock held."""
-        self._start()
+        try:
+            self._start()
+        except RuntimeError:
+            return  # the interpreter ends: no thread starts any more
         self._queue.put(function)
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="spoke-futures", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="spoke-futures", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         while True:

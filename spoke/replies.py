@@ -343,9 +343,12 @@ class Replies:
         return body if body is not None else b""
 
     def _of_argument(self, kind: Any, name: str, status: int, value: list[Any]) -> bytes | None:
-        """None: the argument's error is no plain bytes."""
+        """None: the argument's error is no plain bytes, or tells of many calls already."""
         body = value[0] if value else b""
-        return kind(name, self._client.address[2], status, body).packed() if type(body) is bytes else None
+        if type(body) is not bytes or body.count(b"_of_argument") >= errorpack.NESTED_MAX:
+            return None
+        packed: bytes = kind(name, self._client.address[2], status, body).packed()
+        return packed
 
     def error_of(self, entry: Entry) -> BaseException:
         """The exception that ``get`` raises for a failed entry."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 STREAMING: Final = -1  # num_returns="streaming"
 DYNAMIC: Final = -2  # num_returns="dynamic"
-CALL_BYTES: Final = 24  # of an object's id: the call that returns it
 LOCALITY_BYTES_MIN: Final = 1 << 20  # smaller arguments do not decide where a task runs
 AHEAD_MIN: Final = 8  # with so many calls under way the next is sent together with others
 ARGS_SUFFIX: Final = b"\xff\xff\xff\xff"  # object id of the large arguments of a call

@@ -186,3 +186,60 @@ def test_by_name() -> None:
     assert isinstance(unknown, errors.RaySystemError)
     assert "Unheard: text" in str(unknown)
     assert isinstance(errors.named("SystemExit", "1"), errors.RaySystemError)
+
+
+def test_an_error_goes_through_a_long_chain_of_calls(spoke_cluster: Any) -> None:
+    ray = spoke_cluster
+
+    @ray.remote(max_retries=0)
+    def fails() -> None:
+        raise ValueError("mine")
+
+    @ray.remote(max_retries=0)
+    def passes_on(value: Any) -> Any:
+        return value
+
+    ref = fails.remote()
+    for _ in range(800):
+        ref = passes_on.remote(ref)
+    with pytest.raises(ValueError, match="mine") as caught:
+        ray.get(ref)
+    assert len(str(caught.value)) < 10_000
+
+
+def test_an_instance_is_not_asked_for_its_name_under_the_lock(spoke_cluster: Any) -> None:
+    ray = spoke_cluster
+
+    class Asks:
+        def __repr__(self) -> str:
+            return f"Asks({ray.get(ray.put(1))})"
+
+        def one(self) -> int:
+            return 1
+
+    actor = ray.remote(Asks).options(num_cpus=0).remote()
+    with pytest.raises(ValueError, match="no concurrency group"):
+        ray.get(actor.one.options(concurrency_group="none").remote(), timeout=30)
+    assert ray.get(actor.one.remote(), timeout=30) == 1
+
+
+def test_a_name_with_a_nul_is_no_title(spoke_cluster: Any) -> None:
+    ray = spoke_cluster
+    assert ray.get(ray.remote(lambda: 1).options(name="a\0b", max_retries=0).remote()) == 1
+
+
+def test_exit_actor_ends_an_actor_from_a_generator_with_fixed_returns(spoke_cluster: Any) -> None:
+    ray = spoke_cluster
+
+    class Leaves:
+        @ray.method(num_returns=2)
+        def two(self) -> Any:
+            yield 1
+            ray.actor.exit_actor()
+
+        async def one(self) -> int:
+            return 1
+
+    actor = ray.remote(Leaves).options(num_cpus=0).remote()
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(actor.two.remote(), timeout=30)

@@ -151,3 +151,29 @@ def test_a_node_that_leaves_in_order_is_not_reported_as_dead(monkeypatch: pytest
         spoke.shutdown()
         cluster.shutdown()
     assert len(heard) == 1 and killed.node_id in heard[0] and heard[0].startswith(notices.NODE_REMOVED)
+
+
+def test_many_different_lines_cost_no_look_at_all_of_them() -> None:
+    from spoke.dedup import LogDeduplicator
+
+    now = 0.0
+    looks = 0
+
+    class Lines(dict):  # type: ignore[type-arg]
+        def items(self) -> Any:
+            nonlocal looks
+            looks += 1
+            for pair in super().items():
+                looks += 1
+                yield pair
+
+    dedup = LogDeduplicator(5.0, None, None, _timesource=lambda: now)
+    dedup._seen = Lines()
+    for number in range(300):
+        line = "".join(chr(ord("a") + int(digit)) for digit in str(number))
+        dedup.deduplicate({"ip": "a", "pid": 1, "lines": [line]})
+    assert not dedup.held() and looks < 3 * 300
+    dedup.deduplicate({"ip": "a", "pid": 2, "lines": ["a"]})
+    assert dedup.held()
+    now = 6.0
+    assert [batch["lines"] for batch in dedup.late()] == [["a"]] and not dedup.held() and not dedup._seen
