@@ -15,7 +15,6 @@ from spoke.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from spoke.util.state import list_tasks
 
 _LOOK_S = 0.1
-_OF_NODES = ("NodeID", "NodeManagerAddress", "NodeManagerPort")
 
 
 class ResourceKillerActor:

@@ -399,7 +399,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
 # -- the cluster ------------------------------------------------------------------------------------
 
 
-def connected() -> Any:
+def _connected() -> Any:
     """The engine; facts about the cluster do not start one.
 
     Raises:
@@ -414,17 +414,17 @@ def connected() -> Any:
 
 def nodes() -> list[dict[str, Any]]:
     """One dict per node, dead ones included: NodeID, Alive, NodeManagerAddress, Resources, Labels, ..."""
-    return list(connected().request("nodes"))
+    return list(_connected().request("nodes"))
 
 
 def cluster_resources() -> dict[str, float]:
     """Resources of all living nodes by name."""
-    return dict(connected().request("cluster_resources"))
+    return dict(_connected().request("cluster_resources"))
 
 
 def available_resources() -> dict[str, float]:
     """Resources that nobody holds now, by name; exhausted ones are absent or 0."""
-    return dict(connected().request("available_resources"))
+    return dict(_connected().request("available_resources"))
 
 
 def get_gpu_ids() -> list[Any]:
@@ -443,7 +443,7 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     Raises:
         RaySystemError: this process is in no cluster; OSError: the file cannot be written.
     """
-    connected()
+    _connected()
     from spoke.util.state.timeline import events, write
 
     found = events()

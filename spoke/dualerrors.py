@@ -10,11 +10,11 @@ from types import MemberDescriptorType
 from typing import Any
 
 _EXCEPTION_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # came with Python 3.11
-_DUALS: dict[type, type] = {}
+_DUALS: dict[tuple[type, type], type] = {}
 
 
 def _dual_class(error_class: type, cause_class: type) -> type:
-    made = _DUALS.get(cause_class)
+    made = _DUALS.get((error_class, cause_class))
     if made is not None:
         return made
     name = f"{error_class.__name__}({cause_class.__name__})"
@@ -28,7 +28,7 @@ def _dual_class(error_class: type, cause_class: type) -> type:
         "__qualname__": name,
         "as_instanceof_cause": lambda self: self,
     }
-    made = _DUALS[cause_class] = type(name, (error_class, cause_class), body)
+    made = _DUALS[error_class, cause_class] = type(name, (error_class, cause_class), body)
     return made
 
 

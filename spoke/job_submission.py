@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from spoke import absent, config, current
+from spoke import absent, config, current, records
 from spoke.jobs.job import Job
 from spoke.jobs.line import AddressLine, EngineLine, Line
 from spoke.jobs.spec import build
@@ -184,7 +184,7 @@ class JobSubmissionClient:
     ) -> None:
         if kwargs:
             raise TypeError(f"JobSubmissionClient() got an unexpected argument {next(iter(kwargs))!r}")
-        wanted = address or config.get("api_address")
+        wanted = records.without_scheme(address or config.get("api_address") or "")
         if not wanted and current.client is None:
             wanted = config.get("address") or "auto"
         self._line: Line

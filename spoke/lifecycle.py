@@ -275,13 +275,21 @@ def _connect(
     return started
 
 
-def _connect_here(target: str | None, options: dict[str, Any], node: dict[str, Any]) -> bool:
-    """Start or join a cluster of Spoke's own; was one started?"""
-    if target is None and current.joins_started_heads and not _given(node):
+def joins(address: str | None) -> str | None:
+    """What `init` joins with this address and no node of its own; None: it starts a cluster."""
+    target: str | None = config.get("address") if address is None else address
+    if target is None and current.joins_started_heads:
         from spoke import records
 
         head = records.started_head()
         target = None if head is None else str(head["address"])
+    return None if target == "local" else target
+
+
+def _connect_here(target: str | None, options: dict[str, Any], node: dict[str, Any]) -> bool:
+    """Start or join a cluster of Spoke's own; was one started?"""
+    if target is None and not _given(node):
+        target = joins(None)
     if target is None or target == "local":
         from spoke import embedded
 

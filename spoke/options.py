@@ -216,6 +216,10 @@ def check_label_selector(selector: Mapping[str, Any] | None, what: str = "label_
 
 
 def _check_fallback(strategies: list[Any] | None) -> None:
+    for one in strategies or ():
+        selector = one.get("label_selector") if isinstance(one, dict) else None
+        if isinstance(selector, dict):
+            check_label_selector(selector, "fallback_strategy")
     problem = labels.fallback_problem(strategies)
     if problem:
         raise ValueError(problem)

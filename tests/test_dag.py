@@ -16,6 +16,7 @@ from spoke.bench.surroundings import cpu_seconds
 from spoke.dag import DAGOperationFuture, GPUFuture, InputNode, MultiOutputNode, plot
 from spoke.experimental import collective
 from spoke.experimental.util.types import ReduceOp
+from tests.conformance.kit import eventually
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,6 +58,9 @@ class Step:
 
     def die(self, x: int) -> None:
         os._exit(3)
+
+    def wait_for(self, path: str) -> bool:
+        return eventually(lambda: os.path.exists(path))
 
     def sleep(self, seconds: float) -> float:
         time.sleep(seconds)
@@ -134,18 +138,21 @@ def test_every_actor_keeps_the_order_of_bind() -> None:
     graph.teardown()
 
 
-def test_an_output_that_fails_fails_its_execution_at_once_and_what_it_owes_is_passed_over() -> None:
+def test_an_output_that_fails_fails_its_execution_at_once_and_what_it_owes_is_passed_over(
+    tmp_path: Path,
+) -> None:
     a, b = Step.remote(), Step.remote()
     with InputNode() as value:
-        outputs = [a.sleep.bind(value.seconds), b.inverse.bind(value.x)]
+        outputs = [a.wait_for.bind(value.path), b.inverse.bind(value.x)]
         graph = MultiOutputNode(outputs).experimental_compile(_max_inflight_executions=2)
-    gate = graph.execute(seconds=1.0, x=0)
-    for ref in gate:
+    gate = tmp_path / "gate"
+    for ref in graph.execute(path=str(gate), x=0):
         with pytest.raises(ZeroDivisionError):
-            ray.get(ref, timeout=0.9 if ref is gate[0] else None)
+            ray.get(ref, timeout=20)
     assert graph._frames.behind() == 1, "the other output still runs"
+    gate.touch()
     for x in (1, 2, 4):  # the second waits for what the failed one owes
-        assert ray.get(graph.execute(seconds=0, x=x)) == [0, 1 / x]
+        assert ray.get(graph.execute(path=str(gate), x=x)) == [True, 1 / x]
     assert graph._frames.behind() == 0
     graph.teardown()
 

@@ -121,6 +121,7 @@ def test_every_option_of_ray_is_known() -> None:
         ({"label_selector": {"a": "in(x"}}, ValueError),
         ({"fallback_strategy": [3]}, ValueError),
         ({"fallback_strategy": [{}]}, ValueError),
+        ({"fallback_strategy": [{"label_selector": {"a": 1}}]}, TypeError),
         ({"enable_task_events": 3}, TypeError),
         ({"max_restarts": 1}, ValueError),
     ],

@@ -221,7 +221,7 @@ def test_what_once_went_wrong(seed: int) -> None:
 
 
 def test_the_simulation_does_something() -> None:
-    world = run(1)
+    world = run(3)
     assert world.programs.outcomes.get("value", 0) > 20
     assert sum(call.starts for call in world.referee.calls.values()) > 50
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import spoke as ray
+from tests.conformance.kit import eventually
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -17,15 +16,6 @@ def cluster() -> Iterator[None]:
     ray.init(num_cpus=2)
     yield
     ray.shutdown()
-
-
-def eventually(condition: Any) -> bool:
-    deadline = time.monotonic() + 30
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 @pytest.mark.parametrize("ahead", [-1, 1])
@@ -52,8 +42,7 @@ def test_a_cancelled_generator_does_not(tmp_path: Path) -> None:
 
     @ray.remote(_generator_backpressure_num_objects=1, max_retries=0)
     def items() -> Iterator[int]:
-        yield 1
-        yield 2
+        yield from range(100_000)  # it cannot be taken to its end before the cancellation comes
         ended.touch()
 
     generator = items.remote()

@@ -97,7 +97,7 @@ def read_labels(ctx: click.Context, param: click.Parameter, value: str | None) -
     """The labels of a file."""
     try:
         return labels.parse_yaml_file(value or "")
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError) as error:
         raise click.BadParameter(str(error)) from None
 
 

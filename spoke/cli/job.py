@@ -174,7 +174,7 @@ def delete(address: str | None, job_id: str) -> None:
 def list_(address: str | None, as_json: bool) -> None:
     """All jobs, one a line."""
     client = _client(address)
-    if click.get_current_context().find_root().info_name == "ray":
+    if not as_json and click.get_current_context().find_root().info_name == "ray":
         click.echo(pprint.pformat(_do(client.list_jobs)))  # as Ray shows them
         return
     rows = _do(lambda: client._line.ask("submitted_jobs"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-from spoke import current, records
+from spoke import current
 from spoke.errors import GetTimeoutError
 from spoke.handles import engine
 
@@ -43,7 +43,7 @@ class AddressLine:
     """
 
     def __init__(self, address: str, timeout_s: float = ANSWER_S) -> None:
-        self.address = records.without_scheme(address)
+        self.address = address  # `reach` drops the scheme
         self._timeout_s = timeout_s
         self._idle: list[Any] = []
         self._idle.append(self._open())

@@ -15,7 +15,7 @@ from multiprocessing import TimeoutError
 from types import FunctionType
 from typing import Any, Final, NamedTuple
 
-from spoke import absent, api, config
+from spoke import absent, api, lifecycle
 from spoke.errors import GetTimeoutError, RayError
 from spoke.util.multiprocessing.working import APPLY, CALL, MAP, STAR, Failure, PoolActor, Work
 
@@ -287,8 +287,7 @@ class Pool:
         if processes is not None and processes <= 0:
             raise ValueError("Processes in the pool must be >0.")
         if not api.is_initialized():
-            local = address == "local" or (address is None and config.get("address") is None)
-            api.init(address=address, num_cpus=processes if local else None)
+            api.init(address=address, num_cpus=processes if lifecycle.joins(address) is None else None)
         cpus = int(api.cluster_resources().get("CPU", 0))
         if processes is None:
             return max(1, cpus)

@@ -263,29 +263,16 @@ def cancelling_what_another_process_started(ray: Any) -> Any:
             await asyncio.sleep(1000)
 
     @ray.remote(num_cpus=0)
-    def cancels(refs: Any) -> None:
-        ray.cancel(refs[0])
-
-    @ray.remote(num_cpus=0)
-    def starts(actor: Any) -> Any:
-        return [actor.forever.remote()]
-
-    @ray.remote(num_cpus=0)
     class Owner:
         def start(self, actor: Any) -> Any:
             self.ref = actor.forever.remote()
             return [self.ref]
 
-    actor = Waits.remote()
-    mine = actor.forever.remote()
-    flag.wait()
-    ray.get(cancels.remote([mine]))
-    seen = [isinstance(_raised(ray, mine), ray.exceptions.TaskCancelledError)]
-    owner = Owner.remote()
+    owner, actor = Owner.remote(), Waits.remote()
     [theirs] = ray.get(owner.start.remote(actor))
-    ray.wait([theirs], timeout=0.5)
+    flag.wait()
     ray.cancel(theirs)
-    return [*seen, isinstance(_raised(ray, theirs), ray.exceptions.TaskCancelledError)]
+    return isinstance(_raised(ray, theirs), ray.exceptions.TaskCancelledError)
 
 
 def told_when_a_ref_is_there(ray: Any) -> Any:

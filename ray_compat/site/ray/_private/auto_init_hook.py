@@ -6,12 +6,12 @@ import sys
 import types
 
 import spoke
-from spoke import current
+from spoke import current, lifecycle
 
 
 def auto_init_ray() -> None:
     """Call `init`, if that is allowed and nobody has."""
-    if current.auto_connect and not spoke.is_initialized():
+    if lifecycle.may_init_by_first_use() and not spoke.is_initialized():
         spoke.init()
 
 

@@ -139,7 +139,9 @@ class GlobalState:
     def get_placement_group_by_name(
         self, placement_group_name: str, ray_namespace: str
     ) -> dict[str, Any] | None:
-        """The entry of a placement group of this driver's namespace, or None."""
+        """The entry of a placement group of this driver's namespace, or None; also for another namespace."""
+        if ray_namespace not in ("", spoke.get_runtime_context().namespace):
+            return None  # names of other namespaces are not looked up from here
         try:
             return placement_group_table(get_placement_group(placement_group_name))
         except ValueError:
