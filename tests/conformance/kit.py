@@ -17,6 +17,10 @@ from typing import Any
 FLAG_PREFIX = "flag-"  # of what cases make in the temporary directory; the runner removes it
 PATIENCE_S = 30.0  # how long a condition that must come true may take on a loaded machine
 
+# For `init`: what cases do not look at.
+QUIET: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+open_graphs: list[Any] = []  # of the case before; Ray's poll until they are torn down
+
 
 def canonical(value: Any) -> Any:
     """A JSON-able form that keeps the differences which matter (tuple or list, bytes or str)."""
@@ -125,3 +129,19 @@ def alive(pid: int) -> bool:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def actors_for_graphs(ray: Any, cls: type, count: int = 1) -> list[Any]:
+    """So many actors, for a new case."""
+    while open_graphs:
+        open_graphs.pop().teardown(kill_actors=True)
+    return [ray.remote(num_cpus=0)(cls).remote() for _ in range(count)]
+
+
+def compiled(ray: Any, build: Callable[[Any], Any], **options: Any) -> Any:
+    """The compiled graph of the node that `build` makes of the input."""
+    with sub(ray, "dag").InputNode() as given:
+        node = build(given)
+    graph = node.experimental_compile(**options)
+    open_graphs.append(graph)
+    return graph

@@ -72,7 +72,7 @@ def init_options(area: str) -> dict[str, Any] | None:
     declared: dict[str, Any] | None = getattr(load(area), "INIT", DEFAULT_INIT)
     if declared is None:
         return None
-    return {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR", **declared}
+    return {**kit.QUIET, **declared}
 
 
 def _overdue(_signal: int, _frame: FrameType | None) -> None:

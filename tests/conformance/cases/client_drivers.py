@@ -8,11 +8,10 @@ import sys
 import tempfile
 from typing import Any
 
-from tests.conformance.kit import FLAG_PREFIX, caught
+from tests.conformance.kit import FLAG_PREFIX, QUIET, caught
 
 INIT = None
 THROUGH_RAY_COMPAT = True
-_QUIET = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
 _START = "import os, json, ray\nray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)\n"
 
 
@@ -30,7 +29,7 @@ def _program(text: str, **variables: str | None) -> Any:
 
 
 def joining_with_the_wrong_arguments(ray: Any) -> Any:
-    context = ray.init(num_cpus=2, num_gpus=0, **_QUIET)
+    context = ray.init(num_cpus=2, num_gpus=0, **QUIET)
     code = """
 import json, ray
 seen = []
@@ -55,7 +54,7 @@ print(json.dumps(seen))
 
 
 def joining_by_the_variable(ray: Any) -> Any:
-    context = ray.init(num_cpus=3, num_gpus=2, namespace="first", **_QUIET)
+    context = ray.init(num_cpus=3, num_gpus=2, namespace="first", **QUIET)
     code = """
 import ray
 from ray.runtime_env import RuntimeEnv
@@ -71,7 +70,7 @@ print(ray.cluster_resources()["CPU"], ray.get_runtime_context().namespace == "fi
 
 
 def local_wins_over_the_variable(ray: Any) -> Any:
-    context = ray.init(num_cpus=3, num_gpus=0, **_QUIET)
+    context = ray.init(num_cpus=3, num_gpus=0, **QUIET)
     code = """
 import ray
 ray.init(address="local", num_cpus=1, log_to_driver=False, include_dashboard=False)
@@ -202,11 +201,11 @@ print(ray.get(look.remote()))
 
 
 def a_handle_of_a_dead_cluster(ray: Any) -> Any:
-    ray.init(num_cpus=1, num_gpus=0, **_QUIET)
+    ray.init(num_cpus=1, num_gpus=0, **QUIET)
     actor = ray.remote(type("A", (), {"one": lambda self: 1})).remote()
     seen = [ray.get(actor.one.remote())]
     ray.shutdown()
-    ray.init(num_cpus=1, num_gpus=0, **_QUIET)
+    ray.init(num_cpus=1, num_gpus=0, **QUIET)
     try:
         return [*seen, "error" in caught(lambda: ray.get(actor.one.remote(), timeout=5))]
     finally:

@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from tests.conformance.kit import caught, eventually, sub
+from tests.conformance.kit import actors_for_graphs, caught, compiled, eventually, sub
 
 INIT: dict[str, Any] = {"num_cpus": 4, "num_gpus": 0}
 
@@ -44,22 +44,8 @@ class _Worker:
     def nothing(self, x: Any) -> None: ...
 
 
-_open: list[Any] = []  # graphs of the case before, which in Ray poll until they are torn down
-
-
 def _made(ray: Any, count: int = 1) -> list[Any]:
-    """So many actors, for a new case."""
-    while _open:
-        _open.pop().teardown(kill_actors=True)
-    return [ray.remote(num_cpus=0)(_Worker).remote() for _ in range(count)]
-
-
-def _graph(ray: Any, build: Callable[[Any], Any], **options: Any) -> Any:
-    with sub(ray, "dag").InputNode() as given:
-        node = build(given)
-    graph = node.experimental_compile(**options)
-    _open.append(graph)
-    return graph
+    return actors_for_graphs(ray, _Worker, count)
 
 
 def _several(ray: Any, nodes: list[Any]) -> Any:
@@ -71,25 +57,25 @@ def _several(ray: Any, nodes: list[Any]) -> Any:
 
 def constants_and_names(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.add.bind(given, y=5))
+    graph = compiled(ray, lambda given: a.add.bind(given, y=5))
     return [graph.execute(x).get() for x in (1, 2)]
 
 
 def several_inputs(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.both.bind(given[0], given[1]))
+    graph = compiled(ray, lambda given: a.both.bind(given[0], given[1]))
     return [graph.execute(1, 2).get(), graph.execute("x", None).get()]
 
 
 def named_inputs(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.both.bind(given[0], given.other))
+    graph = compiled(ray, lambda given: a.both.bind(given[0], given.other))
     return graph.execute(1, other=2).get()
 
 
 def wrong_inputs(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.both.bind(given[0], given.other))
+    graph = compiled(ray, lambda given: a.both.bind(given[0], given.other))
     kinds = (ValueError, TypeError)
     return [
         caught(lambda: graph.execute(), kinds=kinds),
@@ -102,13 +88,13 @@ def wrong_inputs(ray: Any) -> Any:
 
 def the_whole_input_of_several(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.add.bind(given))
+    graph = compiled(ray, lambda given: a.add.bind(given))
     return [caught(lambda: graph.execute(1, 2).get(), kinds=(ValueError, TypeError)), graph.execute(3).get()]
 
 
 def none_goes_through(ray: Any) -> Any:
     a, b = _made(ray, 2)
-    graph = _graph(ray, lambda given: b.both.bind(a.nothing.bind(given), given))
+    graph = compiled(ray, lambda given: b.both.bind(a.nothing.bind(given), given))
     return graph.execute(None).get()
 
 
@@ -116,14 +102,14 @@ def kinds_of_values(ray: Any) -> Any:
     import numpy as np
 
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.both.bind(given, "c"))
+    graph = compiled(ray, lambda given: a.both.bind(given, "c"))
     values = [b"bytes", {"k": (1, 2)}, np.arange(3), "text" * 3, {1, 2}]
     return [graph.execute(value).get() for value in values]
 
 
 def state_is_kept(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.keep.bind(given))
+    graph = compiled(ray, lambda given: a.keep.bind(given))
     seen = [graph.execute(x).get() for x in (1, 2, 3)]
     graph.teardown()
     return [seen, ray.get(a.keep.remote(4))]
@@ -131,7 +117,7 @@ def state_is_kept(ray: Any) -> Any:
 
 def one_actor_twice(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.add.bind(a.add.bind(given), 10))
+    graph = compiled(ray, lambda given: a.add.bind(a.add.bind(given), 10))
     return graph.execute(1).get()
 
 
@@ -142,13 +128,13 @@ def one_value_for_several(ray: Any) -> Any:
         first = a.add.bind(given)
         return _several(ray, [b.add.bind(first), c.add.bind(first, 2), first])
 
-    graph = _graph(ray, build)
+    graph = compiled(ray, build)
     return [ray.get(graph.execute(x)) for x in (1, 2)]
 
 
 def one_output_in_a_list(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: _several(ray, [a.add.bind(given)]))
+    graph = compiled(ray, lambda given: _several(ray, [a.add.bind(given)]))
     found = graph.execute(1)
     return [type(found).__name__, ray.get(found)]
 
@@ -160,7 +146,7 @@ def parts_of_what_is_returned(ray: Any) -> Any:
         first, second = a.two.options(num_returns=2).bind(given)
         return _several(ray, [b.add.bind(first), b.add.bind(second)])
 
-    graph = _graph(ray, build)
+    graph = compiled(ray, build)
     return ray.get(graph.execute(5))
 
 
@@ -169,21 +155,21 @@ def parts_of_what_is_returned(ray: Any) -> Any:
 
 def refs_of_several_outputs(ray: Any) -> Any:
     a, b = _made(ray, 2)
-    graph = _graph(ray, lambda given: _several(ray, [a.add.bind(given), b.add.bind(given, 2)]))
+    graph = compiled(ray, lambda given: _several(ray, [a.add.bind(given), b.add.bind(given, 2)]))
     first, second = graph.execute(1)
     return [second.get(), first.get(), type(first).__name__]
 
 
 def a_ref_is_asked_once(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.add.bind(given))
+    graph = compiled(ray, lambda given: a.add.bind(given))
     ref = graph.execute(1)
     return [ref.get(), caught(ref.get, "only be called once", kinds=(ValueError,))]
 
 
 def a_ref_stays_here(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.add.bind(given))
+    graph = compiled(ray, lambda given: a.add.bind(given))
     ref = graph.execute(1)
     tried = [pickle.dumps, copy.copy, copy.deepcopy]
     errors = [caught(lambda one=one: one(ref), kinds=(ValueError, TypeError)) for one in tried]  # type: ignore[misc]
@@ -192,20 +178,20 @@ def a_ref_stays_here(ray: Any) -> Any:
 
 def refs_in_another_order(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.keep.bind(given))
+    graph = compiled(ray, lambda given: a.keep.bind(given))
     refs = [graph.execute(x) for x in range(4)]
     return [ray.get(ref) for ref in reversed(refs)]
 
 
 def a_list_of_refs(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.keep.bind(given))
+    graph = compiled(ray, lambda given: a.keep.bind(given))
     return ray.get([graph.execute(x) for x in range(4)])
 
 
 def waiting_for_a_late_result(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.nap.bind(given))
+    graph = compiled(ray, lambda given: a.nap.bind(given))
     graph.execute(0.0).get()
     ref = graph.execute(1.0)
     return caught(lambda: ray.get(ref, timeout=0.05), kinds=(TimeoutError,))
@@ -216,13 +202,13 @@ def waiting_for_a_late_result(ray: Any) -> Any:
 
 def an_error_travels_on(ray: Any) -> Any:
     a, b = _made(ray, 2)
-    graph = _graph(ray, lambda given: _several(ray, [b.add.bind(a.fail.bind(given)), b.add.bind(given)]))
+    graph = compiled(ray, lambda given: _several(ray, [b.add.bind(a.fail.bind(given)), b.add.bind(given)]))
     return [caught(lambda x=x: ray.get(graph.execute(x)), "no", kinds=(ValueError,)) for x in (0, 1, 2)]  # type: ignore[misc]
 
 
 def too_many_executions(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.add.bind(given), _max_inflight_executions=2)
+    graph = compiled(ray, lambda given: a.add.bind(given), _max_inflight_executions=2)
     refs = [graph.execute(x) for x in range(2)]
     error = caught(lambda: graph.execute(3))
     return [error, ray.get(refs), graph.execute(4).get()]
@@ -245,12 +231,12 @@ def what_is_refused(ray: Any) -> Any:
         lambda given: _several(ray, []),
         unused,
     ]
-    return [bool(caught(lambda one=one: _graph(ray, one), kinds=kinds).get("error")) for one in builds]  # type: ignore[misc]
+    return [bool(caught(lambda one=one: compiled(ray, one), kinds=kinds).get("error")) for one in builds]  # type: ignore[misc]
 
 
 def the_death_of_an_actor(ray: Any) -> Any:
     a, b = _made(ray, 2)
-    graph = _graph(ray, lambda given: b.add.bind(a.add.bind(given)))
+    graph = compiled(ray, lambda given: b.add.bind(a.add.bind(given)))
     first = graph.execute(1).get()
     ray.kill(a)
     return [first, eventually(lambda: "error" in caught(lambda: graph.execute(2).get(timeout=10)))]
@@ -261,8 +247,8 @@ def the_death_of_an_actor(ray: Any) -> Any:
 
 def the_wrong_way_to_execute(ray: Any) -> Any:
     a, b = _made(ray, 2)
-    plain = _graph(ray, lambda given: a.add.bind(given))
-    with_asyncio = _graph(ray, lambda given: b.add.bind(given), enable_asyncio=True)
+    plain = compiled(ray, lambda given: a.add.bind(given))
+    with_asyncio = compiled(ray, lambda given: b.add.bind(given), enable_asyncio=True)
     return [
         caught(lambda: asyncio.run(plain.execute_async(1)), "enable_asyncio=False", kinds=(ValueError,)),
         caught(lambda: with_asyncio.execute(1), "enable_asyncio=True", kinds=(ValueError,)),
@@ -274,7 +260,7 @@ def the_wrong_way_to_execute(ray: Any) -> Any:
 
 def torn_down(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.add.bind(given))
+    graph = compiled(ray, lambda given: a.add.bind(given))
     graph.execute(1).get()
     graph.teardown()
     graph.teardown()
@@ -283,7 +269,7 @@ def torn_down(ray: Any) -> Any:
 
 def torn_down_with_its_actors(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.add.bind(given))
+    graph = compiled(ray, lambda given: a.add.bind(given))
     graph.execute(1).get()
     graph.teardown(kill_actors=True)
     return eventually(lambda: "error" in caught(lambda: ray.get(a.add.remote(1), timeout=30)))
@@ -291,10 +277,10 @@ def torn_down_with_its_actors(ray: Any) -> Any:
 
 def an_actor_for_the_next_graph(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.add.bind(given))
+    graph = compiled(ray, lambda given: a.add.bind(given))
     seen = [graph.execute(1).get()]
     graph.teardown()
-    graph = _graph(ray, lambda given: a.add.bind(given, 10))
+    graph = compiled(ray, lambda given: a.add.bind(given, 10))
     return [*seen, graph.execute(1).get()]
 
 
@@ -308,7 +294,7 @@ def compiled_twice(ray: Any) -> Any:
 
 def what_it_says_of_itself(ray: Any) -> Any:
     (a,) = _made(ray)
-    graph = _graph(ray, lambda given: a.add.bind(given))
+    graph = compiled(ray, lambda given: a.add.bind(given))
     before = graph.is_teardown
     ref = graph.execute(1)
     text = str(ref).startswith("CompiledDAGRef(") and graph.get_id() in str(ref)

@@ -6,15 +6,14 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.conformance.kit import caught, eventually, sub
+from tests.conformance.kit import QUIET, caught, eventually, sub
 
 THROUGH_RAY_COMPAT = True
 INIT = None
-_QUIET: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
 
 
 def _init(ray: Any, **options: Any) -> Any:
-    return ray.init(**{"num_cpus": 2, "num_gpus": 0, **_QUIET, **options})
+    return ray.init(**{"num_cpus": 2, "num_gpus": 0, **QUIET, **options})
 
 
 # -- refs of an earlier session
@@ -77,7 +76,7 @@ def settings_of_a_cluster_that_runs(ray: Any) -> Any:
     try:
         return [
             caught(
-                lambda options=options: ray.init(address=cluster.address, **_QUIET, **options),
+                lambda options=options: ray.init(address=cluster.address, **QUIET, **options),
                 "When connecting to an existing cluster",
                 *options,
                 kinds=(ValueError,),

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-from tests.conformance.kit import PATIENCE_S, Flag, caught, sub
+from tests.conformance.kit import PATIENCE_S, Flag, actors_for_graphs, caught, compiled, open_graphs, sub
 
 INIT: dict[str, Any] = {"num_cpus": 4, "num_gpus": 0}
 
@@ -41,25 +41,12 @@ class _Worker:
         raise ValueError("at once")
 
 
-_open: list[Any] = []  # graphs of the case before, which in Ray poll until they are torn down
-
-
 def _actors(ray: Any, count: int = 1) -> list[Any]:
-    while _open:
-        _open.pop().teardown(kill_actors=True)
-    return [ray.remote(num_cpus=0)(_Worker).remote() for _ in range(count)]
-
-
-def _graph(ray: Any, build: Callable[[Any], Any], **options: Any) -> Any:
-    with sub(ray, "dag").InputNode() as given:
-        node = build(given)
-    graph = node.experimental_compile(**options)
-    _open.append(graph)
-    return graph
+    return actors_for_graphs(ray, _Worker, count)
 
 
 def _refused(ray: Any, build: Callable[[Any], Any], *fragments: str) -> Any:
-    return caught(lambda: _graph(ray, build), *fragments, kinds=(ValueError,))
+    return caught(lambda: compiled(ray, build), *fragments, kinds=(ValueError,))
 
 
 # -- nodes ---------------------------------------------------------------------------------------------
@@ -187,7 +174,7 @@ def calls_of_an_actor_keep_the_order_of_bind(ray: Any) -> Any:
         right = one.double_and_inc.bind(two.inc.bind(given))
         return sub(ray, "dag").MultiOutputNode([right, left])
 
-    return ray.get(_graph(ray, build).execute(1), timeout=PATIENCE_S)
+    return ray.get(compiled(ray, build).execute(1), timeout=PATIENCE_S)
 
 
 def nodes_inside_of_arguments(ray: Any) -> Any:
@@ -207,7 +194,7 @@ def nodes_as_keywords(ray: Any) -> Any:
     (a,) = _actors(ray)
     says = "does not support binding to other DAG nodes as kwargs"
     refused = _refused(ray, lambda given: a.two.bind(given, y=given), says)
-    graph = _graph(ray, lambda given: a.two.bind(given, y=2))
+    graph = compiled(ray, lambda given: a.two.bind(given, y=2))
     return [refused, ray.get(graph.execute(1), timeout=PATIENCE_S)]
 
 
@@ -239,7 +226,7 @@ def more_values_than_returns(ray: Any) -> Any:
     Triples.triple = ray.method(num_returns=2)(_Worker.triple)  # type: ignore[method-assign]
     _actors(ray)
     b = ray.remote(num_cpus=0)(Triples).remote()
-    graph = _graph(ray, lambda given: sub(ray, "dag").MultiOutputNode(list(b.triple.bind(given))))
+    graph = compiled(ray, lambda given: sub(ray, "dag").MultiOutputNode(list(b.triple.bind(given))))
     try:
         ray.get(graph.execute(1), timeout=PATIENCE_S)
     except Exception:
@@ -264,7 +251,7 @@ def compiled_twice(ray: Any) -> Any:
         one, two = a.inc.bind(given), b.inc.bind(given)
         root = dag.MultiOutputNode([one, two])
     graph = root.experimental_compile()
-    _open.append(graph)
+    open_graphs.append(graph)
     same = caught(root.experimental_compile, "no matter whether `teardown` is called")
     graph.teardown()
     return [same, caught(two.experimental_compile, "The DAG was compiled more than once")]
@@ -272,7 +259,7 @@ def compiled_twice(ray: Any) -> Any:
 
 def arguments_of_an_execution(ray: Any) -> Any:
     (a,) = _actors(ray)
-    graph = _graph(ray, lambda given: a.two.bind(given[0], given.z))
+    graph = compiled(ray, lambda given: a.two.bind(given[0], given.z))
     return [
         caught(lambda: graph.execute(), "must be called with 1 positional args, got 0"),
         caught(lambda: graph.execute(1, 2, z=1), "must be called with 1 positional args, got 2"),
@@ -288,7 +275,7 @@ def a_result_is_nothing_else(ray: Any) -> Any:
     def f(x: Any) -> Any:
         return x
 
-    graph = _graph(ray, lambda given: a.inc.bind(given))
+    graph = compiled(ray, lambda given: a.inc.bind(given))
     ref = graph.execute(1)
     shown = str(ref).replace(graph.get_id(), "ID")
     return [
@@ -307,7 +294,7 @@ def a_failing_output_is_known_at_once(ray: Any) -> Any:
     a, b = _actors(ray, 2)
     gate = Flag()
     dag = sub(ray, "dag")
-    graph = _graph(ray, lambda given: dag.MultiOutputNode([a.gated.bind(given), b.fail.bind(given)]))
+    graph = compiled(ray, lambda given: dag.MultiOutputNode([a.gated.bind(given), b.fail.bind(given)]))
     late, failed = graph.execute(gate)
     seen = [
         caught(lambda: ray.get(late, timeout=PATIENCE_S), kinds=(ValueError,)),
@@ -320,7 +307,7 @@ def a_failing_output_is_known_at_once(ray: Any) -> Any:
 def buffers_of_a_graph(ray: Any) -> Any:
     (a,) = _actors(ray)
     dag = sub(ray, "dag")
-    graph = _graph(ray, lambda given: dag.MultiOutputNode([a.inc.bind(given), a.inc.bind(given)]))
+    graph = compiled(ray, lambda given: dag.MultiOutputNode([a.inc.bind(given), a.inc.bind(given)]))
     first = graph.execute(1)
     one, two = graph.execute(2)
     del one

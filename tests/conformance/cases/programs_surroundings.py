@@ -12,17 +12,11 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from tests.conformance.kit import caught, eventually
+from tests.conformance.kit import QUIET, caught, eventually
 
 INIT = None
 THROUGH_RAY_COMPAT = True
-_QUIET: dict[str, Any] = {
-    "num_cpus": 2,
-    "num_gpus": 0,
-    "include_dashboard": False,
-    "log_to_driver": False,
-    "logging_level": "ERROR",
-}
+_QUIET: dict[str, Any] = {"num_cpus": 2, "num_gpus": 0, **QUIET}
 
 
 def _private(name: str) -> Any:

@@ -6,16 +6,10 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.conformance.kit import caught
+from tests.conformance.kit import QUIET, caught
 
 INIT = None
-_QUIET: dict[str, Any] = {
-    "num_cpus": 2,
-    "num_gpus": 0,
-    "include_dashboard": False,
-    "log_to_driver": False,
-    "logging_level": "ERROR",
-}
+_QUIET: dict[str, Any] = {"num_cpus": 2, "num_gpus": 0, **QUIET}
 
 
 def not_initialized(ray: Any) -> Any:

@@ -90,8 +90,7 @@ class _Node:
 
     def get_session_dir_path(self) -> str:
         """The directory that holds the session's files."""
-        context = spoke.get_runtime_context()
-        return os.path.join(context.get_temp_dir(), context.get_session_name())
+        return str(self.address_info["session_dir"])
 
     def get_logs_dir_path(self) -> str:
         """The directory that holds the workers' output."""
