@@ -92,7 +92,8 @@ def test_f17_a_working_dir_travels_without_what_is_ignored(tmp_path: Path, start
     start({"working_dir": str(tmp_path / "code"), "excludes": ["secret.txt"]})
     found = looked("f17_mod")
     assert found["f17_mod"] == 1 and found["cwd"] != str(tmp_path / "code")
-    assert sorted(os.listdir(found["cwd"])) == [".gitignore", "f17_mod.py", "kept.txt"]
+    there = set(os.listdir(found["cwd"])) - {"__pycache__"}  # the import may have made that
+    assert there == {".gitignore", "f17_mod.py", "kept.txt"}
     assert spoke.get_runtime_context().runtime_env["working_dir"].startswith("gcs://_ray_pkg_")
 
 
