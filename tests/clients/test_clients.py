@@ -91,8 +91,10 @@ def test_vllm_over_a_compiled_graph(models: str, ranks: str) -> None:
 def test_vllm_engines_as_actors(models: str) -> None:
     """Data parallel over Ray: each engine is an actor of a group of its own, and its worker another."""
     before = _shared()
-    seen = run("vllm", "vllm_data_parallel.py", models, **VLLM)
-    _removed(sorted(_shared() - before))  # the front kills its engines, as on Ray
+    try:
+        seen = run("vllm", "vllm_data_parallel.py", models, **VLLM)
+    finally:  # the front kills its engines, as on Ray
+        _removed(sorted(name for name in _shared() - before if not _mapped(name)))
     assert _is_spoke(seen)
     assert seen["tokens"] == seen["wanted"]
     assert seen["actors"] == ["EngineCoreActor"] * 2 + ["RayWorkerProc"] * 2
@@ -132,8 +134,19 @@ def test_vllm_leaves_no_more_than_on_real_ray(models: str) -> None:
 
 
 def _shared() -> set[str]:
-    """vLLM's blocks of shared memory."""
+    """Blocks of Python's shared memory, as vLLM's are."""
     return {path.name for path in Path("/dev/shm").glob("psm_*")}
+
+
+def _mapped(name: str) -> bool:
+    """Whether a process still has a block: then it is another program's."""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            if name in maps.read_text():
+                return True
+        except OSError:
+            continue  # it has ended, or is not ours
+    return False
 
 
 def _removed(names: list[str]) -> int:

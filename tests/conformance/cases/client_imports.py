@@ -139,6 +139,7 @@ def addresses_of_the_worker(ray: Any) -> Any:
         global_worker.connected,
         global_worker.mode == ray.SCRIPT_MODE,
         ray.get(ray.remote(_mode).remote()) == ray.WORKER_MODE,
+        address.split(":")[0] == ray.nodes()[0]["NodeManagerAddress"],
     ]
 
 
