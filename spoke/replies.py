@@ -11,6 +11,7 @@ from spoke.core.refs import CANCELLED, EXCEPTION, PENDING, SYSTEM, VALUE, Entry
 from spoke.ids import TASK_BYTES, TaskID
 from spoke.objectref import ObjectRef
 from spoke.submit import ITEM_SUFFIX, RETAINED_SUFFIX, return_id
+from spoke.unanswered import encode_error
 
 if TYPE_CHECKING:
     from spoke.client import Client
@@ -309,7 +310,7 @@ class Replies:
                 if entry.owner is None and entry.status == VALUE:
                     self._freed[entry.id] = entry.value or []
                     text = "It was freed by hand. Do not free objects that are still in use."
-                    entry.status, entry.value = SYSTEM, [codec.dumps(("ObjectFreedError", text))[0]]
+                    entry.status, entry.value = SYSTEM, encode_error("ObjectFreedError", text)
 
     def freed_error(self, entry: Entry) -> None:
         """An object that is an error is gone: if nobody has asked for it, the user hears of it; lock held."""

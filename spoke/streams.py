@@ -44,7 +44,8 @@ class ObjectRefGenerator:
     """Yields an ObjectRef per item of a remote generator, in order, as they arrive.
 
     ``next()`` waits for the next item; its ref is resolved already.  An error raised by the remote
-    generator comes as a last ref whose value is that error.  Works with ``for`` and ``async for``.
+    generator comes as a last ref whose value is that error; where the call was cancelled or its worker died,
+    the last ref is that of the call itself.  Works with ``for`` and ``async for``.
     """
 
     def __init__(self, client: Client, stream: Stream, completed: ObjectRef[Any]) -> None:
